@@ -216,9 +216,8 @@ impl<'a> Dialer<'a> {
                 ConnectErrorKind::AuthorizationViolation => {
                     BusError::Refused { server: server.clone(), public_key: self.seed.public_key() }
                 }
-                ConnectErrorKind::TimedOut => {
-                    ConnectAttempt::silence(server, share, takes_connections(server).await).into()
-                }
+                ConnectErrorKind::TimedOut if takes_connections(server).await => ConnectAttempt::mute(server).into(),
+                ConnectErrorKind::TimedOut => ConnectAttempt::silence(server, share).into(),
                 _ => ConnectAttempt::of(&error, server, self.settings).into(),
             }),
         }

@@ -1,8 +1,8 @@
-//! The listener of a host: it takes requests and says how they go.
+//! The listener of a host: accepts requests, runs them, and reports their progress and end.
 //!
-//! Nothing that is slow or that may end badly happens in the process that serves NATS. A run is a process of its own,
-//! with a [`supervisor`] that outlives the listener, and all that both know of each other is in files: a switch that
-//! restarts the listener does not touch the run, and the new listener takes it up where it is.
+//! The process that serves NATS does nothing slow or risky. Each run has a [`supervisor`], a process that outlives the
+//! listener. They only share files: a switch that restarts the listener does not touch the run, and the new one takes
+//! it up.
 //!
 //! ```text
 //! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup and nixos-rebuild, or fetch; verdict (pure)
@@ -41,23 +41,23 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-pub use self::config::{Config, RebuildFlag, SystemKey, UserUnits, deploy_subjects};
+pub use self::config::{Config, RebuildFlag, RunSettings, SystemKey, UserUnits, deploy_subjects};
 use self::history::RequestHistory;
 use self::host::Host;
 pub use self::inbox::SUBSCRIPTION_CAPACITY;
 use self::metrics::{Exporter, Metrics};
 pub use self::problems::{ask, missing};
 pub use self::run::UnitEnd;
-use self::service::{Past, Service};
+use self::service::Service;
 use self::state_dir::StateDir;
 pub use self::state_dir::StateError;
 pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
 
-/// Where the names that are made up here come from, so that they meet no others.
+/// The namespace of all UUIDs that the listener derives from names.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_2c52_54a1_4c0e_9d5f_686f_6d65_6c61);
 
-/// How long systemd waits for a listener that finds no server, until it takes it for up.
+/// The time after which a listener without a server reports itself as up to systemd.
 const UP_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error, Diagnostic)]
@@ -81,27 +81,19 @@ pub enum ListenerError {
     Subscribe(#[from] async_nats::SubscribeError),
 }
 
-/// Serves until told to stop. A run that goes on then is left to itself and its supervisor.
+/// Serves until `stop` resolves. A run that is still going is left to its supervisor.
 pub async fn listen(
     config: Config,
     settings: &Settings,
     mut watchdog: Watchdog,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
-    let (state_dir, mut recovered) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
-    let mut history = RequestHistory::new(config.hostname.clone());
-    for (spec, response) in recovered.finals.drain(..) {
-        history.ended(spec, response);
-    }
-    for (name, end) in recovered.damaged.drain(..) {
-        history.damaged(name, end);
-    }
-    let mut metrics = Metrics::new();
-    metrics.recall(&history);
-    let (metrics, watched) = watch::channel(metrics);
+    let history = RequestHistory::new(config.run.host.clone());
+    let recovered = StateDir::open(&config.state_dir, config.runtime_dir.as_deref(), history)?;
+    let (metrics, watched) = watch::channel(Metrics::of(&recovered.history));
     let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics_listen {
-        let exporter = Exporter::bind(address, watched, Host::new(config.root.clone())).await;
+        let exporter = Exporter::bind(address, watched, Host::new(config.run.root.clone())).await;
         tasks.spawn(exporter.map_err(|error| ListenerError::Metrics(address, error))?.serve());
     }
 
@@ -110,15 +102,15 @@ pub async fn listen(
         bus = connect(settings, &mut watchdog) => bus?,
         () = &mut stop => return Ok(()),
     };
-    let past = Past { state_dir, history, recovered };
-    // On the heap, since every future above would hold all of the loop's otherwise.
-    Box::pin(Service::new(config, (bus.client, bus.renewal), past, watchdog, metrics).serve(bus.events, stop)).await
+    // Boxed, since every caller's future would otherwise contain that of the loop.
+    Box::pin(Service::new(config, (bus.client, bus.renewal), recovered, watchdog, metrics).serve(bus.events, stop))
+        .await
 }
 
-/// Connects, however long it takes.
+/// Connects to the server, however long it takes.
 ///
-/// systemd takes the service for up after a moment anyway. A listener that waits for its server does all that it can;
-/// were it not up, the boot and every switch would wait with it, and the server may well be what they are about to start.
+/// After a moment the listener tells systemd that it is up even without a connection. Otherwise the boot and every
+/// switch would wait with it, and the server may be what they are about to start.
 async fn connect(settings: &Settings, watchdog: &mut Watchdog) -> Result<Bus, BusError> {
     let mut connecting = pin!(Bus::connect_patiently(settings));
     let mut moment = pin!(sleep(UP_WITHIN));

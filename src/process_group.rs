@@ -1,5 +1,6 @@
-//! Runs programs in their own process groups with time limits, and collects their output.
+//! Runs programs, and ends them with all that they start.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::{ExitStatus, Output, Stdio};
@@ -10,26 +11,31 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The longest standard output that is read, in bytes: some ten thousand branches and tags.
+use crate::text::safe;
+
+/// The longest answer on stdout, in bytes: some ten thousand branches and tags.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// How much of the end of standard error is kept, in bytes. It says why a program failed.
+/// The length of stderr's end that is kept, in bytes. It says why a program failed.
 const MAX_SAID: usize = 64 * 1024;
 
-/// The process group of a program. Dropping it signals the group, unless the program has exited.
-pub(crate) struct Group {
+/// The length of stderr's end in which the last line is looked for, in bytes.
+const LAST_LINE_BYTES: usize = 1024;
+
+/// The process group of a program, ended when this value is dropped, unless the program has ended by itself.
+struct Group {
     leader: Option<Pid>,
     signal: Signal,
 }
 
 impl Group {
-    /// Returns the group of its leader `child`. `signal` ends it.
-    pub(crate) fn led_by(child: &Child, signal: Signal) -> Self {
+    /// Creates a guard of the group that this program leads, and that this signal ends.
+    fn led_by(child: &Child, signal: Signal) -> Self {
         Self { leader: child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw), signal }
     }
 
-    /// Forgets the group of a program that has exited, as its process id may be reused.
-    pub(crate) fn ended(mut self) {
+    /// Disarms the guard: the process id may soon be another program's.
+    fn ended(mut self) {
         self.leader = None;
     }
 }
@@ -42,99 +48,109 @@ impl Drop for Group {
     }
 }
 
-/// Runs a program without input and returns its output. Ends its process group after `limit`, with the error
-/// `TimedOut`, or when the caller drops the future.
+/// Runs a program without stdin, and returns its output. After `limit`, or when the future is dropped, it is ended with
+/// all that it started; the error is then `TimedOut`.
 ///
-/// Waits for the process to exit, not for the end of its output: git over ssh leaves a master connection behind that
-/// keeps standard error open for minutes.
+/// Only the end of the process is waited for, and not that of its output: git over ssh leaves a master connection
+/// behind that holds stderr open for minutes.
 pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
     output_up_to(command, limit, MAX_ANSWER).await
 }
 
-/// Does the same for an output of at most `most` bytes.
+/// Like [`output_within`], with a bound on the answer in bytes.
 pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: usize) -> io::Result<Output> {
-    let mut child = spawn(command.stdin(Stdio::null()))?;
-    // git removes its lock files on SIGTERM, but not on SIGKILL.
+    let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    // git removes its locks on SIGTERM, and not when it is killed.
     let group = Group::led_by(&child, Signal::TERM);
     let output = timeout(limit, follow(&mut child, most)).await??;
     group.ended();
     Ok(output)
 }
 
-/// Runs a program whose standard error the user sees and which Ctrl-C reaches. Kills it with the future.
+/// Runs a program whose stderr the operator sees, and which Ctrl-C ends with this one. It also ends with its caller.
 pub(crate) async fn output_shown(command: &mut Command) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     command.spawn()?.wait_with_output().await
 }
 
-/// Does the same as `output_within` for a program that may read `input`. Kills its group instead of sending SIGTERM.
-pub(crate) async fn output_of_fed(command: &mut Command, input: &[u8], limit: Duration) -> io::Result<Output> {
-    let mut child = spawn(command.stdin(Stdio::piped()))?;
+/// Runs a program without an answer that may read `input`. Returns its exit status, and the last line of its stderr,
+/// which says why it failed. It is killed at the limit, as it need not heed SIGTERM.
+pub(crate) async fn end_of(
+    command: &mut Command,
+    input: &[u8],
+    limit: Duration,
+) -> io::Result<(ExitStatus, Option<String>)> {
+    let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()))?;
     let group = Group::led_by(&child, Signal::KILL);
     let stdin = child.stdin.take();
     let feed = async {
         if let Some(mut stdin) = stdin {
             stdin.write_all(input).await.ok();
         }
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let output = async {
         tokio::select! {
-            output = follow(&mut child, MAX_ANSWER) => output,
+            output = follow(&mut child, 0) => output,
             () = feed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     };
-    let output = timeout(limit, output).await??;
+    let Output { status, mut stderr, .. } = timeout(limit, output).await??;
     group.ended();
-    Ok(output)
+    keep_last(&mut stderr, LAST_LINE_BYTES);
+    let said = String::from_utf8_lossy(&stderr);
+    Ok((status, said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe)))
 }
 
+/// Starts a program in a group of its own, so that Ctrl-C does not reach it, and all that it starts can be ended.
 fn spawn(command: &mut Command) -> io::Result<Child> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()
+    command.stderr(Stdio::piped()).process_group(0).spawn()
 }
 
 async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("its output cannot be read"));
-    };
-    let (mut answer, mut said) = (Pipe::of(stdout), Pipe::of(stderr));
-    let status: ExitStatus = loop {
+    let (mut answer, mut said) = (Pipe::of(child.stdout.take()), Pipe::of(child.stderr.take()));
+    let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            read = answer.read(), if answer.is_open => read?,
-            read = said.read(), if said.is_open => read?,
+            read = answer.read() => read?,
+            read = said.read() => read?,
         }
         answer.is_within(most)?;
-        said.keep_last(MAX_SAID);
+        keep_last(&mut said.bytes, MAX_SAID);
     };
     answer.drain(most);
     answer.is_within(most)?;
-    said.drain(most);
-    said.keep_last(MAX_SAID);
+    said.drain(MAX_ANSWER);
+    keep_last(&mut said.bytes, MAX_SAID);
     Ok(Output { status, stdout: answer.bytes, stderr: said.bytes })
 }
 
+/// The output of a program, up to the end of the pipe.
 struct Pipe<P> {
-    end: P,
+    end: Option<P>,
     bytes: Vec<u8>,
-    is_open: bool,
 }
 
 impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
-    const fn of(end: P) -> Self {
-        Self { end, bytes: Vec::new(), is_open: true }
+    const fn of(end: Option<P>) -> Self {
+        Self { end, bytes: Vec::new() }
     }
 
+    /// Reads more; never returns at the end of the pipe.
     async fn read(&mut self) -> io::Result<()> {
-        self.is_open = self.end.read_buf(&mut self.bytes).await? > 0;
+        let Some(end) = &mut self.end else { return pending().await };
+        if end.read_buf(&mut self.bytes).await? == 0 {
+            self.end = None;
+        }
         Ok(())
     }
 
-    /// Reads what the program wrote before it exited. Other processes may keep the pipe open, so it may have no end.
+    /// Reads what the program had written when it ended. Other processes may still hold the pipe open.
     fn drain(&mut self, most: usize) {
+        let Some(end) = &self.end else { return };
         let mut buffer = [0; 8 * 1024];
         while self.bytes.len() <= most
-            && let Ok(length @ 1..) = rustix::io::read(&self.end, &mut buffer)
+            && let Ok(length @ 1..) = rustix::io::read(end, &mut buffer)
         {
             self.bytes.extend_from_slice(buffer.get(..length).unwrap_or_default());
         }
@@ -144,11 +160,11 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         let is_too_long = || io::Error::new(io::ErrorKind::FileTooLarge, format!("its answer is over {bound} bytes"));
         if self.bytes.len() > bound { Err(is_too_long()) } else { Ok(()) }
     }
+}
 
-    fn keep_last(&mut self, bound: usize) {
-        let surplus = self.bytes.len().saturating_sub(bound);
-        self.bytes.drain(..surplus);
-    }
+fn keep_last(bytes: &mut Vec<u8>, bound: usize) {
+    let surplus = bytes.len().saturating_sub(bound);
+    bytes.drain(..surplus);
 }
 
 #[cfg(test)]

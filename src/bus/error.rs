@@ -102,15 +102,12 @@ impl ConnectAttempt {
         Self { next: Some(next.into()), ..Self::new(server, why) }
     }
 
-    /// Describes a silent attempt. A program that accepts the connection is no nats-server, or waits for the client.
-    pub(super) fn silence(server: &ServerUrl, within: Duration, takes_connections: bool) -> Self {
-        if takes_connections {
-            return Self::but(
-                server,
-                "something takes connections there, and does not speak as a NATS server does",
-                PORT,
-            );
-        }
+    /// Describes a program that accepts the connection and says nothing: no nats-server, or one that waits for the client.
+    pub(super) fn mute(server: &ServerUrl) -> Self {
+        Self::but(server, "something takes connections there, and does not speak as a NATS server does", PORT)
+    }
+
+    pub(super) fn silence(server: &ServerUrl, within: Duration) -> Self {
         Self::new(server, format!("no answer within {} ms", within.as_millis()))
     }
 

@@ -1,4 +1,4 @@
-//! Whether a request is run. Pure: the request, the time and what is known in, the decision out.
+//! Decides whether a request is run. Pure: the request, the time and the history in, the decision out.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,20 +9,20 @@ use crate::protocol::{BusyWith, ErrorCode, HostName, Place, ReplySubject, Reques
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// It was asked before: tell how far it is, wherever the answer is wanted this time.
+    /// The request is known: answer with its state, on the reply subject that was given this time.
     Answer {
         reply_to: ReplySubject,
         state: Response,
     },
     Reject(Refusal),
-    /// It runs, and its host was heard from: note that, and tell how far it is.
+    /// The run is going, and the operator confirms that it heard from the host: record that, and answer with the state.
     Confirm {
         key: String,
         reply_to: ReplySubject,
         state: Response,
     },
     Accept(Request),
-    /// Nobody can be told; the reason is for the log.
+    /// There is no reply subject that may be used; the reason is for the log.
     Drop(String),
 }
 
@@ -41,8 +41,8 @@ impl Refusal {
     }
 }
 
-/// Settles where the answer to a request goes. What this host is not to answer, or cannot, is not run either: nobody would
-/// hear how it ended, and a request for an answer in the name of another host is an attack.
+/// Determines the reply subject of a request. A request that this host must not or cannot answer is not run either: no
+/// operator would hear how it ended, and a reply subject of another host is an attack.
 pub(super) fn addressed(
     request: Result<Request, BadRequest>,
     (tier, host): (Tier, &HostName),
@@ -59,7 +59,7 @@ pub(super) fn addressed(
     };
     let place = reply_to.place(tier, host);
     let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
-    // A rollout may update the listener in the middle of its own run, and then confirm that run in the way it knows.
+    // A rollout may update the listener in the middle of its own run, and then confirm it on the old form of subject.
     let why = if place == Place::Foreign || (place == Place::Outdated && !history.answers(key, reply_to)) {
         format!("an answer to {reply_to} is not this host's to give")
     } else if rights.allow(place) {
@@ -74,9 +74,9 @@ pub(super) fn addressed(
     Err(BadRequest::Unanswerable(why))
 }
 
-/// Decides. That the key is known comes before all else, so that nothing is run or judged twice; then that the sender
-/// no longer wants it; and last that the host is busy, which is the only answer that may be another one later.
-/// `elsewhere` tells what keeps the host busy that no request began; it is asked for only when that matters.
+/// Decides about a request. A known key comes first, so that nothing is run or judged twice; then expiry; and last
+/// whether the host is busy, which is the only answer that may change later. `elsewhere` returns what keeps the host
+/// busy other than a request, and is called only when that matters.
 pub(super) fn decide(
     request: Result<Request, BadRequest>,
     now: Timestamp,
@@ -112,7 +112,7 @@ pub(super) fn decide(
     refused.map_or_else(Decision::Reject, Decision::Accept)
 }
 
-/// What speaks against running a request that is not known yet.
+/// Returns the reason against running a request whose key is unknown.
 fn objection(
     request: &Request,
     now: Timestamp,
@@ -145,6 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::listener::history::Stage;
     use crate::listener::publisher::May;
     use crate::listener::run::Spec;
     use crate::listener::run::tests::spec;
@@ -184,7 +185,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &history)), @"accept a");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &history)), @"to deploy.responses.a: accepted");
-        history.started();
+        history.reached(Stage::Running);
         insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &history)), @"to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
         insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request was over 10s ago: it was long on its way, or the clock here, which shows 2026-11-18T11:07:40Z, or that of the deployer is wrong");
@@ -193,7 +194,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &history)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
     }
 
-    /// Where a request that asks for an answer there is answered, or why it is dropped.
+    /// Returns the subject of the answer to a request with this reply subject, or why it is dropped.
     fn answered_on(reply_to: &str, fields: &str, rights: Rights, history: &RequestHistory) -> String {
         let json =
             format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{reply_to}"{fields}}}"#);
@@ -223,7 +224,7 @@ mod tests {
             assert_eq!(free(foreign, shared, &history), why);
         }
 
-        // A run that a listener of an older version took on, and what is asked about it.
+        // An older listener accepted a run; later requests ask about it.
         let outdated = "deploy.responses.4f.r-1".parse().unwrap();
         insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
         history.accepted(Spec { reply_to: outdated, ..spec("r-1") });
@@ -254,8 +255,8 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"invalid_request: a is not known here, so there is nothing to confirm");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
-        history.started();
-        // However late: it is the host that decides how long it waits.
+        history.reached(Stage::Running);
+        // Even if late: the host decides how long it waits.
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm a, to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is not known here, so there is nothing to confirm");
         history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
@@ -273,7 +274,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
         history.ended(spec("a"), end(Status::Completed));
         insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"accept back");
-        // What changed nothing is not in the way.
+        // Runs that changed nothing are not in the way.
         history.ended(Spec { action: crate::protocol::Action::DryActivate, ..spec("dry") }, end(Status::Completed));
         history.ended(spec("unbuilt"), failed(ErrorCode::BuildFailed));
         let returned = Response { rolled_back: Some(true), ..failed(ErrorCode::NotConfirmed) };
@@ -317,7 +318,7 @@ mod tests {
     }
 
     proptest! {
-        /// Requests of few keys, some too old, at a host whose runs end now and then.
+        /// Requests of few keys, some too old, at a host whose runs sometimes end.
         #[test]
         fn no_key_runs_twice_nor_two_at_once_nor_too_late(
             steps in prop::collection::vec((0..6u8, -5..20i64, prop::bool::weighted(0.3)), 0..60),

@@ -1,4 +1,4 @@
-//! What the one who configures a host says: never a request.
+//! The configuration of a listener: set by the host's administrator, never by a request.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,60 +16,82 @@ const CHOOSING: [&str; 15] = [
     "--specialisation", "-c", "--rollback", "--upgrade", "--upgrade-all",
 ];
 
-/// The length of a public key in base 64, without the sign that fills it up.
+/// The length of a public key in base 64, without the padding.
 const PUBLIC_KEY_DIGITS: usize = 43;
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub hostname: HostName,
     pub tier: Tier,
     pub role: Option<Role>,
-    pub flake: FlakeUrl,
-    /// The name of the configuration in the flake; absent where it is that of the host.
-    pub flake_attr: Option<FlakeAttr>,
-    pub rebuild_flags: Vec<RebuildFlag>,
-    /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
-    pub system_keys: Vec<SystemKey>,
     pub deploy_subjects: Vec<Subject>,
     pub discover_subject: Subject,
-    /// How long a run may take in all.
-    pub timeout: Duration,
-    /// How long what is told to end may take to do so.
-    pub grace: Duration,
-    /// What becomes of a run after which units of a user fail.
-    pub user_units: UserUnits,
+    pub run: RunSettings,
     pub heartbeat: Duration,
-    /// The address to serve Prometheus metrics on; off when absent.
     pub metrics_listen: Option<SocketAddr>,
-    /// Where runs and what is known of them are kept.
     pub state_dir: PathBuf,
-    /// A directory in memory, which is emptied at each boot of the host and has room whatever fills the disks: for what must be
-    /// known for sure. Without one the state directory has it.
+    /// A directory in memory that is emptied at each boot and has room when the disks are full: for the records that
+    /// must not be lost. Without one, the state directory holds them.
     pub runtime_dir: Option<PathBuf>,
-    /// The program that supervises a run; it is called with `supervise` and the directory of the run.
+    /// The program that supervises a run, called with `supervise` and the run's directory.
     pub supervisor: PathBuf,
-    /// Where the host's file system begins; `/` but for tests.
-    pub root: PathBuf,
 }
 
-/// What becomes of a run after which units of a user fail, and none of the system.
+/// The settings of every run of a host. They are written down with the run, as its supervisor outlives the listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSettings {
+    pub flake: FlakeUrl,
+    pub host: HostName,
+    /// The name of the configuration in the flake, if it is not the host's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attr: Option<FlakeAttr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuild_flags: Vec<RebuildFlag>,
+    /// The keys that may sign systems built elsewhere. Without any, the host takes no such system.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub system_keys: Vec<SystemKey>,
+    /// The root of the host's file system: `/` except in tests.
+    pub root: PathBuf,
+    #[serde(default)]
+    pub user_units: UserUnits,
+    /// The time limit of a run, in milliseconds.
+    pub timeout_ms: u64,
+    /// The time that processes get to end after SIGTERM, in milliseconds.
+    pub grace_ms: u64,
+}
+
+impl RunSettings {
+    /// Returns the name of the host's configuration in `nixosConfigurations`.
+    pub(super) fn configuration(&self) -> &str {
+        self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
+    }
+
+    pub(super) const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    pub(super) const fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms)
+    }
+}
+
+/// The verdict on a run after which only units of users have failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserUnits {
-    /// It has failed.
+    /// The run has failed.
     #[default]
     Fail,
-    /// It has not, and names them.
+    /// The run has completed, and its message names the units.
     Warn,
 }
 
-/// One more word for `nixos-rebuild`, such as `--show-trace`. Only who configures the host says it, never a request.
+/// An extra argument for `nixos-rebuild`, such as `--show-trace`. Set by the host's administrator, never by a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RebuildFlag(String);
 
-/// A flag by which `nixos-rebuild` deploys something else, or somewhere else, than what the request asks for. Whether that
-/// succeeded could not be seen on this host.
+/// A flag that makes `nixos-rebuild` deploy something else, or somewhere else, than the request asks for. The listener
+/// could not see on this host whether that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0} makes nixos-rebuild deploy something else than the request asks for, or somewhere else")]
 pub struct RebuildFlagError(String);
@@ -94,12 +116,12 @@ impl FromStr for RebuildFlag {
     }
 }
 
-/// The public half of a key that signs systems, as Nix writes it: `NAME:BASE64`. No request says which ones a host trusts.
+/// The public half of a key that signs systems, in Nix' format `NAME:BASE64`. No request says which keys a host trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SystemKey(String);
 
-/// Not such a key. What was given is not repeated: it may be a secret one.
+/// The text is no public key. The error does not repeat it, as it may be a secret key.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "a key is NAME:BASE64, as `nix key convert-secret-to-public` prints it: a name without spaces, and 44 characters with = at the end"
@@ -128,7 +150,7 @@ impl FromStr for SystemKey {
     }
 }
 
-/// The subjects that a host listens on, by these templates; each once.
+/// Returns the subjects that a host listens on, expanded from these templates, without duplicates.
 pub fn deploy_subjects(
     templates: &[SubjectTemplate],
     host: &HostName,

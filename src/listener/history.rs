@@ -1,58 +1,58 @@
-//! What a listener knows of the requests it was sent: the one that runs, and how others ended. Pure.
+//! The requests that a listener knows: the current run, and the ends of earlier ones. Pure.
 
 use std::collections::{HashMap, VecDeque};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::run::Spec;
-use super::state_dir::{FINALS, name_of};
+use super::run::{Spec, name_of};
 use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
-/// How many rejections are remembered, and in how many bytes. Others cause any number of them, of any length.
-const REJECTIONS: Bound = Bound { responses: 1_000, bytes: 512 * 1024 };
+/// The number of ended runs that are remembered.
+pub(super) const FINALS: usize = 200;
+
+/// The bounds on remembered rejections. Senders can cause any number of them, of any length.
+const REJECTIONS: usize = 1_000;
+const REJECTION_BYTES: usize = 512 * 1024;
 
 #[derive(Debug)]
 pub(super) struct RequestHistory {
     hostname: HostName,
     pub(super) current: Option<Current>,
-    pub(super) last: Option<(Spec, Response)>,
-    /// The last run that may have changed the host: key, action and end.
-    standing: Option<(String, Action, Response)>,
-    pub(super) last_deployed: Option<Deployed>,
-    finals: Recent,
-    rejections: Recent,
-    /// Runs whose key cannot be read any more, by what every key leads to.
-    damaged: HashMap<Uuid, Response>,
+    /// The runs that ended, oldest first.
+    pub(super) ended: VecDeque<(Spec, Response)>,
+    rejections: Rejections,
+    /// Runs whose key cannot be read any more, by the UUID that the key leads to.
+    pub(super) damaged: HashMap<Uuid, Response>,
 }
 
-/// What was brought to run, and the system that this made.
+/// The commit that was deployed last, and the system that it built if that is known.
 #[derive(Debug, Clone)]
 pub(super) struct Deployed {
     commit: Commit,
-    system: Option<String>,
+    pub(super) system: Option<String>,
 }
 
-/// The run that goes on, or will in a moment.
+/// The run that is going or about to begin.
 #[derive(Debug, Clone)]
 pub(super) struct Current {
     pub(super) spec: Spec,
-    /// `accepted` or `started`.
-    pub(super) status: Status,
+    pub(super) stage: Stage,
 }
 
-#[derive(Debug)]
-struct Recent {
-    bound: Bound,
+/// The stage of a run from this process' view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Beginning,
+    Running,
+    Concluding,
+}
+
+#[derive(Debug, Default)]
+struct Rejections {
     by_key: HashMap<String, Response>,
-    /// The keys, each with how much it and its response take.
+    /// The keys, each with the bytes that it and its response take.
     oldest_first: VecDeque<(String, usize)>,
-    bytes: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Bound {
-    responses: usize,
     bytes: usize,
 }
 
@@ -61,66 +61,63 @@ impl RequestHistory {
         Self {
             hostname,
             current: None,
-            last: None,
-            standing: None,
-            last_deployed: None,
-            finals: Recent::new(Bound { responses: FINALS, bytes: usize::MAX }),
-            rejections: Recent::new(REJECTIONS),
+            ended: VecDeque::new(),
+            rejections: Rejections::default(),
             damaged: HashMap::new(),
         }
     }
 
     pub(super) fn state(&self, key: &str, now: Timestamp) -> Option<Response> {
-        match &self.current {
-            Some(current) if current.spec.key == key => Some(self.progress(current, now)),
-            _ => {
-                let known = self.finals.get(key).or_else(|| self.rejections.get(key)).cloned();
-                known.or_else(|| self.damaged_state(key))
-            }
+        if self.current.as_ref().is_some_and(|current| current.spec.key == key) {
+            return self.current_state(now);
         }
-    }
-
-    fn damaged_state(&self, key: &str) -> Option<Response> {
-        let response = self.damaged.get(&name_of(key))?;
-        Some(Response { id: key.parse().ok(), ..response.clone() })
+        let known = self.end_of(key).or_else(|| self.rejections.by_key.get(key)).cloned();
+        known.or_else(|| {
+            let damaged = self.damaged.get(&name_of(key))?;
+            Some(Response { id: key.parse().ok(), ..damaged.clone() })
+        })
     }
 
     pub(super) fn current_state(&self, now: Timestamp) -> Option<Response> {
-        self.current.as_ref().map(|current| self.progress(current, now))
-    }
-
-    fn progress(&self, Current { spec, status }: &Current, now: Timestamp) -> Response {
-        let message = match status {
-            Status::Accepted => format!("{} of {} accepted", spec.action, spec.revision),
-            _ => format!("{} of {} started", spec.action, spec.revision),
-        };
-        Response {
+        let current = self.current.as_ref()?;
+        let (spec, status) = (&current.spec, current.status());
+        let message = format!("{} of {} {status}", spec.action, spec.revision);
+        Some(Response {
             id: spec.id.clone(),
             at: Some(now),
             revision: spec.revision.commit(),
-            ..Response::new(self.hostname.clone(), *status, message)
-        }
+            ..Response::new(self.hostname.clone(), status, message)
+        })
     }
 
     pub(super) fn holder(&self) -> Option<BusyWith> {
         self.current.as_ref().map(|current| current.spec.holder())
     }
 
-    /// Whether the run that goes on, or the last one, was asked for with this key and is answered there.
+    /// Whether the current or the last run has this key and reply subject.
     pub(super) fn answers(&self, key: &str, reply_to: &ReplySubject) -> bool {
-        let specs = self.current.iter().map(|current| &current.spec).chain(self.last.iter().map(|(spec, _)| spec));
+        let current = self.current.as_ref().map(|current| &current.spec);
+        let specs = current.into_iter().chain(self.last().map(|(spec, _)| spec));
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
-    /// Whether the run of this key goes on; `None` when there is no such run.
-    pub(super) fn goes_on(&self, key: &str) -> Option<bool> {
-        let goes_on = self.current.as_ref().is_some_and(|current| current.spec.key == key);
-        (goes_on || self.finals.get(key).is_some()).then_some(goes_on)
+    /// Returns the status of the run with this key, if there is such a run.
+    pub(super) fn status(&self, key: &str) -> Option<Status> {
+        let current = self.current.as_ref().filter(|current| current.spec.key == key);
+        current.map(Current::status).or_else(|| Some(self.end_of(key)?.status))
     }
 
-    /// How the last run ended, for others, given the systems that run and boot next.
+    fn end_of(&self, key: &str) -> Option<&Response> {
+        self.ended.iter().rev().find(|(spec, _)| spec.key == key).map(|(_, response)| response)
+    }
+
+    pub(super) fn last(&self) -> Option<&(Spec, Response)> {
+        self.ended.back()
+    }
+
+    /// Returns how the last run ended, for the discovery answer, given the systems that run now and boot next.
     pub(super) fn last_run(&self, running: Option<&str>, next_boot: Option<&str>) -> Option<LastRun> {
-        let (spec, response) = self.last.as_ref()?;
+        let (spec, response) = self.last()?;
         let is_switch = spec.action == Action::Switch && response.rolled_back.is_none();
         let made = response.system.as_deref().filter(|_| is_switch && response.status == Status::Completed);
         Some(LastRun {
@@ -133,72 +130,58 @@ impl RequestHistory {
         })
     }
 
-    /// The commit that was last brought to run, if the system that runs now is still the one that this made.
-    pub(super) fn deployed(&self, running: Option<&str>) -> Option<&Commit> {
-        self.last_deployed.as_ref()?.commit_of(running)
+    /// Returns the last run that may have changed the host.
+    fn last_change(&self) -> Option<&(Spec, Response)> {
+        let changes = |action: Action| action.activates() || action.sets_next_boot();
+        let runs = self.ended.iter().filter(|(spec, end)| changes(spec.action) && !changed_nothing(end));
+        runs.reduce(|last, run| if is_as_before(&last.1, &run.1) { last } else { run })
+    }
+
+    /// Returns the last deployment. After a failure that may have changed something, the commit is unknown.
+    pub(super) fn last_deployed(&self) -> Option<Deployed> {
+        let mut runs = self.ended.iter().rev();
+        let (_, end) = runs.find(|(spec, end)| spec.action.activates() && !changed_nothing(end))?;
+        let commit = end.revision.clone().filter(|_| end.status == Status::Completed)?;
+        Some(Deployed { commit, system: end.system.clone() })
+    }
+
+    pub(super) fn stage(&self) -> Option<Stage> {
+        self.current.as_ref().map(|current| current.stage)
     }
 
     pub(super) fn accepted(&mut self, spec: Spec) {
-        self.current = Some(Current { spec, status: Status::Accepted });
+        self.current = Some(Current { spec, stage: Stage::Beginning });
     }
 
-    pub(super) fn started(&mut self) {
+    pub(super) const fn reached(&mut self, stage: Stage) {
         if let Some(current) = &mut self.current {
-            current.status = Status::Started;
+            current.stage = stage;
         }
     }
 
-    /// A run ended, be it the one that went on or one from before this listener was started.
+    /// Records the end of the current run, or of one from before this listener started.
     pub(super) fn ended(&mut self, spec: Spec, response: Response) {
-        if self.current.as_ref().is_some_and(|current| current.spec.key == spec.key) {
-            self.current = None;
+        self.current.take_if(|current| current.spec.key == spec.key);
+        self.ended.push_back((spec, response));
+        if self.ended.len() > FINALS {
+            self.ended.pop_front();
         }
-        if matches!(spec.action, Action::Switch | Action::Test) {
-            self.note_deployed(&response);
-        }
-        let no_change = changed_nothing(&response) || self.is_as_before(&response);
-        if !matches!(spec.action, Action::DryActivate | Action::Fetch) && !no_change {
-            self.standing = Some((spec.key.clone(), spec.action, response.clone()));
-        }
-        self.finals.insert(spec.key.clone(), response.clone());
-        self.last = Some((spec, response));
     }
 
-    /// Whether a failed run left the system and the generation of the host as the last deployment had made them. A timed out build,
-    /// for example, must not prevent a rollback of that deployment.
-    fn is_as_before(&self, response: &Response) -> bool {
-        let Some((_, _, last)) = &self.standing else { return false };
-        let is_known = response.system.is_some() && response.rolled_back.is_none();
-        let is_same = (&last.system, last.generation) == (&response.system, response.generation);
-        response.status == Status::Failed && is_known && is_same
-    }
-
-    /// What ran last on this host and may have changed it, if that was the run with this key and it completed: only
-    /// from there the host can return. Else the reason why it cannot.
+    /// Returns the end of the last run that may have changed the host, if it has this key and completed: a host can
+    /// only return from that run. Otherwise returns the reason why it cannot.
     pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
-        match &self.standing {
-            Some((last, action, response)) if last == key && response.status == Status::Completed => {
-                Ok((*action, response))
+        match self.last_change() {
+            Some((spec, _)) if spec.key != key => {
+                Err(format!("{key} is not what this host ran last: that was {}", spec.key))
             }
-            Some((last, _, _)) if last == key => Err(format!("{key} did not complete")),
-            Some((last, _, _)) => Err(format!("{key} is not what this host ran last: that was {last}")),
+            Some((spec, response)) if response.status == Status::Completed => Ok((spec.action, response)),
+            Some(_) => Err(format!("{key} did not complete")),
             None => Err(format!("this host does not know {key}")),
         }
     }
 
-    /// After a failure that may have changed something nobody knows what runs.
-    fn note_deployed(&mut self, response: &Response) {
-        self.last_deployed = match (response.status, &response.error) {
-            (Status::Completed, _) => {
-                let system = response.system.clone();
-                response.revision.clone().map(|commit| Deployed { commit, system })
-            }
-            _ if changed_nothing(response) => self.last_deployed.take(),
-            _ => None,
-        };
-    }
-
-    /// The record of the run whose key leads to this name is damaged; its end may be known. It is not run again.
+    /// Records a run whose request is damaged, with its end if that can be read. It is not run again.
     pub(super) fn damaged(&mut self, name: Uuid, end: Option<Response>) {
         let lost = || Response {
             error: Some(ErrorCode::Interrupted),
@@ -217,7 +200,7 @@ impl RequestHistory {
     }
 }
 
-/// Whether a run left the host as it was: it failed before it changed anything, or the host returned.
+/// Whether a run left the host unchanged: it failed before the activation, or the host returned.
 fn changed_nothing(response: &Response) -> bool {
     use ErrorCode::{AlreadyRunning, BuildFailed, InvalidRevision, NotAvailable, Untrusted, WrongHost};
     let came_before_activation = matches!(
@@ -227,34 +210,38 @@ fn changed_nothing(response: &Response) -> bool {
     response.status == Status::Failed && (came_before_activation || response.rolled_back == Some(true))
 }
 
-impl Deployed {
-    /// Whether another system runs than this one; unknown where it is not known which one this is.
-    pub(super) fn differs_from(&self, running: &str) -> Option<bool> {
-        self.system.as_deref().map(|deployed| deployed != running)
-    }
+/// Whether a failed run left the system and the generation of the host as the last change had made them. A timed out
+/// build, for example, must not prevent a rollback of that change.
+fn is_as_before(last: &Response, response: &Response) -> bool {
+    let is_known = response.system.is_some() && response.rolled_back.is_none();
+    let is_same = (&last.system, last.generation) == (&response.system, response.generation);
+    response.status == Status::Failed && is_known && is_same
+}
 
-    /// The commit, if this is the system that runs.
+impl Deployed {
+    /// Returns the commit, if this system is the one that it built.
     pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
         (self.system.as_deref() == running).then_some(&self.commit)
     }
 }
 
-impl Recent {
-    fn new(bound: Bound) -> Self {
-        Self { bound, by_key: HashMap::new(), oldest_first: VecDeque::new(), bytes: 0 }
+impl Current {
+    const fn status(&self) -> Status {
+        match self.stage {
+            Stage::Beginning => Status::Accepted,
+            Stage::Running | Stage::Concluding => Status::Started,
+        }
     }
+}
 
-    fn get(&self, key: &str) -> Option<&Response> {
-        self.by_key.get(key)
-    }
-
+impl Rejections {
     fn insert(&mut self, key: String, response: Response) {
         let bytes = 2 * key.len() + response.to_bytes(usize::MAX).len();
         if self.by_key.insert(key.clone(), response).is_none() {
             self.oldest_first.push_back((key, bytes));
             self.bytes += bytes;
         }
-        while (self.oldest_first.len() > self.bound.responses || self.bytes > self.bound.bytes)
+        while (self.oldest_first.len() > REJECTIONS || self.bytes > REJECTION_BYTES)
             && let Some((oldest, bytes)) = self.oldest_first.pop_front()
         {
             self.by_key.remove(&oldest);
@@ -279,7 +266,7 @@ mod tests {
         assert_eq!(status(&history), None);
         history.accepted(spec("r-1"));
         assert_eq!(status(&history), Some(Status::Accepted));
-        history.started();
+        history.reached(Stage::Running);
         assert_eq!(status(&history), Some(Status::Started));
         assert_eq!(history.holder().unwrap().id, "r-1");
         history.ended(spec("r-1"), ended(Status::Failed));
@@ -312,7 +299,7 @@ mod tests {
         let known = |key: &str| history.state(key, Timestamp::UNIX_EPOCH).is_some();
         assert!(known("ran") && known("r-4999") && known("r-4000"));
         assert!(!known("r-3999"));
-        assert_eq!(history.rejections.by_key.len(), REJECTIONS.responses);
+        assert_eq!(history.rejections.by_key.len(), REJECTIONS);
 
         for number in 0..5_000 {
             let response = Response { message: "x".repeat(1_000), ..ended(Status::Rejected) };
@@ -320,7 +307,7 @@ mod tests {
         }
         let recent = &history.rejections;
         let held: usize = recent.by_key.iter().map(|(key, response)| key.len() + response.message.len()).sum();
-        assert!(held <= REJECTIONS.bytes && recent.bytes <= REJECTIONS.bytes, "{held} bytes");
+        assert!(held <= REJECTION_BYTES && recent.bytes <= REJECTION_BYTES, "{held} bytes");
         assert!(recent.by_key.len() > 100 && recent.by_key.len() == recent.oldest_first.len());
     }
 
@@ -356,15 +343,14 @@ mod tests {
             history.ended(spec, Response { error, revision, system, ..ended(status) });
         };
         switch(&mut history, COMMIT, Status::Completed, None);
-        assert_eq!(history.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
-        assert_eq!(history.deployed(Some("/nix/store/by-hand")), None);
-        let differs = |running| history.last_deployed.as_ref().unwrap().differs_from(running);
-        assert_eq!((differs("/nix/store/a"), differs("/nix/store/by-hand")), (Some(false), Some(true)));
+        let deployed = history.last_deployed().unwrap();
+        assert_eq!(deployed.commit_of(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
+        assert_eq!(deployed.commit_of(Some("/nix/store/by-hand")), None);
         switch(&mut history, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
-        assert!(history.deployed(Some("/nix/store/a")).is_some());
+        assert!(history.last_deployed().is_some());
         switch(&mut history, "half", Status::Failed, Some(ErrorCode::Timeout));
-        assert!(history.deployed(Some("/nix/store/a")).is_none());
+        assert!(history.last_deployed().is_none());
         switch(&mut history, "branch", Status::Completed, None);
-        assert!(history.last_deployed.is_none());
+        assert!(history.last_deployed().is_none());
     }
 }

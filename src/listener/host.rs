@@ -1,4 +1,4 @@
-//! What can be told of the host by looking at its files.
+//! Facts about the host, read from its files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -6,37 +6,18 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{major, minor, stat};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
 use crate::clock;
 use crate::protocol::BusyWith;
 
-/// The profile whose current generation is what boots next.
-pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
-
-/// What the garbage collector spares.
+/// The folder of links that keep paths from the garbage collector.
 const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
 
-/// How the name of the unit begins in which `nixos-rebuild` activates a system. Most releases use no more than that; some
-/// append a number of the activation.
+/// The prefix of the unit in which `nixos-rebuild` activates a system. Most releases use it alone; some append a
+/// number.
 pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
-
-/// A system, and what of it only a reboot can put in the place of another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct System {
-    pub path: String,
-    /// Where its kernel, initial ramdisk and kernel modules are, in this order.
-    pub kernel: [Option<String>; 3],
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Profile {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<u64>,
-    pub system: System,
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct Host {
@@ -44,56 +25,26 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// The host whose file system begins here; `/` for the own one.
     pub(super) const fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// Tells machines apart that go by the same name. The machine id itself is not to leave the machine, see
-    /// machine-id(5), so this is a hash of it.
+    /// Returns an id that tells machines of one name apart: a hash of the machine id, which is secret, see
+    /// machine-id(5).
     pub(super) fn machine(&self) -> Option<String> {
         let id = fs::read_to_string(self.root.join("etc/machine-id")).ok()?;
         let id = id.trim();
         (!id.is_empty()).then(|| Uuid::new_v5(&NAMESPACE, id.as_bytes()).to_string())
     }
 
-    /// The place of a file that the host knows by this absolute path.
+    /// Returns the place of a file that has this absolute path on the host.
     pub(super) fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    pub(super) fn current(&self) -> Option<System> {
-        self.system("run/current-system")
-    }
-
-    pub(super) fn booted(&self) -> Option<System> {
-        self.system("run/booted-system")
-    }
-
-    /// The name of the specialisation that runs, where it is one of the system that the profile points at.
-    pub(super) fn specialisation(&self) -> Option<String> {
-        let (current, profile) = (self.current()?.path, self.profile()?.system.path);
-        let specialisations = fs::read_dir(self.at(&profile).join("specialisation")).ok()?;
-        let mut names = specialisations.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.find(|name| self.link(&format!("{profile}/specialisation/{name}")) == Some(current.clone()))
-    }
-
-    pub(super) fn profile(&self) -> Option<Profile> {
-        // The profile is a link to `system-42-link`, beside it, and that one to the system.
-        let generation = self.link(PROFILE)?;
-        let beside = Path::new(PROFILE).with_file_name(&generation);
-        let number = generation.rsplit('/').next()?.strip_prefix("system-").and_then(|name| name.strip_suffix("-link"));
-        Some(Profile {
-            generation: number.and_then(|number| number.parse().ok()),
-            system: self.system(beside.to_str()?)?,
-        })
-    }
-
-    /// Keeps the garbage collector from what the host may have to return to: what ran, and what was to boot. A failure
-    /// changes nothing for now, and does not exist where there is no Nix.
+    /// Keeps the garbage collector from the systems that the host may return to. Fails harmlessly without Nix.
     pub(super) fn keep(&self, current: Option<&str>, profile: Option<&str>) {
-        let roots = self.at(GC_ROOTS);
-        fs::create_dir(&roots).ok();
+        let roots = self.gc_roots();
         for (name, path) in [("current", current), ("profile", profile)] {
             if let Some(path) = path {
                 let (root, new) = (roots.join(name), roots.join(format!("{name}.new")));
@@ -103,64 +54,53 @@ impl Host {
         }
     }
 
-    /// The link that keeps the garbage collector from the system that was fetched last.
+    /// Returns the link that keeps the garbage collector from the system that was fetched last.
     pub(super) fn fetched_root(&self) -> PathBuf {
-        let roots = self.at(GC_ROOTS);
-        fs::create_dir(&roots).ok();
-        roots.join("fetched")
+        self.gc_roots().join("fetched")
     }
 
-    /// Whether units are to be had: whether systemd is the first process of the host.
+    fn gc_roots(&self) -> PathBuf {
+        let roots = self.at(GC_ROOTS);
+        fs::create_dir(&roots).ok();
+        roots
+    }
+
+    /// Whether systemd is the host's init, so that runs can be units.
     pub(super) fn has_systemd(&self) -> bool {
         self.at("run/systemd/system").is_dir()
     }
 
-    /// Whether a reboot would change what runs; unknown where there is no system profile.
-    pub(super) fn booted_system_differs(&self) -> Option<bool> {
-        Some(self.booted()?.path != self.current()?.path)
-    }
-
-    /// Tells each boot of the machine from all others.
     pub(super) fn boot_id(&self) -> Option<String> {
         let id = fs::read_to_string(self.root.join("proc/sys/kernel/random/boot_id")).ok()?;
         Some(id.trim().to_owned()).filter(|id| !id.is_empty())
     }
 
-    /// Whether the next boot would start something else than what runs: another kernel, initrd or kernel modules than
-    /// those of the last boot, or another system than the current one. Unknown where there is no system profile.
-    pub(super) fn reboot_required(&self) -> Option<bool> {
-        let (next, booted) = (self.profile()?.system, self.booted()?);
-        Some(next.path != self.current()?.path || next.kernel != booted.kernel)
-    }
-
-    /// Since when the machine is up, in seconds.
     pub(super) fn uptime_s(&self) -> Option<u64> {
         let uptime = fs::read_to_string(self.root.join("proc/uptime")).ok()?;
         uptime.split('.').next()?.parse().ok()
     }
 
-    /// What keeps the host busy that no request began: an activation, whatever started it.
+    /// Returns what keeps the host busy other than a request: an activation, however it was started.
     ///
-    /// It is looked at and not tried. Who takes the lock of an activation for but a moment makes one fail that begins in
-    /// that moment, since it does not wait for the lock.
+    /// The lock of `switch-to-configuration` is only looked up in `/proc/locks`. Taking it, even for a moment, would
+    /// make an activation fail that begins at that moment, as it does not wait for the lock.
     pub(super) fn activation(&self) -> Option<BusyWith> {
         let unit_since = self.activation_groups().filter_map(|group| populated_since(&group)).min();
         let since = unit_since.or_else(|| self.has_activation_lock().then(clock::now))?;
         Some(BusyWith { id: "nixos-rebuild".to_owned(), operator: None, since })
     }
 
-    /// Whether there is a unit in which `nixos-rebuild` activates, or may have.
     pub(super) fn has_activation_unit(&self) -> bool {
         self.activation_groups().next().is_some()
     }
 
-    /// The control groups of such units, which need no question to systemd.
+    /// Returns the control groups of activation units, without asking systemd.
     fn activation_groups(&self) -> impl Iterator<Item = PathBuf> + use<> {
         let groups = fs::read_dir(self.at("sys/fs/cgroup/system.slice")).into_iter().flatten().flatten();
         groups.filter(|group| group.file_name().to_str().is_some_and(is_activation)).map(|group| group.path())
     }
 
-    /// Whether some process has the lock that `switch-to-configuration` takes, in a unit or not.
+    /// Whether a process holds the lock of `switch-to-configuration`, in a unit or not.
     fn has_activation_lock(&self) -> bool {
         let Ok(file) = stat(self.at("run/nixos/switch-to-configuration.lock")) else { return false };
         let locks = fs::read_to_string(self.at("proc/locks")).unwrap_or_default();
@@ -168,24 +108,19 @@ impl Host {
         locks.lines().any(|line| is_held(line, &id))
     }
 
-    fn system(&self, link: &str) -> Option<System> {
-        let path = self.link(link)?;
-        let part = |name| self.link(&format!("{path}/{name}"));
-        Some(System { kernel: ["kernel", "initrd", "kernel-modules"].map(part), path })
-    }
-
-    fn link(&self, path: &str) -> Option<String> {
+    /// Returns the target of a link on the host.
+    pub(super) fn link(&self, path: &str) -> Option<String> {
         let target = fs::read_link(self.at(path)).ok()?;
         target.into_os_string().into_string().ok()
     }
 }
 
-/// Whether a unit of this name is one in which `nixos-rebuild` activates a system.
+/// Whether `nixos-rebuild` activates systems in units of this name.
 pub(super) fn is_activation(unit: &str) -> bool {
     unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
 }
 
-/// Since when a control group has processes.
+/// Returns the time since which a control group has processes.
 fn populated_since(group: &Path) -> Option<Timestamp> {
     let events = fs::read_to_string(group.join("cgroup.events")).ok()?;
     if !events.lines().any(|line| line == "populated 1") {
@@ -195,19 +130,18 @@ fn populated_since(group: &Path) -> Option<Timestamp> {
     Some(began.unwrap_or_else(clock::now))
 }
 
-/// Reads a line of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`. One that waits begins with `->`.
+/// Whether a line of `/proc/locks`, as `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`, is a lock of this file that is
+/// held, and not one that is waited for (`->`).
 fn is_held(line: &str, file: &str) -> bool {
     let mut words = line.split_whitespace().skip(1);
     words.next() != Some("->") && words.any(|word| word == file)
 }
 
-/// The random id that tells machines apart that go by the same name, kept in this folder.
+/// Returns the random id that tells machines of the same name apart, kept in this folder together with its boot.
 ///
-/// A cloned machine has the machine id of its original, and its state folder. So the id is made anew in each boot. It stays
-/// the same when the listener is restarted, which every deployment may do. A machine that is cloned while it runs shares it
-/// until one of the two is booted: nothing that the two could read tells them apart.
-///
-/// With the id goes the boot in which it was made; one that is not known is never the same.
+/// A cloned machine has the machine id and the state folder of its original, so the id is made anew in each boot. It
+/// survives restarts of the listener, which any deployment may cause. A machine that is cloned while it runs shares its
+/// id until one of the two reboots: nothing that they could read tells them apart. Without a boot id, it is always new.
 pub(super) fn instance(folder: &Path, boot: Option<&str>) -> Uuid {
     let file = folder.join("instance");
     let new = Uuid::new_v4();

@@ -1,12 +1,12 @@
-//! What others send to the listener, and how much of it is kept until there is time for it.
+//! Received messages, bounded until the listener has time for them.
 //!
-//! Anyone who may publish on a subject decides how much arrives there. So each subject has a room of its own that does not
-//! grow, and what finds no place in it is gone: a flood on one subject takes nothing from another.
+//! Anyone who may publish on a subject decides how much arrives there. So each subject has its own bounded room, and
+//! messages that do not fit are dropped: a flood on one subject takes nothing from another.
 //!
-//! The client puts what it reads into a channel for each subscription, and reads on for as long as there is something to
-//! read. What it has put there may be as long as the server allows, and keeps the buffer alive that it was read into. A task
-//! that empties the channel comes too late for that. So it is emptied in the very moment when the client would wake such a
-//! task, and only what is worth keeping is copied: the listener never has more than one long message.
+//! The client puts messages into a channel for each subscription as long as there is something to read. Each may be as
+//! long as the server allows, and keeps alive the buffer that it was read into. A task that empties the channel would
+//! come too late for that. So the channel is emptied inside the waker that the client would wake such a task with, and
+//! only short messages are copied: the listener never holds more than one long message.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,19 +24,18 @@ use tokio::time::Instant;
 use crate::protocol::Subject;
 use crate::protocol::request::MAX_REQUEST_BYTES;
 
-/// How many messages the client's own channel of a subscription holds. It is emptied with each that arrives.
+/// The capacity of the client's own channel of a subscription. The channel is emptied with each message that arrives.
 pub const SUBSCRIPTION_CAPACITY: usize = 16;
 
-/// How many messages of one subject wait to be read.
 const MAX_WAITING: usize = 256;
 
-/// How many bytes those may have together. A usual request has 500.
+/// The bound on the bytes of one subject's waiting messages. A usual request has 500.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
 
-/// How often it is logged, for each subject, that messages were dropped.
+/// The interval at which dropped messages of a subject are logged.
 const COMPLAIN_EVERY: Duration = Duration::from_mins(5);
 
-/// Messages of several subjects, in the order of their arrival.
+/// The messages of several subjects, in the order of their arrival.
 pub(super) struct Inbox {
     pub(super) letters: UnboundedReceiver<Letter>,
     sender: UnboundedSender<Letter>,
@@ -44,7 +43,7 @@ pub(super) struct Inbox {
     funnels: Vec<Arc<Funnel>>,
 }
 
-/// A message. Its place is free again when it is dropped.
+/// A message. Dropping it frees its place.
 #[derive(Debug)]
 pub(super) struct Letter {
     pub(super) subject: Subject,
@@ -53,14 +52,13 @@ pub(super) struct Letter {
 }
 
 impl Inbox {
-    /// An inbox that receives nothing yet. `echo` hears of each answer of the server itself to what was published.
+    /// Creates an inbox without subscriptions. `echo` is notified when the server itself answers a message.
     pub(super) fn new(echo: Arc<Notify>) -> Self {
         // Bounded by the rooms of the subjects.
         let (sender, letters) = mpsc::unbounded_channel();
         Self { letters, sender, echo, funnels: Vec::new() }
     }
 
-    /// Receives what is sent to this subject, too.
     pub(super) async fn subscribe(&mut self, client: &Client, subject: &Subject) -> Result<(), SubscribeError> {
         let subscriber = client.subscribe(subject.to_string()).await?;
         let room = Room::new(subject.clone(), self.sender.clone(), self.echo.clone());
@@ -73,17 +71,17 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        // A funnel and its subscription know each other.
+        // A funnel and its subscription refer to each other.
         for funnel in &self.funnels {
             funnel.mouth.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 }
 
-/// What lets messages through from the client's channel.
+/// The waker of a subscription, which empties the client's channel.
 struct Funnel {
     mouth: Mutex<Option<(Subscriber, Room)>>,
-    /// How often it was woken since it was last empty.
+    /// The number of wakes since it was last empty.
     wakes: AtomicUsize,
 }
 
@@ -94,9 +92,9 @@ impl Wake for Funnel {
 }
 
 impl Funnel {
-    /// Takes all that is in the channel, and is woken by what comes next.
+    /// Takes all messages from the channel, and registers itself for the next one.
     fn empty(self: &Arc<Self>) {
-        // When it is woken while it works, by another thread or by itself, it looks once more.
+        // When another thread, or this call itself, wakes the funnel meanwhile, the loop looks once more.
         let mut wakes = 1;
         if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
             return;
@@ -105,7 +103,7 @@ impl Funnel {
         loop {
             let mut mouth = self.mouth.lock().unwrap_or_else(PoisonError::into_inner);
             while let Some((subscriber, room)) = mouth.as_mut() {
-                // The client's own share of the thread's time must not run out over this.
+                // The cooperative budget of the client's task must not be spent here.
                 match pin!(unconstrained(subscriber.next())).poll(&mut Context::from_waker(&itself)) {
                     Poll::Ready(Some(message)) => room.take(&message),
                     Poll::Ready(None) | Poll::Pending => break,
@@ -120,7 +118,7 @@ impl Funnel {
     }
 }
 
-/// What is kept of the messages to one subject.
+/// The room for messages of one subject.
 struct Room {
     subject: Subject,
     places: Arc<Semaphore>,
@@ -140,32 +138,26 @@ impl Room {
     fn take(&mut self, message: &Message) {
         match message.status {
             Some(StatusCode::NO_RESPONDERS) => self.echo.notify_one(),
-            // A deployer finds out with it whether it may send to this subject.
+            // Deployers find out with an empty message whether they may publish here.
             _ if message.payload.is_empty() => tracing::debug!(subject = %self.subject, "an empty message"),
             _ => self.keep(&message.payload),
         }
     }
 
     fn keep(&mut self, payload: &[u8]) {
-        match self.place(payload.len()) {
-            Some(place) => {
-                let letter = Letter { subject: self.subject.clone(), payload: payload.to_vec(), _place: place };
-                // Nobody reads any more when the listener is about to end.
-                self.sender.send(letter).ok();
-            }
-            None => {
-                if let Some(before) = self.complaints.take() {
-                    let (subject, bytes) = (&self.subject, payload.len());
-                    tracing::warn!(
-                        %subject, bytes, dropped_before = before,
-                        "a message is dropped: it is over {MAX_REQUEST_BYTES} bytes, or too many wait already"
-                    );
-                }
-            }
+        if let Some(place) = self.place(payload.len()) {
+            let letter = Letter { subject: self.subject.clone(), payload: payload.to_vec(), _place: place };
+            // There is no receiver when the listener is about to end.
+            self.sender.send(letter).ok();
+        } else if let Some(before) = self.complaints.take() {
+            let (subject, bytes) = (&self.subject, payload.len());
+            tracing::warn!(
+                %subject, bytes, dropped_before = before,
+                "a message is dropped: it is over {MAX_REQUEST_BYTES} bytes, or too many wait already"
+            );
         }
     }
 
-    /// A place for so many bytes, if there is one.
     fn place(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
         let bytes = u32::try_from(bytes).ok().filter(|_| bytes <= MAX_REQUEST_BYTES)?;
         let place = self.places.clone().try_acquire_owned().ok()?;
@@ -173,14 +165,13 @@ impl Room {
     }
 }
 
-/// A bound on how often something happens: a number of times at once, and one more each time a while has passed. What others
-/// send must not decide how much a host writes, logs or publishes.
+/// A rate limit: `most` at once, one more each `each`. Senders must not decide how much a host logs or publishes.
 #[derive(Debug)]
 pub(super) struct Allowance {
     most: u32,
     each: Duration,
     left: u32,
-    /// Up to when what was used is given back.
+    /// The time up to which used permits have been given back.
     counted: Instant,
     refused: u64,
 }
@@ -190,7 +181,7 @@ impl Allowance {
         Self { most, each, left: most, counted: Instant::now(), refused: 0 }
     }
 
-    /// Uses it once, if there is some left: then it returns how often there was none since the last use.
+    /// Takes a permit, if there is one: then returns the number of refusals since the last one.
     pub(super) fn take(&mut self) -> Option<u64> {
         self.refill();
         if let Some(left) = self.left.checked_sub(1) {
@@ -205,7 +196,7 @@ impl Allowance {
         let passed = self.counted.elapsed().as_nanos().checked_div(self.each.as_nanos()).unwrap_or_default();
         let whole = u32::try_from(passed).unwrap_or(u32::MAX);
         self.left = self.left.saturating_add(whole).min(self.most);
-        // What is left of a while counts for the next one, unless there is nothing to give back.
+        // The rest of an interval counts for the next permit, unless all are there.
         self.counted = if self.left == self.most { Instant::now() } else { self.counted + self.each * whole };
     }
 }
@@ -249,7 +240,7 @@ mod tests {
         }
         let letters = waiting(&mut inbox);
         assert_eq!(letters.iter().map(|letter| letter.payload.len()).sum::<usize>(), MAX_WAITING_BYTES);
-        // A place without bytes is given back at once.
+        // A permit without bytes is returned at once.
         drop(letters);
         (0..1_000).for_each(|_| room.keep(b"x"));
         assert_eq!(waiting(&mut inbox).len(), MAX_WAITING);

@@ -1,5 +1,4 @@
-//! How the process over a run comes to live on its own, out of reach of whatever ends the listener: in a transient unit where
-//! PID 1 is systemd, else in a session.
+//! Starts supervisors out of reach of whatever ends the listener: in transient units with systemd, else in sessions.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -17,16 +16,16 @@ use super::host::Host;
 use super::output::clean;
 use super::run::{RunDir, Spec};
 
-/// How long the process over a run may take to say that it has the run in hand.
+/// The time that a supervisor may take to report that it holds the run's lock.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
-/// What the process over a run needs to end it, beyond the grace that the run itself has.
+/// The time that a supervisor may take to end its run, beyond the run's own grace.
 const TIDY_UP: Duration = Duration::from_mins(1);
 
 /// The longest time in a property, a century: systemd refuses times that overflow its clock.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// What systemd tells a service of that service alone. A run that took it for its own would answer to the wrong place.
+/// The variables that systemd sets for one service only, such as its sockets and folders: wrong for a run.
 #[rustfmt::skip]
 const OF_THE_LISTENER: &[&str] = &[
     "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY", "CREDENTIALS_DIRECTORY", "EXIT_CODE", "EXIT_STATUS", "FDSTORE",
@@ -38,7 +37,7 @@ const OF_THE_LISTENER: &[&str] = &[
 #[derive(Debug, Clone)]
 pub(super) struct Launcher {
     supervisor: PathBuf,
-    /// Whether it may ask systemd for a unit of the system, see `sd_booted(3)`.
+    /// Whether systemd can be asked for a system unit, see `sd_booted(3)`.
     has_units: bool,
 }
 
@@ -47,13 +46,14 @@ impl Launcher {
         Self { supervisor, has_units: host.has_systemd() && geteuid().is_root() }
     }
 
-    /// Starts the process over the run in this directory. Blocks, in a unit until the process has the run in hand. An
-    /// error does not mean for sure that there is no such process: its lock tells.
+    /// Starts the supervisor of the run in this directory. Blocks, in a unit until the supervisor holds the lock. After
+    /// an error there may still be a supervisor: the lock tells.
     pub(super) fn launch(&self, dir: &RunDir, spec: &Spec) -> io::Result<()> {
         if self.has_units { self.in_a_unit(dir, spec) } else { self.in_a_session(dir) }
     }
 
-    /// A control group is what systemd ends a service by, the listener's as well as this one's.
+    /// Starts the supervisor in a unit, and so in a control group other than the listener's: systemd ends services by
+    /// it.
     fn in_a_unit(&self, dir: &RunDir, spec: &Spec) -> io::Result<()> {
         dir.write_environment(&environment(env::vars_os()))?;
         let output = Command::new("systemd-run")
@@ -68,9 +68,9 @@ impl Launcher {
         Err(io::Error::other(format!("systemd-run: {}", clean(said.trim()))))
     }
 
-    /// In a session of its own, which it makes itself: no terminal and no process group are shared with the listener.
+    /// Starts the supervisor, which makes a session: it shares no terminal or process group with the listener.
     fn in_a_session(&self, dir: &RunDir) -> io::Result<()> {
-        // Not waited for: the files tell how it goes. The runtime reaps it once it has ended.
+        // Not waited for: the files tell how the run goes. The runtime reaps the process.
         tokio::process::Command::new(&self.supervisor)
             .arg("supervise")
             .args(dir.arguments())
@@ -82,31 +82,32 @@ impl Launcher {
     }
 }
 
-/// The arguments of `systemd-run` that start the process over the run in this directory. It returns once that process
-/// has the run in hand, and nothing ties the two together: no pipe, no terminal, no waiting for the end.
+/// Returns the arguments of `systemd-run` for the supervisor of this run. The command returns once the supervisor holds
+/// the lock, and nothing ties the two together: no pipe, no terminal, no waiting for the end.
 fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
-    let grace = Duration::from_millis(spec.grace_ms);
-    // The run keeps its own time. This is for one whose supervisor does not, and it has all that may come after the
-    // program, too: waiting to be confirmed, and the return to what ran before, which takes as long as any activation.
+    let grace = spec.settings.grace();
+    // The run keeps its own time. This limit is for a broken supervisor, and includes all that may come after the
+    // program: the confirmation, and the rollback, which takes as long as any activation.
     let confirmation = Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default());
-    let longest = 2 * (Duration::from_millis(spec.timeout_ms) + grace) + confirmation + 10 * TIDY_UP;
+    let longest = 2 * (spec.settings.timeout() + grace) + confirmation + 10 * TIDY_UP;
     let seconds = |time: Duration| time.min(LONGEST).as_secs();
-    let properties = [
-        // The supervisor ends its processes in the order that makes sense. What is left when it is gone, or did not come
-        // to that, has no claim to live on: all of the unit is killed.
-        "KillMode=mixed".to_owned(),
-        format!("TimeoutStartSec={}", START_WITHIN.as_secs()),
-        format!("TimeoutStopSec={}", seconds(2 * grace + TIDY_UP)),
-        format!("RuntimeMaxSec={}", seconds(longest)),
-        // When an evaluation uses up the memory, its end is told like that of any other command.
-        "OOMPolicy=continue".to_owned(),
+    let words = [
+        format!("--unit={}", name(dir)),
+        format!("--description=homelab-deploy: {} of {}", spec.action, spec.revision),
+        "--collect".to_owned(),
+        "--quiet".to_owned(),
+        "--no-ask-password".to_owned(),
+        "--service-type=notify".to_owned(),
+        // The supervisor ends its processes in a sensible order. Whatever is left afterwards is killed with the unit.
+        "--property=KillMode=mixed".to_owned(),
+        format!("--property=TimeoutStartSec={}", START_WITHIN.as_secs()),
+        format!("--property=TimeoutStopSec={}", seconds(2 * grace + TIDY_UP)),
+        format!("--property=RuntimeMaxSec={}", seconds(longest)),
+        // A program that uses up the memory ends like any other command that fails.
+        "--property=OOMPolicy=continue".to_owned(),
     ];
-    let mut arguments = vec![format!("--unit={}", name(dir))];
-    arguments.push(format!("--description=homelab-deploy: {} of {}", spec.action, spec.revision));
-    arguments.extend(["--collect", "--quiet", "--no-ask-password", "--service-type=notify"].map(str::to_owned));
-    arguments.extend(properties.map(|property| format!("--property={property}")));
-    let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
-    // It is forgotten as soon as the run is judged, and ExecStopPost= may come after that: no reason for that to fail.
+    let mut arguments: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+    // The file is removed as soon as the run is judged, and ExecStopPost= may come later: it must not fail for that.
     let mut environment_file = OsString::from("--property=EnvironmentFile=-");
     environment_file.push(dir.environment_file());
     arguments.push(environment_file);
@@ -118,15 +119,14 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
     arguments
 }
 
-/// The unit of a run. Two listeners on one machine may run the same request: the name tells their runs apart.
+/// Returns the unit's name, made from the directory, as two listeners on one machine may run the same request.
 fn name(dir: &RunDir) -> String {
     let path = dir.path().as_os_str().as_encoded_bytes();
     format!("homelab-deploy-run-{}.service", Uuid::new_v5(&NAMESPACE, path).simple())
 }
 
-/// The environment of the listener, as the `EnvironmentFile=` of a run: what the host's administrator gave the listener
-/// is meant for `nixos-rebuild`. It is a file since the settings of a unit can be read by every user of the machine, and
-/// a variable may hold a token.
+/// Returns the listener's environment as the `EnvironmentFile=` of a run: it is meant for `nixos-rebuild`. A file,
+/// since every user can read the settings of a unit, and a variable may hold a token.
 fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> String {
     let texts =
         variables.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -135,18 +135,18 @@ fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Str
     lines.concat()
 }
 
-/// Whether systemd takes this for the name of a variable; a shell may have exported others.
+/// Whether systemd accepts this name of a variable; a shell may have exported others.
 fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// One word of a command line that systemd reads.
+/// Quotes one word of a command line that systemd parses.
 fn word(text: impl AsRef<OsStr>) -> String {
     format!("\"{}\"", text.as_ref().to_string_lossy().replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// A value as systemd reads it in an environment file, which it does like a shell.
+/// Quotes a value of an environment file, which systemd parses like a shell.
 fn quoted(value: &str) -> String {
     let mut quoted = String::from("\"");
     for c in value.chars() {
@@ -196,7 +196,8 @@ mod tests {
     #[test]
     fn a_time_without_end_is_one_that_systemd_can_count() {
         let dir = RunDir::in_one("/run/x".into());
-        let spec = Spec { timeout_ms: u64::MAX, confirm_timeout_ms: Some(u64::MAX), ..spec("r-1") };
+        let mut spec = Spec { confirm_timeout_ms: Some(u64::MAX), ..spec("r-1") };
+        spec.settings.timeout_ms = u64::MAX;
         let arguments = arguments(Path::new("/bin/x"), &dir, &spec);
         assert!(arguments.contains(&"--property=RuntimeMaxSec=3153600000".into()), "{arguments:?}");
     }

@@ -1,10 +1,10 @@
-//! The listener's metrics over HTTP, in the text form that Prometheus reads.
+//! Serves the listener's metrics over HTTP, in the text format of Prometheus.
 //!
-//! It is beside the loop that serves NATS and sees no more than what that last showed. Clients are few at a time, have
-//! little time and room, and need not be trusted for any of it.
+//! It runs beside the loop that serves NATS, and only sees what that loop published last. Clients are few at a time,
+//! get little time and room, and need not be trusted.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display};
+use std::fmt::{Display, Write};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,11 +18,12 @@ use tokio::time::{sleep, timeout};
 
 use super::history::{Deployed, RequestHistory};
 use super::host::Host;
-use crate::protocol::{Commit, ErrorCode, Response, Status};
+use super::snapshot::SystemSnapshot;
+use crate::protocol::{ErrorCode, Response, Status};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How runs can fail. Each is there from the start with a zero, since what appears with a one has never increased.
+/// The ways in which a run can fail. Each counter starts at zero: one that appears with 1 has never increased.
 #[rustfmt::skip]
 const FAILURES: [ErrorCode; 11] = [
     ErrorCode::InvalidRevision, ErrorCode::BuildFailed, ErrorCode::Timeout, ErrorCode::ActivationFailed,
@@ -30,70 +31,61 @@ const FAILURES: [ErrorCode; 11] = [
     ErrorCode::WrongHost, ErrorCode::NotAvailable, ErrorCode::Untrusted,
 ];
 
-/// How many clients are served at once; others wait until they are accepted.
 const CLIENTS: usize = 8;
 
-/// How long a client may take, from its connection to the end of the answer.
+/// The time from a client's connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many bytes a request may have, up to its empty line.
 const REQUEST_BYTES: u64 = 8 * 1024;
 
-/// How long to wait after a client could not be accepted, as it is with too many open files.
+/// The pause after a connection could not be accepted, such as with too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What the loop that serves NATS knows. The counters begin with the process, the last run is known from disk.
+/// The state of the loop that serves NATS. The counters begin with the process; the last run is known from disk.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    /// Whether the connection to NATS stands.
     pub(super) connected: bool,
-    deployed: Option<Deployed>,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
+    deployed: Option<Deployed>,
     last: Option<EndedRun>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 struct EndedRun {
     ended_at: Timestamp,
-    /// From its acceptance to its end, in seconds.
+    /// The time from acceptance to end, in seconds.
     duration: f64,
     status: Status,
 }
 
 impl Metrics {
-    /// Those of a listener that has done nothing, and is not connected yet.
-    pub(super) fn new() -> Self {
+    /// Creates the metrics of a listener that has run nothing since its start and is not connected yet.
+    pub(super) fn of(history: &RequestHistory) -> Self {
         let failures = FAILURES.map(|error| ((Status::Failed, Some(error)), 0));
         let runs = failures.into_iter().chain([((Status::Completed, None), 0)]).collect();
-        Self { connected: false, deployed: None, runs, last: None }
+        let mut metrics = Self { connected: false, deployed: None, runs, last: None };
+        metrics.recall(history);
+        metrics
     }
 
-    /// A run has ended, as the history has it.
     pub(super) fn count_last(&mut self, history: &RequestHistory) {
-        if let Some((_, Response { status, error, .. })) = &history.last {
+        if let Some((_, Response { status, error, .. })) = history.last() {
             *self.runs.entry((*status, error.clone())).or_default() += 1;
         }
         self.recall(history);
     }
 
-    /// What is known of earlier runs, be they from before this process.
-    pub(super) fn recall(&mut self, history: &RequestHistory) {
-        self.deployed.clone_from(&history.last_deployed);
-        self.last = history.last.as_ref().and_then(|(spec, response)| {
+    fn recall(&mut self, history: &RequestHistory) {
+        self.deployed = history.last_deployed();
+        self.last = history.last().and_then(|(spec, response)| {
             let ended_at = response.at?;
             let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
             Some(EndedRun { ended_at, duration, status: response.status })
         });
     }
 
-    /// The commit that runs, if this is the system that was made by deploying it.
-    fn revision_of(&self, system: Option<&str>) -> Option<&Commit> {
-        self.deployed.as_ref()?.commit_of(system)
-    }
-
-    /// The page, with what is looked up on the host when somebody asks: the commit that runs, if the listener has deployed it,
-    /// and whether the next boot starts something else.
-    fn page(&self, revision: Option<&Commit>, reboot_required: Option<bool>) -> String {
+    /// Returns the page, given the snapshot of the host at the time of the request.
+    fn page(&self, now: &SystemSnapshot) -> String {
         let mut page = PrometheusText(String::new());
         page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.gauge("connected", "Whether the connection to NATS stands.", &[], u8::from(self.connected));
@@ -110,11 +102,11 @@ impl Metrics {
             let help = "Whether the last run did what was asked.";
             page.gauge("last_run_success", help, &[], u8::from(status == Status::Completed));
         }
-        if let Some(revision) = revision {
+        if let Some(commit) = self.deployed.as_ref().and_then(|deployed| deployed.commit_of(now.current_path())) {
             let help = "The commit that runs, as far as the listener has deployed it.";
-            page.gauge("running_revision_info", help, &[("revision", revision.as_str())], 1);
+            page.gauge("running_revision_info", help, &[("revision", commit.as_str())], 1);
         }
-        if let Some(reboot_required) = reboot_required {
+        if let Some(reboot_required) = now.reboot_required() {
             let help = "Whether the next boot starts another kernel, initrd, kernel modules or system than run now.";
             page.gauge("reboot_required", help, &[], u8::from(reboot_required));
         }
@@ -122,7 +114,7 @@ impl Metrics {
     }
 }
 
-/// Text in the format of Prometheus, with the name of this program before each metric.
+/// Text in the format of Prometheus, with this program's prefix before each metric.
 struct PrometheusText(String);
 
 impl PrometheusText {
@@ -132,18 +124,13 @@ impl PrometheusText {
     }
 
     fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(format_args!("# HELP homelab_deploy_{name} {help}"));
-        self.line(format_args!("# TYPE homelab_deploy_{name} {kind}"));
+        writeln!(self.0, "# HELP homelab_deploy_{name} {help}\n# TYPE homelab_deploy_{name} {kind}").ok();
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escaped(text))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        self.line(format_args!("homelab_deploy_{name}{labels} {value}"));
-    }
-
-    fn line(&mut self, line: fmt::Arguments<'_>) {
-        self.0.extend([&line.to_string(), "\n"]);
+        writeln!(self.0, "homelab_deploy_{name}{labels} {value}").ok();
     }
 }
 
@@ -159,7 +146,7 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    /// Takes the address, and does not answer on it yet.
+    /// Binds the address, and answers nothing yet.
     pub(super) async fn bind(address: SocketAddr, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         tracing::info!("metrics on http://{}/metrics", socket.local_addr()?);
@@ -179,7 +166,7 @@ impl Exporter {
                         sleep(PAUSE).await;
                     }
                 },
-                // Whether a client got its answer is its own concern.
+                // A client that got no answer is no concern of the listener.
                 Some(_) = clients.join_next() => {}
             }
         }
@@ -192,12 +179,12 @@ async fn answer(client: TcpStream, metrics: watch::Receiver<Metrics>, host: Host
     let metrics = metrics.borrow().clone();
     client.write_all(reply(line.as_deref(), &metrics, &host).as_bytes()).await?;
     client.shutdown().await?;
-    // A connection that is closed over something unread takes back what was said on it.
+    // Closing a connection over unread bytes would reset it, and the client could lose the answer.
     copy(&mut client.take(REQUEST_BYTES), &mut sink()).await?;
     Ok(())
 }
 
-/// Reads a request up to its empty line, and returns the first one; nothing when it has no end or is too long.
+/// Reads a request up to its empty line, and returns the first line; `None` if the request has no end or is too long.
 async fn request_line(client: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
     let mut client = client.take(REQUEST_BYTES);
     let (mut first, mut line) = (Vec::new(), Vec::new());
@@ -213,14 +200,12 @@ async fn request_line(client: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Op
     }
 }
 
-/// What to say to a request with this first line.
 fn reply(line: Option<&str>, metrics: &Metrics, host: &Host) -> String {
     let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
     let [method, target, _version] = words[..] else { return refusal("400 Bad Request", "") };
     match (method, target.split('?').next()) {
         ("GET", Some("/metrics")) => {
-            let system = host.current().map(|system| system.path);
-            let page = metrics.page(metrics.revision_of(system.as_deref()), host.reboot_required());
+            let page = metrics.page(&SystemSnapshot::seen(host));
             response("200 OK", "", CONTENT_TYPE, &page)
         }
         (_, Some("/metrics")) => refusal("405 Method Not Allowed", "Allow: GET\r\n"),

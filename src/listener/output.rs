@@ -1,11 +1,11 @@
-//! What the output of a rebuild says. Pure.
+//! Reads the output of git, Nix and `nixos-rebuild`. Pure.
 
 pub(super) mod switch;
 
 use crate::protocol::{ErrorCode, Phase};
 use crate::text::safe;
 
-/// Lines that `switch-to-configuration` begins with, at the moment when the system starts to change.
+/// The first words of lines that `switch-to-configuration` prints once the system begins to change.
 const ACTIVATION: [&str; 10] = [
     "activating the configuration",
     "stopping the following units",
@@ -19,17 +19,16 @@ const ACTIVATION: [&str; 10] = [
     "would stop the following units",
 ];
 
-/// How the bash program says that the activation failed.
+/// The bash `nixos-rebuild`'s message about a failed activation.
 const SWITCHING_FAILED: &str = "error(s) occurred while switching to the new configuration";
 
-/// What git says of a commit that a server does not give out by its id, as it is no tip of a branch or tag any more.
+/// git's message when a server refuses a commit by its id, as no branch or tag points at it any more.
 const UNADVERTISED: &str = "Server does not allow request for unadvertised object";
 
-/// What git says when a repository cannot be reached. Why, ssh or the server has said right before.
+/// git's message when a repository cannot be reached. The line before, from ssh or the server, has the reason.
 const UNREACHABLE: &str = "Could not read from remote repository";
 
-/// What Nix says of a path whose signature is not one that is demanded, or whose content is not what was signed. No store path
-/// has a space in it, and so none can say any of this.
+/// Nix' messages about a path with an untrusted signature or the wrong content. No store path contains spaces.
 const DISTRUST: [&str; 7] = [
     "not signed by any of the keys",
     "valid signature",
@@ -40,7 +39,7 @@ const DISTRUST: [&str; 7] = [
     "while decompressing",
 ];
 
-/// The longest part of a line that is looked at, in bytes.
+/// The longest part of a line that is read, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
 
 pub(super) fn phase_of(line: &str) -> Option<Phase> {
@@ -50,7 +49,7 @@ pub(super) fn phase_of(line: &str) -> Option<Phase> {
 
 #[derive(Debug)]
 pub(super) struct PhaseFinder {
-    /// What the run is at after all that was read.
+    /// The phase of the run after all that was read.
     pub(super) phase: Phase,
     line: Vec<u8>,
 }
@@ -60,7 +59,7 @@ impl PhaseFinder {
         Self { phase: Phase::Resolve, line: Vec::new() }
     }
 
-    /// Reads on; a phase that has begun comes back.
+    /// Reads more output, and returns the phase that it begins, if any.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Option<Phase> {
         let mut begun = None;
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
@@ -83,22 +82,21 @@ pub(super) fn tells_unadvertised(lines: &[String]) -> bool {
     lines.iter().any(|line| line.contains(UNADVERTISED))
 }
 
-/// What git complained of first, and all of that: what follows only follows from it. Nix itself ends with one and the same
-/// line whatever it was.
+/// Returns git's first complaint: later ones only follow from it. Nix ends with the same line in all cases.
 pub(super) fn git_complaint(lines: &[String]) -> Option<String> {
     let is_one = |line: &String| line.trim_start().starts_with("fatal: ") || line.contains(UNADVERTISED);
     let at = lines.iter().position(is_one)?;
     let line = lines.get(at)?.trim();
     let complaint = line.split_once(": ").map_or(line, |(_, text)| text);
     let said_before = lines.get(..at)?.last();
-    // Lines that end so tell of progress.
+    // Lines that end so report progress.
     Some(match said_before.filter(|line| complaint.starts_with(UNREACHABLE) && !line.ends_with("...")) {
         Some(why) => format!("{} ({})", why.trim(), complaint.trim_end_matches('.')),
         None => complaint.to_owned(),
     })
 }
 
-/// Why Nix could not have a path from any cache: no signature or hash that is demanded is right, or no cache has all of it.
+/// Returns why Nix could not fetch a path: no signature or hash is right, or no cache has all of it.
 pub(super) fn refused_fetch(lines: &[String]) -> (ErrorCode, String) {
     let complaints = || {
         lines.iter().map(|line| line.trim()).filter(|line| line.starts_with("error:") || line.starts_with("warning:"))
@@ -117,21 +115,21 @@ pub(super) fn refused_fetch(lines: &[String]) -> (ErrorCode, String) {
     (ErrorCode::NotAvailable, why)
 }
 
-/// The store path of what was built, as `nixos-rebuild-ng` names it when all is done. The program before it does not.
+/// Returns the store path that `nixos-rebuild-ng` prints at its end. The bash program prints none.
 pub(super) fn built_system(lines: &[String]) -> Option<&str> {
     let named = lines.iter().rev().find_map(|line| line.strip_prefix("Done. The new configuration is "));
     named.filter(|path| path.starts_with("/nix/store/"))
 }
 
-/// Whether `nixos-rebuild` says in this line that it was `switch-to-configuration` that failed.
+/// Whether `nixos-rebuild` says in this line that `switch-to-configuration` failed.
 pub(super) fn tells_failed_activation(line: &str) -> bool {
     line.contains(SWITCHING_FAILED)
         || line.contains("switch-to-configuration") && line.contains("returned non-zero exit status")
         || switch::changed_nothing(line)
 }
 
-/// The line that says what went wrong: the first failed build, since all errors after it only follow from it; else the
-/// last error, which is what Nix says after the trace that leads to it; else the last line.
+/// Returns the line with the cause: the first failed build, since later errors only follow from it; else the last
+/// error, which Nix prints after the trace that leads to it; else the last line.
 pub(super) fn essential(lines: &[String]) -> Option<&str> {
     let mut errors = lines.iter().map(|line| line.trim()).filter(|line| tells_something(line));
     let builds = ["error: builder for ", "error: Cannot build ", "error: hash mismatch "];
@@ -140,30 +138,29 @@ pub(super) fn essential(lines: &[String]) -> Option<&str> {
     failed_build.or_else(|| errors.next_back()).or_else(|| others.next_back()).map(without_label)
 }
 
-/// Whether a line is an error with a text of its own.
 fn tells_something(line: &str) -> bool {
     line.strip_prefix("error:").is_some_and(|text| !text.trim().is_empty()) && !only_repeats(line)
 }
 
-/// Whether this is only `nixos-rebuild` saying that one of its commands failed.
+/// Whether `nixos-rebuild` only says in this line that one of its commands failed.
 fn only_repeats(line: &str) -> bool {
     without_label(line).starts_with("Command '") || without_label(line).starts_with(SWITCHING_FAILED)
 }
 
-/// Without the word that the status already says.
+/// Removes the label, which repeats the status.
 fn without_label(line: &str) -> &str {
     let text = line.strip_prefix("error:").or_else(|| line.strip_prefix("warning:"));
     text.unwrap_or(line).trim()
 }
 
-/// The lines of the output as they can be shown and sent: without terminal sequences, secrets in URLs and empty lines.
+/// Returns the output's lines, safe to show and send: without terminal sequences, secrets in URLs and empty lines.
 pub(super) fn clean_lines(output: &str) -> Vec<String> {
-    // A carriage return is how a progress display overwrites its line: only what stands last was meant to stay.
+    // Progress displays overwrite their line with a carriage return: only the last version counts.
     let shown = output.lines().map(|line| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default());
     shown.map(clean).filter(|line| !line.trim().is_empty()).collect()
 }
 
-/// One line as it can be shown and sent.
+/// Makes one line safe to show and send.
 pub(super) fn clean(line: &str) -> String {
     let mut plain = without_passwords(&safe(line));
     plain.truncate(plain.floor_char_boundary(MAX_LINE_BYTES));
@@ -171,7 +168,7 @@ pub(super) fn clean(line: &str) -> String {
     plain
 }
 
-/// Leaves out what stands before the `@` of a URL: git repeats the whole URL when it cannot reach it.
+/// Removes the credentials of URLs: git repeats the whole URL when it cannot reach it.
 fn without_passwords(line: &str) -> String {
     let mut parts = line.split("://");
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -218,7 +215,7 @@ error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connec
             let (error, why) = refused_fetch(&clean_lines(output));
             format!("{error}: {why}")
         };
-        // As Nix 2.26 says it.
+        // The output of Nix 2.26.
         insta::assert_snapshot!(refused("these 2 paths will be fetched (0.00 MiB download, 0.00 MiB unpacked):\n  /nix/store/k-dep\n  /nix/store/v-nixos\nwarning: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'");
         insta::assert_snapshot!(refused("copying path '/nix/store/v-nixos' from 'http://h'...\nerror: hash mismatch importing path '/nix/store/v-nixos';\n         specified: sha256:0w\n         got:       sha256:0k\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: hash mismatch importing path '/nix/store/v-nixos';");
         insta::assert_snapshot!(refused("copying path '/nix/store/v-archive (x' from 'http://h'...\nerror: Failed to open archive (Lzma library error: Corrupted input data)\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: Failed to open archive (Lzma library error: Corrupted input data)");

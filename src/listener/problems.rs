@@ -1,4 +1,4 @@
-//! What the host lacks or found wrong: told in the log when it begins, and in each roll call while it lasts.
+//! Problems of the host, such as a missing program: logged when they begin, and listed in discovery answers.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,13 +17,13 @@ use crate::text::safe;
 const PROGRAMS: [(ProblemKind, &str); 3] =
     [(ProblemKind::NoNixosRebuild, "nixos-rebuild"), (ProblemKind::NoNix, "nix"), (ProblemKind::NoGit, "git")];
 
-/// How soon a flake is asked again that could not be asked.
+/// The interval at which an unreachable flake is tried again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_mins(10);
 
-/// A request is wanted for minutes. One that expires at a time further from now was made by another clock.
+/// The plausible range of a request's expiry. Requests live for minutes; other values come from another clock.
 const CLOCKS_DIFFER: [SignedDuration; 2] = [SignedDuration::from_mins(2), SignedDuration::from_hours(24)];
 
-/// A kind of problem. The first ones are told first, where there are more than fit.
+/// The kinds of problems, in the order in which an answer lists them if they do not all fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ProblemKind {
     MayNotAnswer,
@@ -37,7 +37,6 @@ pub(super) enum ProblemKind {
 }
 
 impl ProblemKind {
-    /// The kind as the wire spells it.
     const fn code(self) -> &'static str {
         match self {
             Self::MayNotAnswer => "may_not_answer",
@@ -54,17 +53,14 @@ impl ProblemKind {
 
 #[derive(Debug, Default)]
 pub(super) struct Problems {
-    /// What each of them is about, where one kind can be there more than once, and the text of it.
+    /// The messages, by kind and, where a kind can occur more than once, subject.
     known: BTreeMap<(ProblemKind, String), String>,
 }
 
 impl Problems {
-    pub(super) fn found(&mut self, kind: ProblemKind, message: impl Into<String>) {
-        self.found_with(kind, "", message);
-    }
-
-    pub(super) fn found_with(&mut self, kind: ProblemKind, what: &str, message: impl Into<String>) {
-        let message = safe(&message.into());
+    /// Adds a problem, or changes its message. `what` tells several of one kind apart.
+    pub(super) fn found(&mut self, kind: ProblemKind, what: &str, message: &str) {
+        let message = safe(message);
         let known = self.known.entry((kind, what.to_owned())).or_default();
         if *known != message {
             tracing::warn!(problem = kind.code(), "{message}");
@@ -72,7 +68,7 @@ impl Problems {
         }
     }
 
-    /// There is no such problem any more, with whatever it was.
+    /// Removes all problems of this kind.
     pub(super) fn solved(&mut self, kind: ProblemKind) {
         self.known.retain(|(known, _), _| *known != kind);
     }
@@ -83,7 +79,7 @@ impl Problems {
     }
 }
 
-/// What is missing here for deployments of this flake, in words.
+/// Returns what this machine lacks for deployments of this flake.
 pub async fn missing(flake: &FlakeUrl) -> Vec<String> {
     let mut problems = Problems::default();
     look_for_programs(flake, &mut problems);
@@ -97,17 +93,17 @@ pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
         let is_needed = kind != ProblemKind::NoGit || flake.git_remote().is_some();
         let mut places = env::split_paths(&path).map(|folder| folder.join(program));
         if is_needed && !places.any(|file| file.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0)) {
-            problems
-                .found(kind, format!("{program} is not on the PATH of the listener: add it to the path of its unit"));
+            let message = format!("{program} is not on the PATH of the listener: add it to the path of its unit");
+            problems.found(kind, "", &message);
         }
     }
 }
 
-/// Asks where the flake is from, and returns why that fails. Only git is asked: Nix would fetch the whole flake.
+/// Tries to reach the flake's repository; returns why that fails. Only git is asked: Nix would fetch the whole flake.
 pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
     sleep(after).await;
     flake.git_remote()?;
-    // Any name does: that there is no such branch is an answer, too.
+    // Any name will do: `no such branch` is an answer, too.
     let revision: Revision = "main".parse().ok()?;
     let why = match lookup::commit_of(&revision, &flake).await {
         Ok(_) | Err(LookupError::NoSuchRef { .. }) => return None,
@@ -118,7 +114,7 @@ pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
     Some(clean(&format!("the flake cannot be asked: {why} (git, {})", flake.public())))
 }
 
-/// Compares the clock of this host with that of a deployer, by when its request expires.
+/// Compares the host's clock with the operator's, by the expiry of a request.
 pub(super) fn compare_clocks(expires_at: Timestamp, now: Timestamp, problems: &mut Problems) {
     let [past, future] = CLOCKS_DIFFER;
     let ahead = expires_at.duration_since(now);
@@ -128,7 +124,7 @@ pub(super) fn compare_clocks(expires_at: Timestamp, now: Timestamp, problems: &m
         let message = format!(
             "the clock here, which shows {now:.0}, is some {by:#} {way} that of a deployer: one of the two is wrong"
         );
-        problems.found(ProblemKind::Clock, message);
+        problems.found(ProblemKind::Clock, "", &message);
     } else {
         problems.solved(ProblemKind::Clock);
     }
@@ -142,9 +138,9 @@ mod tests {
     #[test]
     fn problems_are_told_while_they_last_in_few_and_clean_words() {
         let mut problems = Problems::default();
-        problems.found(ProblemKind::Clock, "the clock is \x1b[31mwrong\x1b[0m");
+        problems.found(ProblemKind::Clock, "", "the clock is \x1b[31mwrong\x1b[0m");
         for number in 0..20 {
-            problems.found_with(ProblemKind::CannotHear, &number.to_string(), "x".repeat(1_000));
+            problems.found(ProblemKind::CannotHear, &number.to_string(), &"x".repeat(1_000));
         }
         let told = problems.told();
         assert_eq!(told.len(), MAX_PROBLEMS);

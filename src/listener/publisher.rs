@@ -1,4 +1,4 @@
-//! Answering, and what the server lets the listener's key publish: the listener tries that after each connect.
+//! Publishes answers, and probes after each connect which subjects the server lets the listener's key publish on.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,19 +12,19 @@ use super::state_dir::Undelivered;
 use crate::bus::{Operation, Renewal, Violation};
 use crate::protocol::{HostName, Place, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
-/// How long it may take until all that was said is on its way.
+/// The time limit for flushing published messages.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long it is waited at first, and at most, before it is looked again whether the server has said something.
+/// The first and the longest interval between two looks for a sign of life from the server.
 const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(1)];
 
-/// How long the outcome is waited for where the server does not show that it has read all that was tried.
+/// The time limit of a trial if the server does not show that it has read all of it.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long the client takes at most to hand on what it has read: refusals come another way than messages.
+/// The time in which the client hands on what it has read: violations arrive as events and not as messages.
 const HANDED_ON_WITHIN: Duration = Duration::from_millis(20);
 
-/// Says what there is to say while it can be heard.
+/// Publishes while there is a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Publisher {
     pub(super) client: Client,
@@ -34,10 +34,8 @@ pub(super) struct Publisher {
     pub(super) instance: Uuid,
     /// A subject that the listener may subscribe to.
     permitted: Subject,
-    /// What the server lets it publish, as far as is known.
     pub(super) rights: Rights,
-    /// Whether the connection stands. While it does not, nothing is published: the client would keep it and send it at
-    /// some later time, when another state is true.
+    /// Whether there is a connection. Without one nothing is published: the client would send it later, outdated.
     pub(super) connected: bool,
 }
 
@@ -47,7 +45,7 @@ impl Publisher {
             client,
             renewal,
             tier: config.tier,
-            host: config.hostname.clone(),
+            host: config.run.host.clone(),
             instance,
             permitted: config.discover_subject.clone(),
             rights: Rights::UNKNOWN,
@@ -55,16 +53,25 @@ impl Publisher {
         }
     }
 
-    /// Tries what the server lets this listener publish. It hears the end of that on `echo`.
+    /// Begins a trial of the listener's permissions. The last message is sent below the host's own prefix, where nobody
+    /// listens. The server reports that on `echo`, after all violations.
     pub(super) async fn try_rights(&self, echo: &Subject) -> Trial {
-        Trial::begin(&self.client, self.tier, &self.host, echo).await
+        let token = Uuid::new_v4;
+        let own = ReplySubject::of_host(self.tier, &self.host, &token().to_string());
+        let shared = ReplySubject::single(token());
+        let others = Replies::of(RolloutId::from(token())).of_probe(self.tier, token());
+        for subject in [&shared, &others] {
+            self.client.publish(subject.to_string(), Vec::new().into()).await.ok();
+        }
+        self.client.publish_with_reply(own.to_string(), echo.to_string(), Vec::new().into()).await.ok();
+        Trial::of(own, shared, others)
     }
 
     pub(super) fn place(&self, subject: &ReplySubject) -> Place {
         subject.place(self.tier, &self.host)
     }
 
-    /// Whether an answer there is this host's to give, and the server passes it on as far as is known.
+    /// Whether an answer on this subject is this host's to give, and permitted as far as is known.
     pub(super) fn may_answer(&self, subject: &ReplySubject) -> bool {
         self.rights.allow(self.place(subject))
     }
@@ -80,7 +87,7 @@ impl Publisher {
         self.send(to, response.to_bytes(self.client.max_payload())).await;
     }
 
-    /// Publishes an answer, but never below the prefix of another host, whatever was asked for.
+    /// Publishes an answer, but never below the prefix of another host, whatever the request says.
     pub(super) async fn publish(&self, to: &ReplySubject, message: Vec<u8>) {
         if self.may_answer(to) {
             self.send(to, message).await;
@@ -96,7 +103,7 @@ impl Publisher {
         }
     }
 
-    /// Leaves the connection, and makes another one. Until that stands nothing is said.
+    /// Replaces the connection. Nothing is published until the new one is up.
     pub(super) async fn connect_anew(&mut self) {
         match self.renewal.connect_anew().await {
             Ok(()) => self.connected = false,
@@ -110,12 +117,12 @@ impl Publisher {
         }
     }
 
-    /// Says how these runs ended, and waits until the server has it or the connection is another one. Returns whether the
-    /// server has it for certain.
+    /// Publishes the final responses of these runs, and waits until the server has them or the connection is replaced.
+    /// Returns whether the server certainly has them.
     ///
-    /// That it was sent is not enough: when the network went away, with the very switch that is to be told of, whole
-    /// minutes of messages fit into the buffers of a dead connection. The server handles what it receives in order, so
-    /// what comes from it after it was asked for a sign of life tells that it has read all that was said before.
+    /// Sending alone proves nothing: when a switch breaks the network, minutes of messages fit into the buffers of the
+    /// dead connection. The server handles its input in order, so its answer to a later ping proves that it has read
+    /// the rest.
     pub(super) async fn deliver(&self, undelivered: &[Undelivered]) -> bool {
         let connection = self.connection();
         for Undelivered { reply_to, response, .. } in undelivered {
@@ -142,8 +149,8 @@ impl Publisher {
         false
     }
 
-    /// Makes the client send a ping, which it has no call for: it does so when a subscription is drained. Returns whether the
-    /// client still takes commands.
+    /// Makes the client send a ping, as it does to drain a subscription. Returns whether the client still takes
+    /// commands.
     async fn ask_for_a_sign_of_life(&self) -> bool {
         match self.client.subscribe(self.permitted.to_string()).await {
             Ok(mut subscription) => subscription.drain().await.is_ok(),
@@ -151,7 +158,7 @@ impl Publisher {
         }
     }
 
-    /// Which connection it is, counted from the first.
+    /// Returns the number of the connection, counted from the first.
     fn connection(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
@@ -170,9 +177,9 @@ pub(super) enum May {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rights {
-    /// Below its own prefix.
+    /// Below the host's own prefix.
     pub(super) own: May,
-    /// On a single token, as the first listeners do.
+    /// On a single token, as listeners of the predecessor do.
     pub(super) shared: May,
     /// Below the prefix of another host.
     pub(super) others: May,
@@ -181,7 +188,6 @@ pub(super) struct Rights {
 impl Rights {
     pub(super) const UNKNOWN: Self = Self { own: May::Unknown, shared: May::Unknown, others: May::Unknown };
 
-    /// Whether an answer may go there, as far as is known.
     pub(super) fn allow(self, place: Place) -> bool {
         let may = match place {
             Place::Own => self.own,
@@ -193,69 +199,49 @@ impl Rights {
     }
 }
 
-/// Messages without content are on their way, one to each kind of place.
+/// A trial of the permissions: one empty message to each kind of subject.
 #[derive(Debug)]
 pub(super) struct Trial {
-    own: ReplySubject,
-    shared: ReplySubject,
-    others: ReplySubject,
-    refused: Rights,
-    /// Whether something may have been refused without a word of it coming through.
+    /// Subjects below the host's own prefix, of a single token, and below another host's: permitted unless refused.
+    tried: [(ReplySubject, May); 3],
+    /// Whether a violation may have been lost.
     pub(super) muddled: bool,
     pub(super) over_at: Instant,
 }
 
 impl Trial {
-    /// Tries it. The server says last that nobody hears what was sent below the own prefix, on `echo`, which the listener
-    /// hears: by then it has said all that it refuses.
-    async fn begin(client: &Client, tier: Tier, host: &HostName, echo: &Subject) -> Self {
-        let token = Uuid::new_v4;
-        let trial = Self {
-            own: ReplySubject::of_host(tier, host, &token().to_string()),
-            shared: ReplySubject::single(token()),
-            others: Replies::of(RolloutId::from(token())).of_probe(tier, token()),
-            refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
-            muddled: false,
-            over_at: Instant::now() + KNOWN_WITHIN,
-        };
-        for subject in [&trial.shared, &trial.others] {
-            client.publish(subject.to_string(), Vec::new().into()).await.ok();
-        }
-        client.publish_with_reply(trial.own.to_string(), echo.to_string(), Vec::new().into()).await.ok();
-        trial
+    fn of(own: ReplySubject, shared: ReplySubject, others: ReplySubject) -> Self {
+        let tried = [own, shared, others].map(|subject| (subject, May::Yes));
+        Self { tried, muddled: false, over_at: Instant::now() + KNOWN_WITHIN }
     }
 
-    /// The server refused something; whether it was part of this.
+    /// Records a violation, and returns whether it belongs to the trial.
     pub(super) fn refused(&mut self, violation: &Violation) -> bool {
-        if violation.operation != Operation::Publish {
+        let mut tried = self.tried.iter_mut().enumerate().filter(|_| violation.operation == Operation::Publish);
+        let Some((place, (_, may))) = tried.find(|(_, (subject, _))| violation.subject == subject.as_str()) else {
             return false;
+        };
+        *may = May::No;
+        if place == 0 {
+            // The subject that was tried last.
+            self.over_at = Instant::now() + HANDED_ON_WITHIN;
         }
-        let Rights { own, shared, others } = &mut self.refused;
-        for (subject, may) in [(&self.own, own), (&self.shared, shared), (&self.others, others)] {
-            if violation.subject == subject.as_str() {
-                *may = May::No;
-                if subject == &self.own {
-                    // The last one that was sent.
-                    self.over_at = Instant::now() + HANDED_ON_WITHIN;
-                }
-                return true;
-            }
-        }
-        false
+        true
     }
 
-    /// The server has read all of it.
+    /// Notes that the server has read all of the trial.
     pub(super) fn read(&mut self) {
         self.over_at = self.over_at.min(Instant::now() + HANDED_ON_WITHIN);
     }
 
-    /// What was found out, where before it was so.
+    /// Returns the permissions, given those that were known before.
     pub(super) fn outcome(&self, before: Rights) -> Rights {
         let known = |found: May, before: May| if found == May::Yes && self.muddled { before } else { found };
+        let [own, shared, others] = self.tried.each_ref().map(|(_, found)| *found);
         Rights {
-            own: known(self.refused.own, before.own),
-            shared: known(self.refused.shared, before.shared),
-            others: known(self.refused.others, before.others),
+            own: known(own, before.own),
+            shared: known(shared, before.shared),
+            others: known(others, before.others),
         }
     }
 }
@@ -265,14 +251,9 @@ mod tests {
     use super::*;
 
     fn trial() -> Trial {
-        Trial {
-            own: "deploy.responses.prod.ns1.a".parse().unwrap(),
-            shared: "deploy.responses.b".parse().unwrap(),
-            others: "deploy.responses.prod.c.d.probe".parse().unwrap(),
-            refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
-            muddled: false,
-            over_at: Instant::now() + KNOWN_WITHIN,
-        }
+        let [own, shared, others] =
+            ["prod.ns1.a", "b", "prod.c.d.probe"].map(|place| format!("deploy.responses.{place}").parse().unwrap());
+        Trial::of(own, shared, others)
     }
 
     fn refusal(subject: &str) -> Violation {

@@ -1,4 +1,4 @@
-//! A run from the listener's side: begun here, supervised elsewhere, concluded here.
+//! A run from the listener's side: begins it, watches its files, and concludes it.
 
 use std::fs::File;
 use std::io;
@@ -14,52 +14,55 @@ use crate::clock;
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, ErrorCode, Phase, Response, Status};
 
-/// How often it is looked how far a run is.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long a run without result may be in nobody's hands. Its supervisor may be about to start, and after a violent
-/// end systemd still has to say what it saw.
+/// The time for which a run without result may be unlocked. Its supervisor may be about to start, and after a kill
+/// systemd still has to report the unit's end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A run that goes on, as its files show it.
+/// A watcher of the files of a run that is going.
 #[derive(Debug)]
 pub(super) struct Watcher {
     dir: RunDir,
-    /// What it was at when it was last looked at.
     pub(super) phase: Phase,
-    /// Since when nobody has the run in hand.
+    /// The time since which nobody holds the lock.
     abandoned: Option<Instant>,
 }
 
 #[derive(Debug)]
 pub(super) enum RunEvent {
+    /// The run goes on, in another phase.
     Phase(Watcher),
     Finished(Finished),
+    /// The final response is kept, and has to be delivered.
+    Concluded(Box<Response>),
 }
 
-/// That a run is over, or was never begun. As long as this exists, no process that comes too late takes it in hand.
+/// Proof that a run is over or was never begun. It holds the lock, so that a late supervisor does nothing.
 #[derive(Debug)]
 pub(super) struct Finished {
     _lock: Option<File>,
 }
 
-/// Makes the run durable, and then begins it. Blocks. An error is what is told of a run that could not be begun.
-pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watcher, Box<Response>> {
-    // The lock is given back before the launch: from there on it is the supervisor's.
+/// Makes the run durable, and then starts its supervisor. Blocks.
+pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> RunEvent {
+    // The lock is released before the launch, as the supervisor takes it.
     let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
-    let Err(error) = begun else { return Ok(Watcher::new(dir.clone())) };
+    let Err(error) = begun else { return RunEvent::Phase(Watcher::new(dir.clone())) };
     let _lock = match dir.lock() {
-        // The supervisor has taken the run anyway.
-        Err(held) if held.kind() == io::ErrorKind::WouldBlock => return Ok(Watcher::new(dir.clone())),
+        // The supervisor runs in spite of the error.
+        Err(held) if held.kind() == io::ErrorKind::WouldBlock => {
+            return RunEvent::Phase(Watcher::new(dir.clone()));
+        }
         lock => lock,
     };
     let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {error}"));
     let response = compose(spec, verdict);
     keep(dir, &response);
-    Err(Box::new(response))
+    RunEvent::Concluded(Box::new(response))
 }
 
-/// Whether a run from before is over, as far as that can be told at once.
+/// Returns whether an earlier run is over, as far as the files tell at once.
 pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Finished> {
     ended(dir).or_else(|| {
         let lock = rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
@@ -67,8 +70,8 @@ pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<F
     })
 }
 
-/// Whether someone has said that the run ended. Then nobody is waited for who still has the lock: that may be a process
-/// which the program left behind on purpose.
+/// Returns whether the supervisor or systemd has reported the end. Processes that still hold the lock are not waited
+/// for: the program may have left them behind on purpose.
 fn ended(dir: &RunDir) -> Option<Finished> {
     dir.has_ended().then(|| Finished { _lock: dir.lock().ok() })
 }
@@ -92,7 +95,7 @@ impl Watcher {
         }
     }
 
-    /// Whether nobody has had the run in hand for long enough.
+    /// Returns whether nobody has held the lock for long enough.
     fn lost(&mut self) -> Option<Finished> {
         let Ok(lock) = self.dir.lock() else {
             self.abandoned = None;
@@ -103,8 +106,8 @@ impl Watcher {
     }
 }
 
-/// Composes and stores the final response of a run. `deployed` is the last deployment by this listener; it tells the previous commit
-/// of a system that does not know its own, unless somebody has switched the host since.
+/// Composes and keeps the final response of a run that is over. `deployed` is the last deployment by this listener. It
+/// tells the previous commit of a system that does not know its own, unless somebody has switched the host since.
 pub(super) fn conclude(
     _over: &Finished,
     dir: &RunDir,
@@ -152,13 +155,13 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
         reboot_required: verdict.reboot_required,
         rolled_back: verdict.rolled_back,
         failed_units: verdict.failed_units,
-        ..Response::new(spec.host.clone(), verdict.status, verdict.message)
+        ..Response::new(spec.settings.host.clone(), verdict.status, verdict.message)
     }
 }
 
 fn keep(dir: &RunDir, response: &Response) {
     if let Err(error) = dir.keep(files::FINAL, response) {
-        // It is told anyway; only a listener that starts anew would not know it.
+        // The response is delivered anyway; only a restarted listener would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
     }
     for tidied in [dir.settle(), dir.remove_environment(), dir.forget_built()] {
@@ -168,7 +171,7 @@ fn keep(dir: &RunDir, response: &Response) {
     }
 }
 
-/// Why there is no result, in words: by the last phase that was noted, the boot as of now, and the end of the unit.
+/// Explains a missing result by the last phase, the current boot and the unit's end.
 fn explain(spec: &Spec, phase: Phase, boot_id: Option<&str>, unit: Option<&UnitEnd>) -> String {
     let doing = spec.doing(phase);
     match unit {
@@ -182,13 +185,13 @@ fn explain(spec: &Spec, phase: Phase, boot_id: Option<&str>, unit: Option<&UnitE
             )
         }
         Some(UnitEnd { status, .. }) => format!("signal {status} ended the process over the run while {doing}"),
-        // What the phase was is not durable.
+        // The phase is not durable.
         None if rebooted(spec, boot_id) => "the host rebooted in the middle of the run".to_owned(),
         None => format!("the run was ended from outside while {doing}, and left no result"),
     }
 }
 
-/// Whether the run is of an earlier boot, and so cannot go on. Unknown is no.
+/// Whether the run belongs to an earlier boot. If that is unknown, it does not.
 fn rebooted(spec: &Spec, boot_id: Option<&str>) -> bool {
     spec.boot_id.as_deref().zip(boot_id).is_some_and(|(then, now)| then != now)
 }
@@ -199,9 +202,8 @@ mod tests {
 
     use super::*;
     use crate::listener::history::RequestHistory;
-    use crate::listener::host::System;
     use crate::listener::run::tests::{give_back, spec};
-    use crate::listener::snapshot::SystemSnapshot;
+    use crate::listener::snapshot::{System, SystemSnapshot};
 
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
@@ -271,8 +273,10 @@ mod tests {
                 dir.note(files::BEFORE, &SystemSnapshot { current, ..SystemSnapshot::default() }).unwrap();
             }
             let over = Finished { _lock: None };
-            let deployed = history.last_deployed.as_ref();
-            conclude(&over, &dir, &spec("r-1"), None, deployed).previous_revision.map(|commit| commit.to_string())
+            let deployed = history.last_deployed();
+            conclude(&over, &dir, &spec("r-1"), None, deployed.as_ref())
+                .previous_revision
+                .map(|commit| commit.to_string())
         };
         assert_eq!(previous(Some("/nix/store/ours")).as_deref(), Some(COMMIT));
         assert_eq!(previous(Some("/nix/store/by-hand")), None);

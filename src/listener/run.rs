@@ -1,33 +1,29 @@
-//! A run in files. The listener writes down what to do, the supervisor how far it is and how it ended.
+//! A run in files. The listener writes down the order, the supervisor the progress and the result.
 
 mod dir;
 pub(super) mod files;
-mod page;
-
-use std::path::PathBuf;
-use std::time::Duration;
+mod output;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
-pub(super) use self::dir::TAIL_BYTES;
-pub(super) use self::files::{OutputPart, prepare_spares};
-pub(super) use self::page::OutputPage;
-use super::config::{Config, RebuildFlag, SystemKey, UserUnits};
+pub(super) use self::dir::name_of;
+pub(super) use self::files::prepare_spares;
+pub(super) use self::output::{OutputPage, OutputWriter, TAIL_BYTES};
+use super::config::RunSettings;
 use super::output::clean;
 use super::snapshot::SystemSnapshot;
 use crate::protocol::{
-    Action, BusyWith, Commit, ErrorCode, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId,
-    Revision, Status, SystemPath,
+    Action, BusyWith, Commit, ErrorCode, Phase, ReplySubject, Request, RequestId, Revision, Status, SystemPath,
 };
 
-/// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
-const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
+/// The longest confirmation timeout, in seconds: while it waits, the host takes no other request.
+const LONGEST_CONFIRMATION: u64 = 60 * 60;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
-    /// What makes two deliveries the same request.
+    /// Two deliveries with the same key are the same request.
     pub key: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
@@ -37,51 +33,34 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     pub accepted_at: Timestamp,
-    /// Its place in the order of the runs of this host, which no clock that is put right changes.
+    /// Its place in the order of this host's runs, which does not depend on the clock.
     #[serde(default)]
     pub number: u64,
-    /// The boot of the machine in which it was accepted.
+    /// The boot in which the request was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    pub flake: FlakeUrl,
-    pub host: HostName,
-    /// The name of its configuration in the flake, where it is not that of the host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attr: Option<FlakeAttr>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rebuild_flags: Vec<RebuildFlag>,
-    /// The system that is deployed, where it was built elsewhere: then nothing is evaluated or built here.
+    #[serde(flatten)]
+    pub settings: RunSettings,
+    /// The system to deploy if it was built elsewhere: then nothing is evaluated or built here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemPath>,
-    /// The keys one of which has signed that system.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub system_keys: Vec<SystemKey>,
-    pub root: PathBuf,
-    /// How long the host waits to be confirmed once it has activated what was asked for, in milliseconds; then, and when
-    /// that fails, it returns to what it ran before. Without it the host stays as it is.
+    /// The time that the host waits for a confirmation after the activation, in milliseconds. Without a confirmation,
+    /// or after a failure, it rolls back. If absent, the host stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_timeout_ms: Option<u64>,
-    /// Instead of a deployment: what the host is to return to.
+    /// The target of a rollback; absent for a deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub return_to: Option<Box<RollbackTarget>>,
-    /// What becomes of it when units of a user fail.
-    #[serde(default)]
-    pub user_units: UserUnits,
-    /// How long it may take, in milliseconds.
-    pub timeout_ms: u64,
-    /// How long it may take to end after it was asked to, in milliseconds.
-    pub grace_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackTarget {
-    /// The run before which it was so.
+    /// The run whose previous state is the target.
     pub run: String,
     pub facts: SystemSnapshot,
-    /// The commit that ran then, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
-    /// The system that the run brought, where that is known. What somebody else has put in its place is not undone.
+    /// The system that the run deployed, if known. If somebody else has replaced it, the replacement stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<String>,
 }
@@ -91,7 +70,7 @@ pub struct RunResult {
     pub verdict: Verdict,
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
-    /// What was so on the host at that time.
+    /// The state of the host at the end.
     pub after: SystemSnapshot,
     /// The last lines of the output, cleaned: the disk may have had no room for them.
     #[serde(default)]
@@ -105,18 +84,18 @@ pub struct Verdict {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorCode>,
     pub message: String,
-    /// Whether what was deployed takes effect only after a reboot; unknown where nothing can be compared.
+    /// Whether the deployment takes effect only after a reboot; absent if nothing can be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot_required: Option<bool>,
     /// The units that failed because of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
-    /// Whether the host returned to what it ran before; `false` when it tried and could not.
+    /// Whether the host rolled back; `false` if it tried and failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back: Option<bool>,
 }
 
-/// How the unit of a run ended, in the words that systemd has for its `ExecStopPost=`.
+/// The end of a run's unit, as systemd passes it to `ExecStopPost=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitEnd {
     /// `$SERVICE_RESULT`: `success`, `signal`, `oom-kill` and so on.
@@ -128,39 +107,24 @@ pub struct UnitEnd {
 }
 
 impl Spec {
-    pub(super) fn new(request: Request, config: &Config, accepted_at: Timestamp) -> Self {
-        let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
-        let confirm_timeout = confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION));
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    pub(super) fn new(request: Request, settings: &RunSettings, accepted_at: Timestamp) -> Self {
+        let confirm_timeout = request.confirm_timeout_s.map(|seconds| seconds.min(LONGEST_CONFIRMATION));
         Self {
             key: request.key().to_owned(),
             id: request.id,
             reply_to: request.reply_to,
             action: request.action,
             revision: request.revision,
-            // Anyone's text, which is shown to others and logged.
+            // Written by anyone, shown to others and logged.
             operator: request.operator.as_deref().map(clean),
             accepted_at,
             number: 0,
             boot_id: None,
-            flake: config.flake.clone(),
-            host: config.hostname.clone(),
-            attr: config.flake_attr.clone(),
-            rebuild_flags: config.rebuild_flags.clone(),
+            settings: settings.clone(),
             system: request.system,
-            system_keys: config.system_keys.clone(),
-            root: config.root.clone(),
-            confirm_timeout_ms: confirm_timeout.map(milliseconds),
+            confirm_timeout_ms: confirm_timeout.map(|seconds| seconds * 1_000),
             return_to: None,
-            user_units: config.user_units,
-            timeout_ms: milliseconds(config.timeout),
-            grace_ms: milliseconds(config.grace),
         }
-    }
-
-    /// The name of the host's configuration in `nixosConfigurations`.
-    pub(super) fn configuration(&self) -> &str {
-        self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
     }
 
     pub(super) const fn doing(&self, phase: Phase) -> &'static str {
@@ -170,7 +134,7 @@ impl Spec {
         }
     }
 
-    /// The run as the reason why another one is refused.
+    /// Returns the run as the reason why the host is busy.
     pub(super) fn holder(&self) -> BusyWith {
         BusyWith { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
     }
@@ -182,7 +146,7 @@ impl Verdict {
         Self { status: Status::Completed, error, message, reboot_required, failed_units: Vec::new(), rolled_back }
     }
 
-    /// The same, and something more to say of it.
+    /// Appends something to the message.
     pub(super) fn with(mut self, addition: &str) -> Self {
         self.message.push_str("; ");
         self.message.push_str(addition);

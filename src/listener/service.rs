@@ -1,9 +1,8 @@
-//! The loop that serves NATS: one input after another, and nothing in between that takes long.
+//! The loop that serves NATS: it handles one input after another, and none of them takes long.
 
 mod course;
 mod link;
-mod log;
-mod roll_call;
+mod questions;
 
 use std::mem;
 use std::pin::Pin;
@@ -15,13 +14,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-use self::course::{Stage, Step};
-use self::roll_call::RollCalls;
+use self::course::Step;
+use self::questions::{READERS, RollCalls};
 use super::ListenerError;
 use super::admission::{Decision, Refusal, addressed, decide};
 use super::config::Config;
-use super::history::RequestHistory;
-use super::host::{Host, System, instance};
+use super::history::{RequestHistory, Stage};
+use super::host::{Host, instance};
 use super::inbox::{Allowance, Inbox, Letter};
 use super::launch::Launcher;
 use super::metrics::Metrics;
@@ -29,6 +28,7 @@ use super::problems::{Problems, compare_clocks, look_for_programs};
 use super::publisher::{Publisher, Trial};
 use super::rebuild;
 use super::run::{RollbackTarget, Spec, files};
+use super::snapshot::System;
 use super::state_dir::{RecoveredState, StateDir, Undelivered};
 use super::watchdog::Watchdog;
 use crate::bus::{Events, Lockout, Renewal};
@@ -37,26 +37,25 @@ use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
 use crate::text::safe;
 
-/// How old a final may be to be told again after the connection was lost.
+/// The age up to which a final response is repeated after the connection was lost.
 const REPEAT_FINAL_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
-/// How often a run is told of that waits to be confirmed.
+/// The heartbeat interval of a run that waits for its confirmation.
 const ASK_FOR_CONFIRMATION: Duration = Duration::from_secs(2);
 
-/// How long a listener that is told to stop waits for the server to have the end of a run; the next one tells it again.
+/// The time that a stopping listener waits for the delivery of final responses; the next one delivers them otherwise.
 const DELIVER_WITHIN: Duration = Duration::from_secs(2);
 
-/// How many answers to requests that are not run are given at once, and how soon another one is. They cost a deployer
-/// nothing, and it asks again where it hears nothing.
+/// The rate limit of answers to requests that are not run. An operator that hears nothing asks again.
 const ANSWERS: (u32, Duration) = (100, Duration::from_millis(50));
 
-/// How many lines about messages of others are logged at once, and how soon another one is.
+/// The rate limit of log lines that others can cause.
 const LINES: (u32, Duration) = (50, Duration::from_secs(5));
 
-/// How long the reason may be why a request is not run, in bytes.
+/// The longest reason in a rejection, in bytes.
 const REASON_BYTES: usize = 1_000;
 
-/// What a host says that is to fetch a system and trusts nobody to have built it.
+/// The rejection of a system by a host without trusted keys.
 const NO_KEY: &str = "this host takes no systems that were built elsewhere: for that, its configuration names a key that signs them \
     (services.homelab-deploy.listener.systems.trustedKeys, or --system-key of the listener)";
 
@@ -67,14 +66,14 @@ pub(super) struct Service {
     publisher: Publisher,
     requests: Inbox,
     questions: Inbox,
-    /// The server has answered by itself.
+    /// Notified when the server itself answers a message.
     echo: Arc<Notify>,
-    /// Since when the server refuses the key.
+    /// The time since which the server refuses the key.
     lockout: Lockout,
-    /// What the server permits is being tried.
+    /// The trial of the permissions, while it lasts.
     trial: Option<Trial>,
     roll_calls: RollCalls,
-    /// The places of those who read logs.
+    /// The permits of log readers.
     log_readers: Arc<Semaphore>,
     problems: Problems,
     answers: Allowance,
@@ -84,46 +83,38 @@ pub(super) struct Service {
     launcher: Launcher,
     host: Host,
     boot_id: Option<String>,
-    /// The ends of runs that the server does not have yet.
+    /// The final responses that the server does not have yet.
     undelivered: Vec<Undelivered>,
-    /// Whether some of them are on their way. One batch at a time: the next one may be the same again.
+    /// Whether a batch of them is on its way. One at a time: the next one may contain the same.
     delivering: bool,
-    /// The last system that was asked, and the commit that it says it is of.
+    /// The last system that was asked for its commit, and the answer.
     said: Option<(System, Option<Commit>)>,
     watchdog: Watchdog,
     metrics: watch::Sender<Metrics>,
-    stage: Stage,
     steps: JoinSet<Step>,
     heartbeat: Interval,
 }
 
-#[derive(Debug)]
-pub(super) struct Past {
-    pub(super) state_dir: StateDir,
-    pub(super) history: RequestHistory,
-    pub(super) recovered: RecoveredState,
-}
-
 impl Service {
-    /// A service that knows what was found on disk; runs that go on are watched, those that are over concluded.
+    /// Creates the service from the state on disk: it watches runs that go on, and concludes those that are over.
     pub(super) fn new(
         config: Config,
         (client, renewal): (Client, Renewal),
-        Past { state_dir, history, recovered }: Past,
+        RecoveredState { state_dir, history, undelivered, unfinished }: RecoveredState,
         watchdog: Watchdog,
         metrics: watch::Sender<Metrics>,
     ) -> Self {
-        let host = Host::new(config.root.clone());
+        let host = Host::new(config.run.root.clone());
         let boot_id = host.boot_id();
         let instance = match &config.runtime_dir {
-            // It is emptied at each boot.
+            // systemd empties this folder at each boot.
             Some(folder) => instance(folder, Some("")),
             None => instance(&config.state_dir, boot_id.as_deref()),
         };
         let echo = Arc::new(Notify::new());
         let mut service = Self {
             history,
-            heartbeat: heartbeat(config.heartbeat),
+            heartbeat: heartbeat(&config, Phase::Resolve),
             publisher: Publisher::new(client, renewal, &config, instance),
             requests: Inbox::new(echo.clone()),
             questions: Inbox::new(echo.clone()),
@@ -131,24 +122,23 @@ impl Service {
             lockout: Lockout::default(),
             trial: None,
             roll_calls: RollCalls::default(),
-            log_readers: Arc::new(Semaphore::new(log::READERS)),
+            log_readers: Arc::new(Semaphore::new(READERS)),
             problems: Problems::default(),
             answers: Allowance::new(ANSWERS.0, ANSWERS.1),
             lines: Allowance::new(LINES.0, LINES.1),
             launcher: Launcher::new(config.supervisor.clone(), &host),
             host,
             boot_id,
-            undelivered: recovered.undelivered,
+            undelivered,
             delivering: false,
             said: None,
             watchdog,
             metrics,
-            stage: Stage::Idle,
             steps: JoinSet::new(),
             config,
             state_dir,
         };
-        for (dir, spec) in recovered.unfinished {
+        for (dir, spec) in unfinished {
             service.take_up(dir, spec);
         }
         service
@@ -169,9 +159,9 @@ impl Service {
             }
         }
         self.hear_questions().await?;
-        look_for_programs(&self.config.flake, &mut self.problems);
+        look_for_programs(&self.config.run.flake, &mut self.problems);
         self.ask_flake(Duration::ZERO);
-        // The operators that wait may have missed what happened while no listener ran.
+        // Waiting operators may have missed what happened while no listener ran.
         self.tell_progress().await;
         self.deliver();
         self.show();
@@ -182,7 +172,7 @@ impl Service {
                 Some(letter) = self.requests.letters.recv() => self.deploy(&letter).await,
                 Some(letter) = self.questions.letters.recv() => self.discover(letter).await,
                 Some(over) = self.steps.join_next() => self.step(over).await,
-                _ = self.heartbeat.tick(), if self.stage == Stage::Running => self.tell_progress().await,
+                _ = self.heartbeat.tick(), if self.history.stage() == Some(Stage::Running) => self.tell_progress().await,
                 () = self.watchdog.due() => self.watchdog.beat(),
                 Some(event) = events.recv() => if let Err(error) = self.bus(event).await {
                     break Err(error);
@@ -199,7 +189,7 @@ impl Service {
         end
     }
 
-    /// Shows systemd and Prometheus how the listener is.
+    /// Reports the state of the listener to systemd and Prometheus.
     fn show(&mut self) {
         let connected = self.publisher.connected;
         self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.connected, connected) != connected);
@@ -211,7 +201,7 @@ impl Service {
     }
 
     async fn deploy(&mut self, letter: &Letter) {
-        let host = (self.config.tier, &self.config.hostname);
+        let host = (self.config.tier, &self.config.run.host);
         let request = Request::parse(&letter.payload);
         if let Ok(Request { expires_at: Some(at), .. }) = &request {
             compare_clocks(*at, clock::now(), &mut self.problems);
@@ -222,7 +212,9 @@ impl Service {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
                 if self.answers.take().is_some() {
-                    self.remark(|| format!("asked again on {}: {}", shown(reply_to.as_str()), state.status));
+                    if self.lines.take().is_some() {
+                        tracing::info!("asked again on {}: {}", shown(reply_to.as_str()), state.status);
+                    }
                     let state = self.with_phase(state);
                     self.publisher.say(&reply_to, &state).await;
                 }
@@ -237,19 +229,12 @@ impl Service {
         }
     }
 
-    /// Logs something that others bring about as often as they like.
+    /// Logs a warning that others can cause as often as they like.
     fn complain(&mut self, line: impl FnOnce() -> String) {
         match self.lines.take() {
             Some(0) => tracing::warn!("{}", line()),
             Some(more) => tracing::warn!("{} ({more} more lines like this were left out)", line()),
             None => {}
-        }
-    }
-
-    /// The same for what is in order.
-    fn remark(&mut self, line: impl FnOnce() -> String) {
-        if self.lines.take().is_some() {
-            tracing::info!("{}", line());
         }
     }
 
@@ -268,19 +253,18 @@ impl Service {
             }
         };
         self.history.accepted(spec.clone());
-        // Before anything that takes time, so that the operator knows at once that the host has heard.
+        // Before anything slow, so that the operator knows at once that the host has the request.
         self.tell_progress().await;
-        self.stage = Stage::Beginning;
         let (launcher, dir) = (self.launcher.clone(), self.state_dir.run_dir(&spec.key));
-        self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
+        self.steps.spawn_blocking(move || Step::Run(rebuild::begin(&launcher, &dir, &spec)));
     }
 
-    /// The run that a request asks for on this host. The error says why it is refused.
+    /// Returns the run that a request asks for, or why it is refused.
     fn spec(&self, request: Request) -> Result<Spec, (ErrorCode, String)> {
         let returns = request.returns.clone();
-        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config, clock::now()) };
+        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config.run, clock::now()) };
         let Some(run) = returns else {
-            let is_from_anybody = spec.system.is_some() && spec.system_keys.is_empty();
+            let is_from_anybody = spec.system.is_some() && spec.settings.system_keys.is_empty();
             return if is_from_anybody { Err((ErrorCode::Untrusted, NO_KEY.to_owned())) } else { Ok(spec) };
         };
         let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
@@ -293,7 +277,7 @@ impl Service {
         Ok(Spec { action, return_to, ..spec })
     }
 
-    /// Someone heard from the host after its activation, and says so.
+    /// Records the operator's confirmation that it heard from the host after the activation.
     async fn confirm(&mut self, key: &str, reply_to: &ReplySubject, state: Response) {
         let dir = self.state_dir.run_dir(key);
         if dir.phase() == Phase::Confirm && !dir.is_confirmed() {
@@ -314,33 +298,33 @@ impl Service {
         self.complain(|| format!("{refused} is rejected: {error}: {why}"));
         let key = refusal.key().to_owned();
         let mut message = refusal.message;
-        // It may repeat what was asked for.
+        // The message may repeat parts of the request.
         message.truncate(message.floor_char_boundary(REASON_BYTES));
         let response = Response {
             error: Some(refusal.error),
             id: refusal.id,
             at: Some(clock::now()),
             holder: refusal.holder.map(Box::new),
-            ..Response::new(self.config.hostname.clone(), Status::Rejected, message)
+            ..Response::new(self.config.run.host.clone(), Status::Rejected, message)
         };
         self.publisher.say(&refusal.reply_to, &response).await;
         self.history.rejected(key, response);
     }
 
-    /// Reports how far the run is to the operator that asked for it.
+    /// Reports the progress of the current run to its operator.
     async fn tell_progress(&self) {
         if let (Some(current), Some(state)) = (&self.history.current, self.history.current_state(clock::now())) {
             self.publisher.say(&current.spec.reply_to, &self.with_phase(state)).await;
         }
     }
 
-    /// A state of the run with what it is at right now, and the commit as soon as it is known.
+    /// Adds the phase of the current run, and its commit once it is known.
     fn with_phase(&self, state: Response) -> Response {
         match &self.history.current {
             Some(current) if state.status == Status::Started => {
                 let dir = self.state_dir.run_dir(&current.spec.key);
                 let phase = match dir.phase() {
-                    // The operator that hears of this phase confirms, and is answered: once is enough.
+                    // The operator answers this phase with a confirmation; one is enough.
                     Phase::Confirm if dir.is_confirmed() => Phase::Verify,
                     phase => phase,
                 };
@@ -350,10 +334,10 @@ impl Service {
         }
     }
 
-    /// Ends: what is about to be said is said, and a run that goes on is left running.
+    /// Stops: flushes what is about to be published, and leaves a run to its supervisor.
     async fn finish(mut self) {
         self.watchdog.stopping();
-        while matches!(self.stage, Stage::Beginning | Stage::Concluding)
+        while matches!(self.history.stage(), Some(Stage::Beginning | Stage::Concluding))
             && let Some(step) = self.steps.join_next().await
         {
             self.step(step).await;
@@ -372,19 +356,17 @@ impl Service {
     }
 }
 
-/// A text of others as it is logged: clean, and not long.
+/// Cleans and shortens a text of others for the log.
 fn shown(text: &str) -> String {
     let mut shown = safe(text);
     shown.truncate(shown.floor_char_boundary(SHOWN_BYTES));
     shown
 }
 
-/// How often a run is told of that is at this: one that waits to be confirmed has little time.
-fn pace(config: &Config, phase: Phase) -> Duration {
-    if phase == Phase::Confirm { config.heartbeat.min(ASK_FOR_CONFIRMATION) } else { config.heartbeat }
-}
-
-fn heartbeat(every: Duration) -> Interval {
+/// Returns the heartbeat for this phase: an unconfirmed run has little time.
+fn heartbeat(config: &Config, phase: Phase) -> Interval {
+    let most = if phase == Phase::Confirm { ASK_FOR_CONFIRMATION } else { Duration::MAX };
+    let every = config.heartbeat.min(most);
     let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

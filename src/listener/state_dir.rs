@@ -1,4 +1,4 @@
-//! What a listener remembers: one directory for each run.
+//! The state directory of a listener, with one directory for each run.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, TryLockError};
@@ -10,47 +10,43 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::NAMESPACE;
-use super::run::{RunDir, Spec, prepare_spares};
+use super::history::{FINALS, RequestHistory};
+use super::run::{RunDir, Spec, name_of, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{BusyWith, ReplySubject, Response};
 
 const RUNS: &str = "runs";
 
-pub(super) const FINALS: usize = 200;
-
 const OUTPUTS: usize = 20;
 
-/// The state directory, and the one in memory where there is one.
+/// The state directory, and the one in memory if there is one.
 #[derive(Debug)]
 pub(super) struct StateDir {
-    /// Where runs are that were begun since the machine was booted.
+    /// The folder of runs since the last boot.
     live: PathBuf,
-    /// Where runs are kept; the same folder where none is in memory.
+    /// The folder of runs on disk; equal to `live` if there is none in memory.
     kept: PathBuf,
     /// Ended runs, oldest first.
     ended: VecDeque<RunDir>,
-    /// Runs that nobody knows any more what they are.
+    /// Runs whose request cannot be read.
     damaged: Vec<RunDir>,
     number: u64,
-    /// Held as long as this listener lives, so that no other one uses the directory.
+    /// Keeps other listeners from using the directory.
     _lock: File,
 }
 
 #[derive(Debug)]
 pub(super) struct RecoveredState {
-    /// How earlier runs ended, oldest first.
-    pub(super) finals: Vec<(Spec, Response)>,
-    /// The ends of runs that the server may not have been given, oldest first.
+    pub(super) state_dir: StateDir,
+    pub(super) history: RequestHistory,
+    /// Final responses that the server may not have, oldest first.
     pub(super) undelivered: Vec<Undelivered>,
     /// Runs that were not concluded, oldest first.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
-    /// Runs whose request cannot be read, each by what its directory is called, and how it ended if that can be read.
-    pub(super) damaged: Vec<(Uuid, Option<Response>)>,
 }
 
-/// How a run ended, and whom that still has to be told.
+/// A final response that has to be delivered.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Undelivered {
     pub(super) dir: RunDir,
@@ -59,7 +55,7 @@ pub(super) struct Undelivered {
 }
 
 impl Undelivered {
-    /// The server has it: a listener that is started anew need not tell it again.
+    /// Notes that the server has it, so that the next listener does not deliver it again.
     pub(super) fn told(&self) {
         if let Err(error) = self.dir.write_told() {
             tracing::warn!("cannot note that the end of the run in {} was told: {error}", self.dir.path().display());
@@ -72,7 +68,7 @@ pub enum StateError {
     #[error("cannot use the state directory {0}: {1}")]
     #[diagnostic(help("give one that the listener may write to with --state-dir, or StateDirectory= in its unit"))]
     Unusable(PathBuf, #[source] io::Error),
-    /// It cannot be opened, or somebody else may have written it: what is in it is what this host is told to have run.
+    /// The directory cannot be opened, or somebody else may have written what this host would believe to have run.
     #[error("cannot use the state directory: {0}")]
     #[diagnostic(help(
         "give one that nobody but the listener may write to, with --state-dir, or StateDirectory= in its unit; shut this one \
@@ -85,9 +81,13 @@ pub enum StateError {
 }
 
 impl StateDir {
-    /// Opens the state directory, and makes it where it is missing. `runtime_dir` is in memory, and has room whatever fills
-    /// the disk. What cannot be read is reported and left alone.
-    pub(super) fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<(Self, RecoveredState), StateError> {
+    /// Opens the state directory, and creates it if it is missing. `runtime_dir` is in memory, and has room when the
+    /// disk is full. Unreadable runs are logged and left alone.
+    pub(super) fn open(
+        state_dir: &Path,
+        runtime_dir: Option<&Path>,
+        history: RequestHistory,
+    ) -> Result<RecoveredState, StateError> {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
         let kept = runs_in(state_dir)?;
         let live = runtime_dir.map_or_else(|| Ok(kept.clone()), runs_in)?;
@@ -97,14 +97,14 @@ impl StateDir {
             TryLockError::Error(error) => unusable(error),
         })?;
 
-        let mut opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
-        let recovered = opened.recall().map_err(unusable)?;
-        prepare(&opened.kept);
-        Ok((opened, recovered))
+        let opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
+        let recovered = opened.recall(history).map_err(unusable)?;
+        prepare(&recovered.state_dir.kept);
+        Ok(recovered)
     }
 
-    fn recall(&mut self) -> io::Result<RecoveredState> {
-        let (mut ended, mut unfinished, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+    fn recall(mut self, mut history: RequestHistory) -> io::Result<RecoveredState> {
+        let (mut ended, mut unfinished, mut undelivered) = (Vec::new(), Vec::new(), Vec::new());
         for name in self.names()? {
             let dir = self.dir(&name.to_string());
             if let Err(error) = dir.settle() {
@@ -119,37 +119,35 @@ impl StateDir {
                     unfinished.push((dir, spec));
                 }
                 (Err(error), response) => {
-                    // So must this one: its key is not known, but every key leads to one name.
+                    // Its key is unknown, but every key leads to one name, so the request stays known.
                     tracing::error!("{} is a run whose request cannot be read: {error}", dir.path().display());
-                    damaged.push((name, response.unwrap_or_default()));
+                    history.damaged(name, response.unwrap_or_default());
                     self.damaged.push(dir);
                 }
             }
         }
-        // Those from before runs had numbers have none.
+        // Runs of the first versions have no number.
         ended.sort_by_key(|(_, spec, response)| (spec.number, response.at));
         unfinished.sort_by_key(|(_, spec)| (spec.number, spec.accepted_at));
-        let numbers =
-            ended.iter().map(|(_, spec, _)| spec.number).chain(unfinished.iter().map(|(_, spec)| spec.number));
-        self.number = numbers.max().unwrap_or_default();
+        let specs = ended.iter().map(|(_, spec, _)| spec).chain(unfinished.iter().map(|(_, spec)| spec));
+        self.number = specs.map(|spec| spec.number).max().unwrap_or_default();
 
-        let (mut finals, mut undelivered) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
             if !dir.was_told() {
                 let (reply_to, response) = (spec.reply_to.clone(), response.clone());
                 undelivered.push(Undelivered { dir: dir.clone(), reply_to, response });
             }
             self.ended(dir)();
-            finals.push((spec, response));
+            history.ended(spec, response);
         }
-        // How old they are nobody knows: they are forgotten last.
+        // Their age is unknown: they are removed last.
         for dir in self.damaged.clone() {
             self.ended(dir)();
         }
-        Ok(RecoveredState { finals, undelivered, unfinished, damaged })
+        Ok(RecoveredState { state_dir: self, history, undelivered, unfinished })
     }
 
-    /// What the directories of runs are called, wherever they are. Something else may lie beside them.
+    /// Returns the names of all run directories. Other files may lie beside them.
     fn names(&self) -> io::Result<BTreeSet<Uuid>> {
         let mut names = BTreeSet::new();
         for folder in [&self.live, &self.kept] {
@@ -165,14 +163,13 @@ impl StateDir {
         Ok(names)
     }
 
-    /// Where the run of this key has its place. The key is anyone's text, so it does not name the directory itself.
     pub(super) fn run_dir(&self, key: &str) -> RunDir {
         self.dir(&name_of(key).to_string())
     }
 
     fn dir(&self, name: &str) -> RunDir {
         let (live, kept) = (self.live.join(name), self.kept.join(name));
-        // From before a reboot, or from a listener that knew of no folder in memory: that is where its lock is, too.
+        // From before a reboot, or from a listener without a directory in memory: the lock is there, too.
         if !live.exists() && kept.exists() { RunDir::in_one(kept) } else { RunDir::new(live, kept) }
     }
 
@@ -181,7 +178,7 @@ impl StateDir {
         self.number
     }
 
-    /// A run that goes on although nobody knows any more what it is.
+    /// Returns the damaged run that is still locked, if there is one.
     pub(super) fn damaged_holder(&self) -> Option<BusyWith> {
         let dir = self.damaged.iter().find(|dir| dir.is_in_hand())?;
         let since = fs::metadata(dir.path()).and_then(|dir| dir.created()).ok();
@@ -189,7 +186,7 @@ impl StateDir {
         Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })
     }
 
-    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
+    /// Records an ended run. The returned closure removes old ones, which may wait for a slow disk.
     pub(super) fn ended(&mut self, dir: RunDir) -> impl FnOnce() + Send + use<> {
         self.ended.push_back(dir);
         let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
@@ -207,7 +204,7 @@ impl StateDir {
         }
     }
 
-    /// Copies to the disk what it had no room for.
+    /// Makes the copies for which the disk had no room.
     pub(super) fn settle(&self) {
         for dir in &self.ended {
             dir.settle().ok();
@@ -215,23 +212,16 @@ impl StateDir {
     }
 }
 
-/// The folder of all runs, below a folder that nobody else can write to. The processes over runs are started elsewhere, in
-/// the root directory for one, and so its path begins there.
+/// Creates the folder of all runs in a private folder. The path is absolute, as supervisors start elsewhere.
 fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
     let folder = path::absolute(folder).map_err(|error| StateError::Unusable(folder.to_owned(), error))?;
     Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
 }
 
-/// Takes room on the disk for the next runs.
 fn prepare(runs: &Path) {
     if let Err(error) = prepare_spares(runs) {
         tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
     }
-}
-
-/// What the directory of a run with this key is called.
-pub(super) fn name_of(key: &str) -> Uuid {
-    Uuid::new_v5(&NAMESPACE, key.as_bytes())
 }
 
 #[cfg(test)]
@@ -257,6 +247,10 @@ mod tests {
         state_dir.ended(dir)();
     }
 
+    fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<RecoveredState, StateError> {
+        StateDir::open(state_dir, runtime_dir, RequestHistory::new("ns1".parse().unwrap()))
+    }
+
     fn close(StateDir { _lock: lock, .. }: StateDir) {
         give_back(&lock);
     }
@@ -264,14 +258,14 @@ mod tests {
     #[test]
     fn ended_runs_are_recalled_in_order_and_the_old_ones_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut state_dir, _) = StateDir::open(folder.path(), None).unwrap();
+        let mut state_dir = open(folder.path(), None).unwrap().state_dir;
         for number in 0..FINALS + 5 {
             // The clock goes backwards.
             conclude(&mut state_dir, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
         }
         close(state_dir);
-        let (state_dir, recovered) = StateDir::open(folder.path(), None).unwrap();
-        let keys: Vec<&str> = recovered.finals.iter().map(|(spec, _)| spec.key.as_str()).collect();
+        let RecoveredState { state_dir, history, .. } = open(folder.path(), None).unwrap();
+        let keys: Vec<&str> = history.ended.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
         assert_eq!(state_dir.number, FINALS as u64 + 5);
         let outputs = state_dir.ended.iter().filter(|dir| dir.output_files().0.exists()).count();
@@ -281,7 +275,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_left_alone_and_known_for_all_that() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut state_dir, _) = StateDir::open(folder.path(), None).unwrap();
+        let mut state_dir = open(folder.path(), None).unwrap().state_dir;
         conclude(&mut state_dir, "good", 1);
         let unfinished = state_dir.run_dir("unfinished");
         unfinished.create(&spec("unfinished")).unwrap();
@@ -301,14 +295,13 @@ mod tests {
         fs::write(state_dir.kept.join("README"), "hello").unwrap();
         close(state_dir);
 
-        let (state_dir, recovered) = StateDir::open(folder.path(), None).unwrap();
-        assert_eq!(recovered.finals.len(), 1);
-        assert_eq!(recovered.unfinished.len(), 2);
-        assert!(recovered.unfinished.contains(&(unfinished, spec("unfinished"))));
-        assert!(recovered.unfinished.contains(&(spoilt, spec("spoilt"))));
-        let damaged: BTreeSet<_> =
-            recovered.damaged.iter().map(|(name, end)| (*name, end.as_ref().map(|end| end.status))).collect();
-        assert_eq!(damaged, [(name_of("torn"), None), (name_of("ended"), Some(Status::Completed))].into());
+        let RecoveredState { state_dir, history, unfinished: recovered, .. } = open(folder.path(), None).unwrap();
+        assert_eq!(history.ended.len(), 1);
+        assert_eq!(recovered.len(), 2);
+        assert!(recovered.contains(&(unfinished, spec("unfinished"))));
+        assert!(recovered.contains(&(spoilt, spec("spoilt"))));
+        let damaged: BTreeSet<_> = history.damaged.iter().map(|(name, end)| (*name, end.status)).collect();
+        assert_eq!(damaged, [(name_of("torn"), Status::Failed), (name_of("ended"), Status::Completed)].into());
         assert_eq!(fs::read_dir(&state_dir.kept).unwrap().count(), 7);
 
         assert_eq!(state_dir.damaged_holder(), None);
@@ -327,20 +320,20 @@ mod tests {
     fn after_a_reboot_the_disk_knows_what_ran() {
         let folder = tempfile::tempdir().unwrap();
         let (state, runtime) = (folder.path().join("state"), folder.path().join("run"));
-        let (mut state_dir, _) = StateDir::open(&state, Some(&runtime)).unwrap();
+        let mut state_dir = open(&state, Some(&runtime)).unwrap().state_dir;
         conclude(&mut state_dir, "ended", 1);
         state_dir.run_dir("unfinished").create(&spec("unfinished")).unwrap();
         assert!(state_dir.run_dir("unfinished").path().starts_with(&runtime));
         close(state_dir);
 
-        let (state_dir, recovered) = StateDir::open(&state, Some(&runtime)).unwrap();
-        assert_eq!((recovered.finals.len(), recovered.unfinished.len()), (1, 1));
+        let RecoveredState { state_dir, history, unfinished, .. } = open(&state, Some(&runtime)).unwrap();
+        assert_eq!((history.ended.len(), unfinished.len()), (1, 1));
         assert!(state_dir.run_dir("ended").path().starts_with(&runtime));
         close(state_dir);
 
         fs::remove_dir_all(&runtime).unwrap();
-        let (state_dir, recovered) = StateDir::open(&state, Some(&runtime)).unwrap();
-        assert_eq!((recovered.finals.len(), recovered.unfinished.len()), (1, 1));
+        let RecoveredState { state_dir, history, unfinished, .. } = open(&state, Some(&runtime)).unwrap();
+        assert_eq!((history.ended.len(), unfinished.len()), (1, 1));
         assert!(state_dir.run_dir("ended").path().starts_with(&state));
         assert!(state_dir.run_dir("new").path().starts_with(&runtime));
     }
@@ -351,26 +344,26 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let advice = |error: StateError| error.help().unwrap().to_string();
-        assert!(advice(StateDir::open(&file.join("state"), None).unwrap_err()).contains("--state-dir"));
+        assert!(advice(open(&file.join("state"), None).unwrap_err()).contains("--state-dir"));
 
         let ours = folder.path().join("ours");
         fs::create_dir(&ours).unwrap();
         fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
         symlink(&ours, folder.path().join("link")).unwrap();
         for folder in [&ours, &folder.path().join("link")] {
-            let error = StateDir::open(folder, None).unwrap_err();
+            let error = open(folder, None).unwrap_err();
             assert!(matches!(error, StateError::Folder(_)), "{error}");
             assert!(advice(error).contains("--state-dir"));
         }
 
-        let _first = StateDir::open(folder.path(), None).unwrap();
-        assert!(matches!(StateDir::open(folder.path(), None), Err(StateError::InUse(_))));
+        let _first = open(folder.path(), None).unwrap();
+        assert!(matches!(open(folder.path(), None), Err(StateError::InUse(_))));
     }
 
     #[test]
     fn no_key_leads_out_of_the_directory() {
         let folder = tempfile::tempdir().unwrap();
-        let (state_dir, _) = StateDir::open(folder.path(), None).unwrap();
+        let state_dir = open(folder.path(), None).unwrap().state_dir;
         for key in ["../../etc", "/etc", "deploy.responses.x", ""] {
             assert_eq!(state_dir.run_dir(key).path().parent(), Some(state_dir.kept.as_path()));
         }

@@ -1,8 +1,8 @@
-//! How a run ended, told from its exit code, its output, and what was so on the host before and after. Pure.
+//! Judges a run by its exit code, its output, and the host before and after. Pure.
 //!
-//! `nixos-rebuild` has two lives, `nixos-rebuild-ng` and the bash program before it: the first passes on the exit codes of
-//! `switch-to-configuration`, the second makes 1 of all of them and leaves only words. Exit code 0 of either is not
-//! believed until the host runs what was built.
+//! There are two programs called `nixos-rebuild`. `nixos-rebuild-ng` passes on the exit codes of
+//! `switch-to-configuration`; the older bash program turns them all into 1, so that only its output tells. Exit code 0
+//! of either is not believed until the host runs the built system.
 
 use super::config::UserUnits;
 use super::output;
@@ -14,29 +14,36 @@ use crate::protocol::{Action, ErrorCode, Phase};
 /// The exit code of `switch-to-configuration` when units failed.
 pub(super) const UNITS_FAILED: i32 = 4;
 
-/// Its exit code when the system needs a reboot; that of `nix build` when a build failed, too.
+/// Its exit code when the system needs a reboot; also that of `nix build` when a build failed.
 const NEEDS_REBOOT: i32 = 100;
 
-/// What the shell makes of a child that a signal ended: HUP, INT, KILL, TERM.
+/// The shell's exit codes for a child that a signal ended: HUP, INT, KILL, TERM.
 const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
 
-/// What to do about a system that cannot take the place of the running one.
+/// The advice for a system that cannot replace the running one.
 const REBOOT: &str = "deploy it with action = \"boot\", and reboot the host";
 
-/// The exit code of a program that dies of an error. The older `nixos-rebuild` has no other one.
+/// The exit code of a program that dies of an error, and of all failures of the bash `nixos-rebuild`.
 const DIED: i32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
     Exited(i32),
     Killed(i32),
-    /// Someone wanted the supervisor to end, by this signal, and meant the program too.
+    /// A signal told the supervisor to stop, together with the program.
     Stopped(i32),
-    /// It took too long, and was ended with all its descendants.
+    /// The time limit was reached, and all processes were ended.
     TimedOut,
     NotStarted(String),
-    /// There is nothing that could be activated: no such commit, or no system that this host takes.
+    /// There is nothing to activate: no such commit, or no system that this host takes.
     Refused(ErrorCode, String),
+}
+
+impl End {
+    /// Returns every end but exit code 0 as an error.
+    pub(super) fn success(self) -> Result<(), Self> {
+        if self == Self::Exited(0) { Ok(()) } else { Err(self) }
+    }
 }
 
 #[derive(Debug)]
@@ -45,37 +52,33 @@ pub(super) struct Evidence<'a> {
     pub(super) phase: Phase,
     pub(super) before: &'a SystemSnapshot,
     pub(super) after: &'a SystemSnapshot,
-    /// The store path of what was built, where that is known.
+    /// The store path of the built system, if known.
     pub(super) built: Option<&'a str>,
     pub(super) lines: &'a [String],
 }
 
 pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
-    let verdict = judge_by_itself(spec, evidence);
-    let half_done =
-        matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
-    match next_boot(evidence).filter(|_| half_done) {
-        // One that has to be confirmed returns, and sets the profile back.
-        Some(boots) if spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
-        _ => verdict,
-    }
-}
-
-fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
-    match end {
+    let verdict = match end {
         End::Exited(0) => success(spec.action, evidence),
         End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
         End::Exited(code) if needs_reboot(*code, evidence) => reboot(spec.action, evidence),
         End::Exited(code) if is_reached(*code, evidence) => activation_failure(spec, *code, evidence),
         End::Exited(code) => build_failure(spec, *code, lines),
         End::Killed(signal) | End::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
-        End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec, evidence)),
-        End::NotStarted(why) if *phase == Phase::Activate => Verdict::failed(ErrorCode::ActivationFailed, why.as_str()),
+        End::TimedOut => timed_out(spec, *phase),
+        End::NotStarted(why) if *phase == Phase::Activate => failed(why.clone()),
         End::NotStarted(why) => {
             Verdict::failed(ErrorCode::BuildFailed, format!("{why}: it must be on the PATH of the listener"))
         }
         End::Refused(error, why) => Verdict::failed(error.clone(), why.as_str()),
+    };
+    let half_done =
+        matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
+    match next_boot(evidence) {
+        // With a confirmation timeout the host rolls back, and resets the profile.
+        Some(boots) if half_done && spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
+        _ => verdict,
     }
 }
 
@@ -83,21 +86,18 @@ fn interrupted(signal: i32, doing: &str) -> Verdict {
     Verdict::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
 }
 
-fn timeout(spec: &Spec, Evidence { phase, .. }: &Evidence<'_>) -> String {
-    let limit = spec.timeout_ms / 1_000;
-    let half_done = match phase {
-        Phase::Activate => "; the system may be half switched",
-        _ => "",
-    };
-    format!("not over after {limit} s, and ended while {}{half_done}", spec.doing(*phase))
+fn timed_out(spec: &Spec, phase: Phase) -> Verdict {
+    let (limit, doing) = (spec.settings.timeout().as_secs(), spec.doing(phase));
+    let half_done = if phase == Phase::Activate { "; the system may be half switched" } else { "" };
+    Verdict::failed(ErrorCode::Timeout, format!("not over after {limit} s, and ended while {doing}{half_done}"))
 }
 
-/// Whether a run that did not do what was asked may still have changed the host.
+/// Whether a failed run may have changed the host.
 pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, lines, .. }: &Evidence<'_>) -> bool {
     let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();
     let judged = matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::VerifyFailed));
     let began = *phase == Phase::Activate || judged;
-    // Nothing moves before the boot loader is told.
+    // Nothing moves before the boot loader is installed.
     moved || began && switch::boot_loader(lines) != Some(BootLoader::Old)
 }
 
@@ -123,35 +123,32 @@ fn done(action: Action, after: &SystemSnapshot) -> String {
     }
 }
 
-/// The specialisation that ran until a switch, which always leads to the system itself.
+/// Describes the specialisation that ran before a switch, which always activates the system itself.
 fn left_specialisation(action: Action, Evidence { before, after, .. }: &Evidence<'_>) -> Option<String> {
     let specialisation = before.specialisation.as_ref().filter(|_| after.specialisation.is_none())?;
-    matches!(action, Action::Switch | Action::Test)
-        .then(|| format!("the specialisation {specialisation} ran before, and does not any more"))
+    action.activates().then(|| format!("the specialisation {specialisation} ran before, and does not any more"))
 }
 
-/// Compares what is so on the host with what was built. A difference is an error; that nothing could be compared is at
-/// most a note, for which no deployment fails.
+/// Compares the host with the built system. A difference is an error; a missing comparison at most a note.
 ///
-/// What was built is what `nixos-rebuild-ng` names in the end, or what Nix says when it is asked. Where neither is known,
-/// the profile tells after `switch` and `boot`: both programs set it to what was built before anything else. A host
-/// that has neither a profile nor a running system is no NixOS, and has nothing to compare.
+/// The built system is the one that `nixos-rebuild-ng` names at its end, or the target of the link `result`. If neither
+/// is known, the profile tells after `switch` and `boot`: both programs set it first. A host without a profile and a
+/// current system is not NixOS, and is not compared.
 fn verify(action: Action, Evidence { before, after, built, .. }: &Evidence<'_>) -> Result<Option<String>, String> {
-    if matches!(action, Action::DryActivate | Action::Fetch) || !(before.is_nixos() || after.is_nixos()) {
+    if !(before.is_nixos() || after.is_nixos()) {
         return Ok(None);
     }
     let profile = after.profile_path();
-    if matches!(action, Action::Switch | Action::Boot) {
+    if action.sets_next_boot() {
         let profile = profile.ok_or("there is no system profile after it")?;
         if let Some(built) = built.filter(|&built| built != profile) {
             return Err(format!("{built} was built, and the system profile points at {profile}"));
         }
     }
-    let activated = match action {
-        Action::Switch => built.or(profile),
-        Action::Test => *built,
-        Action::Boot | Action::DryActivate | Action::Fetch => return Ok(None),
-    };
+    if !action.activates() {
+        return Ok(None);
+    }
+    let activated = built.or(profile.filter(|_| action.sets_next_boot()));
     match (activated, after.current_path()) {
         (Some(activated), Some(current)) if activated == current => Ok(None),
         (_, None) => Err("/run/current-system is gone after it".to_owned()),
@@ -163,29 +160,25 @@ fn verify(action: Action, Evidence { before, after, built, .. }: &Evidence<'_>) 
     }
 }
 
-/// Whether something of what was deployed waits for the next boot.
+/// Whether a part of the deployment waits for the next boot.
 fn takes_effect_later(action: Action, after: &SystemSnapshot) -> Option<bool> {
-    let booted = after.booted.as_ref()?;
     match action {
-        Action::Switch | Action::Test => Some(after.current.as_ref()?.kernel != booted.kernel),
-        Action::Boot => {
-            let next = &after.profile.as_ref()?.system;
-            Some(after.current_path() != Some(&next.path) || next.kernel != booted.kernel)
-        }
+        Action::Switch | Action::Test => Some(after.current.as_ref()?.kernel != after.booted.as_ref()?.kernel),
+        Action::Boot => after.reboot_required(),
         Action::DryActivate | Action::Fetch => None,
     }
 }
 
-/// The units that have failed now and had not before; unknown where there is no systemd to ask.
+/// Returns the units that have failed now and had not before; `None` without systemd.
 fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Option<Vec<String>> {
     let (before, mut now) = (before.failed_units.as_ref()?, after.failed_units.clone()?);
-    // One that is being started once more at the very moment is not on the list, nor one whose requirements failed.
+    // The list lacks units that are just being restarted, and those whose dependencies failed.
     now.extend(switch::failed_units(lines));
     now.extend(switch::failed_jobs(lines));
     Some(now.difference(before).cloned().collect())
 }
 
-/// Whether an exit code that can mean several things means that the system needs a reboot.
+/// Whether an ambiguous exit code means that the system needs a reboot.
 fn needs_reboot(code: i32, evidence: &Evidence<'_>) -> bool {
     let said = || evidence.lines.iter().any(|line| switch::needs_reboot(line));
     match code {
@@ -195,7 +188,7 @@ fn needs_reboot(code: i32, evidence: &Evidence<'_>) -> bool {
     }
 }
 
-/// The system takes effect only with the next boot.
+/// Judges a system that takes effect only with the next boot.
 fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
     let verdict = match action {
         Action::Boot => match verify(action, evidence) {
@@ -220,14 +213,14 @@ fn is_reached(code: i32, Evidence { phase, before, after, built, lines, .. }: &E
 fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdict {
     let lines = evidence.lines;
     if let Some(check) = switch::refusal(lines) {
-        // The checks speak against this action too, so that it is no way around them.
+        // The checks refuse `boot` as well, so it is no way around them.
         let advice = if spec.action == Action::Boot { String::new() } else { format!(": {REBOOT}") };
         return failed(format!("{check}{advice}"));
     }
     if switch::is_locked_out(lines) {
         return shut_out("another activation goes on, and holds the lock of switch-to-configuration", evidence);
     }
-    // One that is over was cleared away before.
+    // Units of ended activations were removed before.
     if let Some(unit) = switch::taken_unit(lines) {
         let remedy = format!("`systemctl stop {unit}; systemctl reset-failed {unit}`");
         return shut_out(
@@ -241,7 +234,7 @@ fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdic
     let units = listed("the following units failed", &failed_units);
     let users = switch::user_failures(lines);
     let of_users = listed("user units failed", &users);
-    let held = of_users.clone().filter(|_| spec.user_units == UserUnits::Fail);
+    let held = of_users.clone().filter(|_| spec.settings.user_units == UserUnits::Fail);
     let reasons: Vec<String> = [death.or(script), units, held].into_iter().flatten().collect();
     if !reasons.is_empty() {
         return Verdict { failed_units, ..failed(reasons.join("; ")) };
@@ -256,8 +249,7 @@ fn listed(what: &str, names: &[String]) -> Option<String> {
     (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
 }
 
-/// The units that are named as failed where all of them had failed before. An exit code that they explain is no failure
-/// of the activation; one that nothing explains is.
+/// Returns a note if all named units had failed before. They explain the exit code, which is then no failure.
 fn old_failures(Evidence { before, lines, .. }: &Evidence<'_>) -> Option<String> {
     let before = before.failed_units.as_ref()?;
     let named = switch::failed_units(lines);
@@ -265,7 +257,7 @@ fn old_failures(Evidence { before, lines, .. }: &Evidence<'_>) -> Option<String>
     are_old.then(|| format!("failed before it already: {}", named.join(" ")))
 }
 
-/// Another activation went on. `nixos-rebuild` sets the profile before it finds out.
+/// Judges a run that another activation blocked. `nixos-rebuild` sets the profile before it notices.
 fn shut_out(why: &str, Evidence { before, after, .. }: &Evidence<'_>) -> Verdict {
     let untouched = before.profile_path() == after.profile_path();
     let error = if untouched { ErrorCode::AlreadyRunning } else { ErrorCode::ActivationFailed };
@@ -280,7 +272,7 @@ fn unexplained(code: i32, lines: &[String]) -> String {
                 "switch-to-configuration ended with code {code} and named no unit that failed; its last line: {line}"
             )
         }
-        // It says what was at hand, not what went wrong.
+        // A line about progress is not the cause.
         Some(line) if output::phase_of(line).is_some() => format!("ended with code {code} after: {line}"),
         Some(line) => line.to_owned(),
         None => format!("the activation ended with code {code}"),
@@ -302,25 +294,24 @@ fn build_failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
         };
     }
     let not_there = |line: &String| line.contains("does not provide attribute") && line.contains("nixosConfigurations");
-    if lines.iter().any(not_there) {
-        let message = format!("{} is not in nixosConfigurations of the flake at {revision}", spec.configuration());
-        return Verdict::failed(ErrorCode::BuildFailed, message);
-    }
-    let message = match output::essential(lines) {
-        Some(line) => line.to_owned(),
-        None => format!("nixos-rebuild ended with code {code} and said nothing"),
+    let message = if lines.iter().any(not_there) {
+        format!("{} is not in nixosConfigurations of the flake at {revision}", spec.settings.configuration())
+    } else if let Some(line) = output::essential(lines) {
+        line.to_owned()
+    } else {
+        format!("nixos-rebuild ended with code {code} and said nothing")
     };
     Verdict::failed(ErrorCode::BuildFailed, message)
 }
 
-/// What the next boot starts after a run that failed, as far as it is known; nothing where the profile has not moved.
+/// Describes which system the next boot starts after a failure; `None` if the profile is unchanged.
 ///
-/// `nixos-rebuild` sets the profile before anything else; the boot loader learns of it in the middle of
-/// `switch-to-configuration`, behind its lock and its checks. Until then the host boots what it booted before.
+/// `nixos-rebuild` sets the profile first; `switch-to-configuration` installs the boot loader later, after its lock and
+/// its checks. Until then the host boots the old system.
 fn next_boot(evidence: &Evidence<'_>) -> Option<String> {
     let Evidence { before, after, built, .. } = evidence;
     let moved = before.profile_path() != after.profile_path();
-    // What somebody else set the profile to is not in the words of this run.
+    // This run's output says nothing about a profile that somebody else set.
     let ours = built.is_none_or(|built| after.profile_path() == Some(built));
     let generation = after.generation().filter(|_| moved && ours)?;
     let profile = format!("the profile points at generation {generation}");
@@ -337,7 +328,7 @@ fn next_boot(evidence: &Evidence<'_>) -> Option<String> {
     })
 }
 
-/// Some exit codes come only after the boot loader was told.
+/// Some exit codes come only after the boot loader was installed.
 fn boot_loader(Evidence { end, lines, .. }: &Evidence<'_>) -> Option<BootLoader> {
     let by_code = matches!(end, End::Exited(UNITS_FAILED | NEEDS_REBOOT)).then_some(BootLoader::New);
     switch::boot_loader(lines).or(by_code)

@@ -1,4 +1,4 @@
-//! What systemd is told of a listener: that it is up, that its loop turns, and what it is at.
+//! Notifies systemd: that the listener is up, that its loop turns, and its status.
 
 use std::time::Duration;
 
@@ -6,20 +6,18 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::notify::Notifier;
 
-/// The signs of life of the loop that serves. Its owner has to call [`beat`](Self::beat): nothing does that
-/// by itself, so that a loop which hangs is one that systemd no longer hears of.
+/// The watchdog of the loop that serves NATS. The loop itself calls [`beat`](Self::beat), so that systemd sees it hang.
 #[derive(Debug)]
 pub struct Watchdog {
     notifier: Notifier,
     beats: Option<Interval>,
-    /// Whether systemd was told that the service is up, which it is told once.
+    /// Whether systemd was notified that the service is up, which happens once.
     pub(super) is_up: bool,
     status: String,
 }
 
 impl Watchdog {
-    /// The one of a service whose watchdog, if it has one, loses patience after so long: it hears of it twice in that
-    /// time. Has to be called on the runtime.
+    /// Creates the watchdog for this timeout of systemd, in which it beats twice. Must be called on the runtime.
     pub fn new(notifier: Notifier, watchdog: Option<Duration>) -> Self {
         let beats = watchdog.map(|patience| patience / 2).filter(|period| !period.is_zero()).map(|period| {
             let mut beats = interval(period);
@@ -29,7 +27,7 @@ impl Watchdog {
         Self { notifier, beats, is_up: false, status: String::new() }
     }
 
-    /// Waits until it is time to [`beat`](Self::beat); without end where no watchdog is set.
+    /// Waits for the next [`beat`](Self::beat); forever without a watchdog.
     pub(super) async fn due(&mut self) {
         match &mut self.beats {
             Some(beats) => _ = beats.tick().await,
@@ -41,7 +39,6 @@ impl Watchdog {
         self.notifier.watchdog();
     }
 
-    /// The service is up, as far as that is its own doing.
     pub(super) fn up(&mut self) {
         if !self.is_up {
             self.is_up = true;
@@ -49,7 +46,7 @@ impl Watchdog {
         }
     }
 
-    /// What the service is at, in words; told when it is something else than before.
+    /// Sets the status; systemd is notified of changes only.
     pub(super) fn status(&mut self, words: String) {
         if words != self.status {
             self.notifier.status(&words);
@@ -57,7 +54,6 @@ impl Watchdog {
         }
     }
 
-    /// The service ends, as it was asked to.
     pub(super) fn stopping(&self) {
         self.notifier.stopping();
     }
@@ -69,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// A watchdog of ten seconds, and where it is heard.
+    /// Returns a watchdog of ten seconds, and the socket that it notifies.
     fn watchdog() -> (Watchdog, UnixDatagram, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");

@@ -2,20 +2,13 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
-use rustix::process::Signal;
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::process::Command;
 
 use crate::plan::{Check, ResolvedWave};
-use crate::process_group::Group;
+use crate::process_group::end_of;
 use crate::rollout::Rollout;
-use crate::text::safe;
-
-/// How much of a check's output is kept, in bytes.
-const TAIL_BYTES: usize = 1024;
 
 /// Runs the check of a wave. The error says why the wave is unhealthy.
 pub async fn run_check(rollout: &Rollout, wave: &ResolvedWave, check: &Check) -> Result<(), String> {
@@ -29,24 +22,13 @@ pub async fn run_check(rollout: &Rollout, wave: &ResolvedWave, check: &Check) ->
         .env("HOMELAB_DEPLOY_ROLLOUT", rollout.name())
         .env("HOMELAB_DEPLOY_WAVE", &wave.name)
         .env("HOMELAB_DEPLOY_REVISION", rollout.revision.as_str())
-        .env("HOMELAB_DEPLOY_HOSTS", hosts.join(" "))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        // In its own process group: its children can be killed with it, and Ctrl-C does not reach it.
-        .process_group(0);
-    let mut child = command.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
-    // Dropping this kills the check: when the rollout ends or the timeout expires.
-    let group = Group::led_by(&child, Signal::KILL);
-    let mut said = Tail::default();
-    let outcome = timeout(check.timeout, said.follow(&mut child)).await;
-    match outcome {
-        Ok(Ok(status)) => {
-            group.ended();
-            verdict(status, said.last_line())
+        .env("HOMELAB_DEPLOY_HOSTS", hosts.join(" "));
+    match end_of(&mut command, &[], check.timeout).await {
+        Ok((status, said)) => verdict(status, said),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(format!("{program} did not end within {}", humantime::format_duration(check.timeout)))
         }
-        Ok(Err(error)) => Err(format!("{program} cannot be waited for: {error}")),
-        Err(_) => Err(format!("{program} did not end within {}", humantime::format_duration(check.timeout))),
+        Err(error) => Err(format!("cannot run {program}: {error}")),
     }
 }
 
@@ -63,39 +45,6 @@ fn verdict(status: ExitStatus, said: Option<String>) -> Result<(), String> {
         Some(line) => format!("{how}: {line}"),
         None => how,
     })
-}
-
-/// The end of a program's output, where programs say why they failed.
-#[derive(Default)]
-struct Tail(Vec<u8>);
-
-impl Tail {
-    /// Reads the output until the program exits, without waiting for children that keep the pipe open.
-    async fn follow(&mut self, child: &mut Child) -> io::Result<ExitStatus> {
-        let Some(mut output) = child.stderr.take() else { return child.wait().await };
-        let mut buffer = [0; TAIL_BYTES];
-        loop {
-            tokio::select! {
-                biased;
-                read = output.read(&mut buffer) => match read {
-                    Ok(length @ 1..) => self.keep(buffer.get(..length).unwrap_or_default()),
-                    Ok(0) | Err(_) => break child.wait().await,
-                },
-                status = child.wait() => break status,
-            }
-        }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-        let surplus = self.0.len().saturating_sub(TAIL_BYTES);
-        self.0.drain(..surplus);
-    }
-
-    fn last_line(&self) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.0);
-        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe)
-    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::plan::Hook;
-use crate::process_group::output_of_fed;
+use crate::process_group::end_of;
 use crate::rollout::{Event, EventKind, Interrupt, Rollout, Summary, WaveVerdict};
-use crate::text::safe;
 
 /// How long a hook may run, and so how long the end of a rollout waits for one.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -88,13 +87,9 @@ fn command(hook: Hook, program: &str, arguments: &[String], rollout: &Rollout) -
 
 /// Runs a hook. The error describes why it failed.
 async fn tell(mut command: Command, program: &str, summary: &[u8]) -> Result<(), String> {
-    match output_of_fed(&mut command, summary, LIMIT).await {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe);
-            Err(format!("{}{}", output.status, last.map(|line| format!(": {line}")).unwrap_or_default()))
-        }
+    match end_of(&mut command, summary, LIMIT).await {
+        Ok((status, _)) if status.success() => Ok(()),
+        Ok((status, said)) => Err(format!("{status}{}", said.map(|line| format!(": {line}")).unwrap_or_default())),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             Err(format!("{program} did not end within {} s, and was ended", LIMIT.as_secs()))
         }

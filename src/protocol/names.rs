@@ -153,6 +153,16 @@ impl Action {
             Self::Fetch => "fetch",
         }
     }
+
+    /// Whether the system runs from then on.
+    pub const fn activates(self) -> bool {
+        matches!(self, Self::Switch | Self::Test)
+    }
+
+    /// Whether the system is the one that boots next.
+    pub const fn sets_next_boot(self) -> bool {
+        matches!(self, Self::Switch | Self::Boot)
+    }
 }
 
 impl FromStr for Tier {

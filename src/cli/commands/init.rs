@@ -71,9 +71,8 @@ impl Init {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let fleet_file = self.folder.join("fleet.toml");
         let before = known_fleet(&fleet_file).or_usage()?;
-        let is_asking = !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal();
-        let (site_before, site) = self.sites(is_asking)?;
-        let names = self.names(&before, is_asking)?;
+        let (site_before, site) = self.sites()?;
+        let names = self.names(&before)?;
         // Seeds are written first: every key on the list must have a seed.
         let added = self.make_keys(&before, names)?;
         let mut fleet = before.clone();
@@ -100,9 +99,14 @@ impl Init {
         Ok(Exit::Success)
     }
 
+    /// Whether there is somebody to ask.
+    fn is_asking(&self) -> bool {
+        !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
     /// Returns the server, the flake and the context as an earlier `init` wrote them, and as they are now: from the flags,
     /// else from the earlier `init`, else from the user.
-    fn sites(&self, is_asking: bool) -> Result<(Site, Site), CommandError> {
+    fn sites(&self) -> Result<(Site, Site), CommandError> {
         let file = self.folder.join(LOCAL_FILE);
         let known = if file.exists() { context::choose(&file, None).or_usage()? } else { None };
         let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
@@ -111,12 +115,14 @@ impl Init {
         let known_flake = known_flake.map(|known| parsed(&known)).transpose()?;
         let server: ServerUrl = match (&self.server, &known_server) {
             (Some(server), _) | (None, Some(server)) => server.clone(),
-            (None, None) if is_asking => ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?,
+            (None, None) if self.is_asking() => {
+                ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?
+            }
             (None, None) => parsed(THIS_MACHINE)?,
         };
         let flake: FlakeUrl = match (&self.flake, &known_flake) {
             (Some(flake), _) | (None, Some(flake)) => flake.clone(),
-            (None, None) if is_asking => {
+            (None, None) if self.is_asking() => {
                 ask("Flake with the configurations of the hosts", "")?.ok_or_else(|| missing("--flake"))?
             }
             (None, None) => return Err(missing("--flake")),
@@ -132,9 +138,9 @@ impl Init {
     }
 
     /// Returns the hosts to add.
-    fn names(&self, known: &FleetList, is_asking: bool) -> Result<Vec<ListenerName>, CommandError> {
+    fn names(&self, known: &FleetList) -> Result<Vec<ListenerName>, CommandError> {
         let mut names = self.hosts.clone();
-        if names.is_empty() && is_asking {
+        if names.is_empty() && self.is_asking() {
             out::note("Hosts, each as test.NAME, prod.NAME or prod.NAME.ROLE; an empty line is the end.");
             while let Some(name) = ask("Host", "")? {
                 names.push(name);

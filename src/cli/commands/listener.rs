@@ -18,7 +18,7 @@ use crate::cli::block_on;
 use crate::cli::connection::{ConnectionArgs, HEADING};
 use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::log::LogArgs;
-use crate::listener::{self, Config, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
+use crate::listener::{self, Config, RebuildFlag, RunSettings, SystemKey, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -172,25 +172,27 @@ impl Listener {
         }
         let state_dir = self.state_dir.or(self.state_directory);
         Ok(Config {
-            hostname: self.hostname,
             tier: self.tier,
             role: self.role,
-            flake: self.flake_url,
-            flake_attr: self.flake_attr,
-            rebuild_flags: self.nixos_rebuild_flag,
-            system_keys: self.system_key,
             deploy_subjects,
             discover_subject: self.discover_subject,
-            timeout: Duration::from_secs(self.timeout),
-            grace: self.grace,
-            user_units: self.user_units,
+            run: RunSettings {
+                flake: self.flake_url,
+                host: self.hostname,
+                attr: self.flake_attr,
+                rebuild_flags: self.nixos_rebuild_flag,
+                system_keys: self.system_key,
+                root: self.root,
+                user_units: self.user_units,
+                timeout_ms: self.timeout.saturating_mul(1_000),
+                grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
+            },
             heartbeat: self.heartbeat,
             metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
             runtime_dir: self.runtime_directory,
             // The path, and not /proc/self/exe: systemd starts the supervisor as well.
             supervisor: env::current_exe().map_err(UsageError::Program)?,
-            root: self.root,
         })
     }
 }
@@ -243,9 +245,9 @@ mod tests {
     #[test]
     fn the_defaults_are_the_predecessors() {
         let config = config(&[]).unwrap();
-        assert_eq!(config.timeout, Duration::from_mins(10));
+        assert_eq!((config.run.timeout_ms, config.run.grace_ms), (600_000, 10_000));
         assert_eq!(config.discover_subject.as_str(), "deploy.discover");
-        assert_eq!(config.user_units, UserUnits::Fail);
+        assert_eq!(config.run.user_units, UserUnits::Fail);
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/homelab-deploy"));
         assert_eq!(subjects(&[]), ["deploy.prod.ns1", "deploy.prod.all"]);
         assert_eq!(subjects(&["--role", "dns"])[2], "deploy.prod.role.dns");
@@ -264,7 +266,7 @@ mod tests {
     #[test]
     fn each_key_that_may_sign_systems_is_one_that_can() {
         const KEY: &str = "fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
-        let keys = |arguments: &[&str]| config(arguments).map(|config| config.system_keys.len());
+        let keys = |arguments: &[&str]| config(arguments).map(|config| config.run.system_keys.len());
         assert_eq!(keys(&[]), Ok(0), "by default a host takes no system from elsewhere");
         assert_eq!(keys(&["--system-key", KEY, "--system-key", KEY]), Ok(2));
         assert_eq!(keys(&["--system-key", &format!("{KEY} {KEY}")]), Ok(2), "as nix.conf lists them");

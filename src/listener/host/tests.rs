@@ -1,6 +1,7 @@
 use super::*;
+use crate::listener::snapshot::SystemSnapshot;
 
-/// Makes a system in the store of the host whose file system begins at `root`, and returns its path.
+/// Makes a system in the store of the host below `root`, and returns its path.
 pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) -> String {
     let path = format!("/nix/store/{name}");
     let folder = root.join(path.trim_start_matches('/'));
@@ -11,7 +12,7 @@ pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) ->
     path
 }
 
-/// Makes a system the one that a link of the host points at.
+/// Points a link of the host at a system.
 pub(in crate::listener) fn point(root: &Path, link: &str, to: &str) {
     let link = root.join(link);
     fs::create_dir_all(link.parent().unwrap()).unwrap();
@@ -35,19 +36,21 @@ fn a_nixos_host_is_told_from_its_links() {
     point(root, "run/booted-system", &old);
 
     let host = Host::new(root.to_owned());
-    let profile = host.profile().unwrap();
+    let seen = SystemSnapshot::seen(&host);
+    let profile = seen.profile.clone().unwrap();
     assert_eq!((profile.generation, profile.system.path.as_str()), (Some(42), "/nix/store/b-nixos"));
     assert_eq!(profile.system.kernel[1].as_deref(), Some("/nix/store/linux-2/initrd"));
-    assert_eq!((host.current(), host.booted().unwrap().path), (Some(profile.system), old));
-    assert_eq!(host.booted_system_differs(), Some(true));
+    assert_eq!((seen.current.clone(), seen.booted.clone().unwrap().path), (Some(profile.system), old));
+    assert_eq!(seen.booted_system_differs(), Some(true));
     assert_eq!(host.uptime_s(), Some(86_400));
     assert!(host.has_systemd());
-    assert_eq!(host.specialisation(), None);
+    let specialisation = || SystemSnapshot::seen(&host).specialisation;
+    assert_eq!(specialisation(), None);
     fs::create_dir_all(host.at(&new).join("specialisation")).unwrap();
     point(root, &format!("{}/specialisation/gaming", new.trim_start_matches('/')), "/nix/store/c-nixos");
-    assert_eq!(host.specialisation(), None);
+    assert_eq!(specialisation(), None);
     point(root, "run/current-system", "/nix/store/c-nixos");
-    assert_eq!(host.specialisation().as_deref(), Some("gaming"));
+    assert_eq!(specialisation().as_deref(), Some("gaming"));
     let machine = host.machine().unwrap();
     assert!(Uuid::parse_str(&machine).is_ok() && !machine.replace('-', "").contains("0123456789abcdef"));
 }
@@ -71,7 +74,7 @@ fn a_reboot_is_due_when_the_next_boot_would_start_something_else() {
             fs::remove_file(root.join(link)).ok();
             symlink(format!("/nix/store/{system}"), root.join(link)).unwrap();
         }
-        Host::new(root.to_owned()).reboot_required().unwrap()
+        SystemSnapshot::seen(&Host::new(root.to_owned())).reboot_required().unwrap()
     };
     assert!(!required("a", "a", "a"));
     assert!(!required("a", "b", "b"), "switched, and the same kernel");
@@ -84,9 +87,9 @@ fn what_is_not_there_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let host = Host::new(folder.path().to_owned());
     assert_eq!(host.machine(), None);
-    assert_eq!((host.current(), host.booted(), host.profile()), (None, None, None));
-    assert_eq!(host.booted_system_differs(), None);
-    assert_eq!(host.reboot_required(), None);
+    let seen = SystemSnapshot::seen(&host);
+    assert_eq!(seen, SystemSnapshot::default());
+    assert_eq!((seen.booted_system_differs(), seen.reboot_required()), (None, None));
     assert_eq!(host.uptime_s(), None);
     assert!(!host.has_systemd());
 }
@@ -142,7 +145,7 @@ fn an_activation_without_a_unit_is_seen_by_its_lock() {
 
 #[test]
 fn the_kernel_writes_its_locks_as_they_are_read_here() {
-    // /run and /dev/shm are what they are on a host: a file system in memory, whose device is the same for everyone.
+    // Like /run on a host, /dev/shm is a file system in memory, whose device is the same for everyone.
     let file = tempfile::Builder::new().tempfile_in("/dev/shm").unwrap();
     let id = {
         let file = file.as_file().metadata().unwrap();
@@ -179,6 +182,6 @@ fn a_folder_that_is_emptied_at_each_boot_needs_no_boot_id() {
     let second = kept();
     assert_ne!(second, first);
     assert_eq!(kept(), second);
-    // One that cannot be kept is better than none.
+    // An id that cannot be kept is better than none.
     assert_ne!(instance(&folder.path().join("missing"), Some("")), second);
 }

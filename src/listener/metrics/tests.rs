@@ -4,8 +4,9 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::listener::run::Spec;
 use crate::listener::run::tests::spec;
+use crate::listener::snapshot::{Profile, System};
 
-/// An exporter that answers, of a host that has nothing, and the loop's end of it.
+/// A running exporter for an empty host, with the loop's end of the channel.
 struct Scene {
     address: SocketAddr,
     _metrics: watch::Sender<Metrics>,
@@ -16,7 +17,7 @@ struct Scene {
 impl Scene {
     async fn start() -> Self {
         let root = tempfile::tempdir().unwrap();
-        let (metrics, watched) = watch::channel(Metrics::new());
+        let (metrics, watched) = watch::channel(Metrics::of(&nothing()));
         let host = Host::new(root.path().to_owned());
         let exporter = Exporter::bind("127.0.0.1:0".parse().unwrap(), watched, host).await.unwrap();
         let address = exporter.socket.local_addr().unwrap();
@@ -29,10 +30,10 @@ impl Scene {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// What comes back for these bytes, until the connection is closed.
+    /// Sends these bytes, and returns all that comes back.
     async fn answer_to(&self, request: &[u8]) -> String {
         let mut client = self.connect().await;
-        // It may be refused before it was read to its end.
+        // The exporter may refuse it before it has read all.
         client.write_all(request).await.ok();
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
@@ -42,6 +43,11 @@ impl Scene {
     async fn status_of(&self, request: &[u8]) -> String {
         self.answer_to(request).await.lines().next().unwrap_or_default().to_owned()
     }
+}
+
+/// The history of a listener that was asked for nothing.
+fn nothing() -> RequestHistory {
+    RequestHistory::new("ns1".parse().unwrap())
 }
 
 #[tokio::test]
@@ -88,14 +94,14 @@ async fn who_says_nothing_keeps_others_waiting_for_a_moment_and_no_longer() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_an_error() {
     let scene = Scene::start().await;
-    let (_metrics, watched) = watch::channel(Metrics::new());
+    let (_metrics, watched) = watch::channel(Metrics::of(&nothing()));
     let error = Exporter::bind(scene.address, watched, Host::new("/".into())).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }
 
 #[test]
 fn a_listener_that_has_done_nothing_shows_zeros_and_only_what_it_knows() {
-    let page = Metrics::new().page(None, None);
+    let page = Metrics::of(&nothing()).page(&SystemSnapshot::default());
     insta::assert_snapshot!(page, @r#"
     # HELP homelab_deploy_build_info The listener that runs.
     # TYPE homelab_deploy_build_info gauge
@@ -120,21 +126,30 @@ fn a_listener_that_has_done_nothing_shows_zeros_and_only_what_it_knows() {
     "#);
 }
 
+/// A host that runs the system `old`, and boots this one next.
+fn host_that_is_to_boot(next: &str) -> SystemSnapshot {
+    let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
+    let (current, booted) = (Some(system("/nix/store/old")), Some(system("/nix/store/old")));
+    let profile = Some(Profile { generation: None, system: system(next) });
+    SystemSnapshot { current, booted, profile, ..SystemSnapshot::default() }
+}
+
 #[test]
 fn runs_are_counted_by_how_they_ended_and_the_last_one_is_shown() {
-    let mut metrics = Metrics { connected: true, ..Metrics::new() };
-    let mut history = RequestHistory::new("ns1".parse().unwrap());
+    let mut metrics = Metrics { connected: true, ..Metrics::of(&nothing()) };
+    let mut history = nothing();
     let odd = ErrorCode::Other("a\"b\\\nc".to_owned());
     let runs = [(Status::Completed, None), (Status::Failed, Some(ErrorCode::BuildFailed)), (Status::Failed, Some(odd))];
     for (status, error) in runs.into_iter().cycle().take(4) {
         let at = Some("2026-01-01T00:01:30.250Z".parse().unwrap());
-        let response = Response { error, at, ..Response::new("ns1".parse().unwrap(), status, "") };
+        let revision = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().ok();
+        let system = Some("/nix/store/old".to_owned());
+        let response = Response { error, at, revision, system, ..Response::new("ns1".parse().unwrap(), status, "") };
         let spec = Spec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1") };
         history.ended(spec, response);
         metrics.count_last(&history);
     }
-    let revision = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap();
-    let page = metrics.page(Some(&revision), Some(true));
+    let page = metrics.page(&host_that_is_to_boot("/nix/store/new"));
     let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
     insta::assert_snapshot!(samples.join("\n"), @r#"
     homelab_deploy_build_info{version="0.1.0"} 1

@@ -1,30 +1,30 @@
-//! What `switch-to-configuration` says of itself: the program that makes a system the one that runs. Pure.
+//! Reads the output of `switch-to-configuration`, the program that activates a system. Pure.
 
 use super::{phase_of, without_label};
 
-/// What comes before the names of the system's units that failed, and of a user's.
+/// The words before the names of failed units of the system, and of a user.
 const UNITS_FAILED: &str = "the following units failed:";
 const USER_UNITS_FAILED: &str = "the following user units failed:";
 
-/// What it begins with for each user who is logged in, and what it ends with when that did not go well.
+/// The words before the user's name when a user's activation begins, and when it failed.
 const USER_BEGINS: &str = "reloading user units for ";
 const USER_FAILED: &str = "user activation for ";
 
-/// The unit by which each user's own activation runs. It is named like a unit of the system's when it cannot be started.
+/// The user's unit that runs the user's activation. If it cannot be started, it looks like a unit of the system.
 const USER_ACTIVATION: &str = "nixos-activation.service";
 
 const LOCKED: &str = "Could not acquire lock";
 
-/// What the check for changes that cannot be made to a running system says.
+/// Part of the pre-switch check's message about changes that a running system cannot take.
 const CRITICAL: &str = "changes to critical components of the system";
 
-/// What is said when the boot loader could not be told of the new system.
+/// The message when the boot loader could not be installed.
 const NO_BOOT_LOADER: &str = "Failed to install bootloader";
 
-/// How systemd refuses a unit that it has already.
+/// Part of systemd's message about a unit whose name is taken.
 const TAKEN: &str = " was already loaded or has a fragment file";
 
-/// Lines after which the boot loader starts the new system: what comes behind the boot loader in the order of things.
+/// Lines that come after the boot loader was installed for the new system.
 const AFTER_THE_BOOT_LOADER: [&str; 9] = [
     "stopping the following units",
     "NOT restarting the following changed units",
@@ -39,13 +39,12 @@ const AFTER_THE_BOOT_LOADER: [&str; 9] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::listener) enum BootLoader {
-    /// The new system: it was told of it.
+    /// It starts the new system.
     New,
-    /// What it started before: the activation ended before that.
+    /// It starts the old system: the activation ended before the boot loader was installed.
     Old,
 }
 
-/// The line in which the units that failed are named.
 pub(in crate::listener) fn about_failed_units(lines: &[String]) -> Option<&str> {
     lines.iter().rev().find(|line| line.contains(UNITS_FAILED)).map(|line| without_label(line))
 }
@@ -59,13 +58,12 @@ fn names_after(words: &str, line: &str) -> Vec<String> {
     names.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// The units of which something was asked that systemd could not do. They need not have failed themselves: what they
-/// depend on may have, and then the list of failed units does not have them.
+/// Returns the units whose systemd job failed. If only a dependency failed, the list of failed units lacks them.
 pub(in crate::listener) fn failed_jobs(lines: &[String]) -> Vec<String> {
     lines.iter().filter_map(|line| job_in(line)).filter(|&unit| unit != USER_ACTIVATION).map(str::to_owned).collect()
 }
 
-/// The unit in a line like `Failed to start dns.service`, behind which a colon and a reason may stand.
+/// Returns the unit in a line like `Failed to start dns.service`, which a colon and a reason may follow.
 fn job_in(line: &str) -> Option<&str> {
     let (verb, rest) = line.strip_prefix("Failed to ")?.split_once(' ')?;
     let unit = rest.split_once(": ").map_or(rest, |(unit, _)| unit);
@@ -73,7 +71,7 @@ fn job_in(line: &str) -> Option<&str> {
     (is_unit && ["start", "restart", "reload", "stop"].contains(&verb)).then_some(unit)
 }
 
-/// What failed of the users' own services: `dbus.service of alice`, or `the activation of alice` where no unit is named.
+/// Returns the failures of users' services: `dbus.service of alice`, or `the activation of alice` if no unit is named.
 pub(in crate::listener) fn user_failures(lines: &[String]) -> Vec<String> {
     let mut failures = Vec::new();
     let mut units = Vec::new();
@@ -91,17 +89,17 @@ pub(in crate::listener) fn user_failures(lines: &[String]) -> Vec<String> {
             }
         }
     }
-    // The last line may be lost with what came behind it.
+    // The line that names the user may be lost.
     failures.extend(units);
     failures
 }
 
-/// The user in a line like `warning: user activation for alice failed`.
+/// Returns the user in a line like `warning: user activation for alice failed`.
 fn user_in(line: &str) -> Option<&str> {
     without_label(line).strip_prefix(USER_FAILED)?.strip_suffix(" failed")
 }
 
-/// The line that says that the activation script failed, which the exit code does not tell when units failed too.
+/// Returns the line about a failed activation script. The exit code does not show it if units failed too.
 pub(in crate::listener) fn about_failed_script(lines: &[String]) -> Option<&str> {
     let tells = |line: &&String| {
         line.starts_with("Activation script snippet ") && line.contains(" failed")
@@ -110,14 +108,14 @@ pub(in crate::listener) fn about_failed_script(lines: &[String]) -> Option<&str>
     lines.iter().find(tells).map(String::as_str)
 }
 
-/// That the boot loader could not be told of the new system, and what it said of that last: a full disk, as a rule.
+/// Returns that the boot loader could not be installed, with its last words: usually a full disk.
 pub(in crate::listener) fn about_boot_loader(lines: &[String]) -> Option<String> {
     let failed = lines.iter().position(|line| line.starts_with(NO_BOOT_LOADER))?;
     let why = lines.get(..failed).unwrap_or_default().last().filter(|line| phase_of(line).is_none());
     Some(why.map_or_else(|| NO_BOOT_LOADER.to_owned(), |why| format!("{NO_BOOT_LOADER}: {}", why.trim())))
 }
 
-/// What it died of: the error and its causes, the first one last. What one of its processes for a user died of is not it.
+/// Returns the error that ended the program, and its causes in order. Errors of its processes for users do not count.
 pub(in crate::listener) fn cause_of_death(lines: &[String]) -> Option<String> {
     let after_users = lines.iter().rposition(|line| user_in(line).is_some()).map_or(0, |last| last + 1);
     let lines = lines.get(after_users..).unwrap_or_default();
@@ -144,18 +142,18 @@ pub(in crate::listener) fn is_locked_out(lines: &[String]) -> bool {
     lines.iter().any(|line| without_label(line) == LOCKED)
 }
 
-/// The unit that the activation was to have, where it is another one's.
+/// Returns the name of the activation's unit, if another unit has taken it.
 pub(in crate::listener) fn taken_unit(lines: &[String]) -> Option<&str> {
     let before = lines.iter().find_map(|line| line.split_once(TAKEN))?.0;
     before.split_whitespace().next_back()
 }
 
-/// Whether this is said by a check that comes before anything is changed.
+/// Whether a check that precedes all changes prints this line.
 pub(in crate::listener) fn refuses(line: &str) -> bool {
     line.starts_with("Pre-switch check") || line.contains(CRITICAL)
 }
 
-/// Why a system refuses to take the place of the running one.
+/// Returns why a system refuses to replace the running one.
 pub(in crate::listener) fn refusal(lines: &[String]) -> Option<String> {
     let refusing = lines.iter().position(|line| refuses(line))?;
     let said = lines.get(refusing..).unwrap_or_default();
@@ -167,17 +165,17 @@ pub(in crate::listener) fn refusal(lines: &[String]) -> Option<String> {
     Some(format!("critical components of the system would change ({})", changes.join(", ")))
 }
 
-/// Whether this line says that it ended before anything was changed.
+/// Whether this line says that the activation ended before it changed anything.
 pub(in crate::listener) fn changed_nothing(line: &str) -> bool {
     refuses(line) || without_label(line) == LOCKED || line.contains(TAKEN)
 }
 
-/// Whether this says that the system is for the next boot only, as when its `init` is another one.
+/// Whether this line says that the system can only be booted, such as when its `init` differs.
 pub(in crate::listener) fn needs_reboot(line: &str) -> bool {
     line.contains("until you reboot")
 }
 
-/// What the boot loader starts, as far as this tells.
+/// Returns the system that the boot loader starts, if the output tells.
 pub(in crate::listener) fn boot_loader(lines: &[String]) -> Option<BootLoader> {
     let is_before = |line: &String| changed_nothing(line) || line.starts_with(NO_BOOT_LOADER);
     let is_after = |line: &String| {
@@ -188,7 +186,7 @@ pub(in crate::listener) fn boot_loader(lines: &[String]) -> Option<BootLoader> {
     match (lines.iter().any(is_before), lines.iter().any(is_after)) {
         (true, false) => Some(BootLoader::Old),
         (false, true) => Some(BootLoader::New),
-        // Both can only be if others speak as well.
+        // Both happen only if other programs print such lines, too.
         (true, true) | (false, false) => None,
     }
 }
@@ -229,7 +227,7 @@ mod tests {
         insta::assert_snapshot!(died("Error: Failed to reset failed units\n\nCaused by:\n    Connection timed out\n"), @"Failed to reset failed units: Connection timed out");
         insta::assert_snapshot!(died("x\nError: Failed to read unit\n\nCaused by:\n    0: Failed to open /etc/x\n    1: No such file or directory (os error 2)\nCommand 'x' returned non-zero exit status 1."), @"Failed to read unit: Failed to open /etc/x: No such file or directory (os error 2)");
         insta::assert_snapshot!(died("Error: invalid action x\nnext"), @"invalid action x");
-        // That of a user's process is not its own.
+        // The death of a user's process does not count.
         insta::assert_snapshot!(died("Error: Failed to open dbus connection\n\nCaused by:\n    x\nwarning: user activation for bob failed\n"), @"");
     }
 

@@ -1,13 +1,12 @@
-//! The directories of one run. What must be known for sure while the machine is up is where it always has room, in memory;
-//! what must outlive a reboot is copied to the disk, as soon as the disk has room for it. A build fills a disk more often
-//! than anything else does.
+//! The directories of one run. Records that must not be lost are in memory, which always has room. Those that must
+//! outlive a reboot are copied to disk as soon as it has room: nothing fills a disk more often than a build.
 //!
 //! ```text
-//! in memory   everything but the output: request, lock, phase, baseline, confirmation, result, final answer
-//! on disk     a copy of the request, the baseline, the result and the final answer; the output
+//! in memory   everything but the output: request, lock, phase, baseline, confirmation, result, final response
+//! on disk     a copy of the request, the baseline, the result and the final response; the output
 //! ```
 //!
-//! Where there is no folder in memory, the disk has it all. The copies have their room on the disk before the run begins, see
+//! Without a directory in memory, the disk has it all. Room for copies is reserved in advance, see
 //! [`files`](super::files).
 
 use std::ffi::OsString;
@@ -18,36 +17,37 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::Spec;
 use super::files::{
-    BEFORE, COMMIT, FINAL, LOCK, PART, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove,
-    remove_all, tail_of, take_spare, write, write_durably,
+    BEFORE, COMMIT, COPIED, FINAL, LOCK, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove,
+    remove_all, take_spare, write, write_durably,
 };
+use crate::listener::NAMESPACE;
 use crate::protocol::{Phase, Response};
-
-/// How much of the output is looked at to tell what went wrong, in bytes.
-pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
 
 const TOLD: &str = "told";
 const CONFIRMED: &str = "confirmed";
 
-/// The link that `nixos-rebuild build` leaves to what it built, which keeps it from the garbage collector, too.
+/// The link that `nixos-rebuild build` makes to the built system. It also keeps the garbage collector from it.
 const BUILT: &str = "result";
-
-/// What is copied to the disk, in the order in which it comes about.
-const COPIED: [&str; 5] = [REQUEST.0, BEFORE.0, RESULT.0, UNIT.0, FINAL.0];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
     /// Gone after a reboot.
     live: PathBuf,
-    /// On the disk; the same one where nothing is in memory.
+    /// On disk; equal to `live` if there is no directory in memory.
     kept: PathBuf,
 }
 
+/// Returns the name of a run's directory. A key is anyone's text, and so not used as a name itself.
+pub(in crate::listener) fn name_of(key: &str) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, key.as_bytes())
+}
+
 impl RunDir {
-    /// The run in these directories: the one in memory, and the one on the disk.
+    /// Creates a handle for a run with a directory in memory and one on disk.
     pub const fn new(live: PathBuf, kept: PathBuf) -> Self {
         Self { live, kept }
     }
@@ -60,7 +60,11 @@ impl RunDir {
         &self.live
     }
 
-    /// How a process over the run is told where it is.
+    pub(super) fn kept(&self) -> &Path {
+        &self.kept
+    }
+
+    /// Returns the arguments that tell a supervisor its directories.
     pub(in crate::listener) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec![self.live.clone().into_os_string()];
         if self.live != self.kept {
@@ -69,9 +73,9 @@ impl RunDir {
         arguments
     }
 
-    /// Makes the directories with what to run in them. The lock that comes back keeps everyone else from it.
+    /// Creates the directories, and writes down the request. The returned lock keeps all others from the run.
     pub(in crate::listener) fn create(&self, spec: &Spec) -> io::Result<File> {
-        // Where there is none, the disk may have room for all that.
+        // Without a spare directory, the disk may still have room.
         take_spare(&self.kept).ok();
         private_directory(&self.live)?;
         let lock = self.lock()?;
@@ -80,10 +84,10 @@ impl RunDir {
         Ok(lock)
     }
 
-    /// Removes what a run of the same key may have left that could not be read any more.
+    /// Removes unreadable remains of a run with the same key.
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
-        let leftovers = [PHASE.0, COMMIT.0, PART.0, BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
+        let leftovers = [PHASE.0, COMMIT.0, "part", BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
         for file in leftovers.iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]) {
             remove(&file)?;
         }
@@ -91,15 +95,15 @@ impl RunDir {
         remove(&previous)
     }
 
-    /// Takes the lock of the run: its supervisor has it as long as the run goes on, and with it all that it starts. An
-    /// error of the kind [`io::ErrorKind::WouldBlock`] means that someone else has it.
+    /// Takes the lock of the run. The supervisor and all that it starts hold it while the run goes on. The error is
+    /// [`io::ErrorKind::WouldBlock`] if somebody else holds it.
     pub(in crate::listener) fn lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.try_lock()?;
         Ok(file)
     }
 
-    /// The same for the supervisor, which waits: a check whether the run has one holds the lock for a moment.
+    /// Waits for the lock: a check whether the run is locked holds it for a moment.
     pub(in crate::listener) fn wait_for_lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.lock()?;
@@ -112,14 +116,13 @@ impl RunDir {
 
     pub(in crate::listener) fn is_in_hand(&self) -> bool {
         match self.lock() {
-            // At once: a process that is being started right now has a copy of the lock until it becomes its program.
+            // Unlocked explicitly: a process that is being spawned has a copy of the file until it execs.
             Ok(lock) => lock.unlock().is_err(),
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }
 
-    /// Writes down what must be known for sure: here at once, and on the disk unless that is full. What is missing there
-    /// is copied [later](Self::settle).
+    /// Writes a record in memory, and on disk unless that is full. Missing copies are made [later](Self::settle).
     pub(in crate::listener) fn keep<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
         if self.live == self.kept {
@@ -137,7 +140,7 @@ impl RunDir {
         write(&self.live, name, &serde_json::to_vec(value)?)
     }
 
-    /// What was written down, if it was and can be read.
+    /// Returns a record, if it exists and can be read.
     pub(in crate::listener) fn get<T: DeserializeOwned>(&self, record: Record<T>) -> Option<T> {
         self.read(record).ok()
     }
@@ -155,9 +158,9 @@ impl RunDir {
         write_durably(&self.kept, name, bytes)
     }
 
-    /// Copies to the disk what is not there yet, for it was full.
+    /// Makes the copies for which the disk had no room.
     pub(in crate::listener) fn settle(&self) -> io::Result<()> {
-        let written = COPIED.iter().filter_map(|name| Some((name, fs::read(self.live.join(name)).ok()?)));
+        let written = COPIED.iter().filter_map(|(name, _)| Some((name, fs::read(self.live.join(name)).ok()?)));
         written.into_iter().try_for_each(|(name, bytes)| self.copy(name, &bytes))
     }
 
@@ -169,40 +172,21 @@ impl RunDir {
         })
     }
 
-    /// The file with the environment of the run, where it does not inherit one.
+    /// Returns the file with the run's environment, if it does not inherit one.
     pub(in crate::listener) fn environment_file(&self) -> PathBuf {
         self.live.join("environment")
     }
 
-    /// Writes the environment of the run down, for its owner's eyes only.
+    /// Writes down the run's environment, readable by its owner only.
     pub(in crate::listener) fn write_environment(&self, environment: &str) -> io::Result<()> {
         let mut file =
             File::options().create(true).write(true).truncate(true).mode(0o600).open(self.environment_file())?;
         file.write_all(environment.as_bytes())
     }
 
-    /// Forgets the environment of a run that is over: it may hold secrets.
+    /// Removes the environment of a run that is over: it may hold secrets.
     pub(in crate::listener) fn remove_environment(&self) -> io::Result<()> {
         remove(&self.environment_file())
-    }
-
-    /// The output of the program, and the part of it that was set aside to bound it.
-    pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
-        (self.kept.join("output.log"), self.kept.join("output.log.1"))
-    }
-
-    /// The last part of the output, as far as the disk took it.
-    pub(in crate::listener) fn output_tail(&self) -> String {
-        let (current, previous) = self.output_files();
-        let mut tail = tail_of(&current, TAIL_BYTES);
-        let room = TAIL_BYTES.saturating_sub(tail.len());
-        if room > 0 {
-            // The output may have been set aside just before the end.
-            let mut before = tail_of(&previous, room);
-            before.append(&mut tail);
-            tail = before;
-        }
-        String::from_utf8_lossy(&tail).into_owned()
     }
 
     pub(in crate::listener) fn phase(&self) -> Phase {
@@ -214,12 +198,12 @@ impl RunDir {
         Some(path).filter(|path| path.starts_with("/nix/store/"))
     }
 
-    /// Lets the garbage collector have what was built, unless something else keeps it.
+    /// Releases the built system to the garbage collector, unless something else keeps it.
     pub(in crate::listener) fn forget_built(&self) -> io::Result<()> {
         remove(&self.live.join(BUILT))
     }
 
-    /// Notes that the host was heard from after it activated what was asked for. After a reboot nobody waits for that.
+    /// Notes that the operator has confirmed the activation. Not needed after a reboot.
     pub(in crate::listener) fn write_confirmed(&self) -> io::Result<()> {
         fs::write(self.live.join(CONFIRMED), "")
     }
@@ -228,22 +212,22 @@ impl RunDir {
         self.live.join(CONFIRMED).exists()
     }
 
-    /// Forgets that the host was heard from: that was before there was anything to confirm.
+    /// Removes a confirmation that came before the activation.
     pub(in crate::listener) fn forget_confirmed(&self) -> io::Result<()> {
         remove(&self.live.join(CONFIRMED))
     }
 
-    /// Whether the run, or its unit, has noted how it ended.
+    /// Whether the supervisor or systemd has noted the end of the run.
     pub(in crate::listener) fn has_ended(&self) -> bool {
         [RESULT.0, UNIT.0].iter().any(|file| self.live.join(file).exists())
     }
 
-    /// Whether it has been concluded. The caller should have the lock.
+    /// Whether the run has been concluded. The caller should hold the lock.
     pub(in crate::listener) fn is_concluded(&self) -> bool {
         [RESULT.0, FINAL.0].iter().any(|file| self.live.join(file).exists())
     }
 
-    /// Notes that the server has been given what the deployer is told in the end. Not durable: in doubt it is told again.
+    /// Notes that the server has the final response. Not durable: in doubt it is delivered again.
     pub(in crate::listener) fn write_told(&self) -> io::Result<()> {
         fs::write(self.live.join(TOLD), "")?;
         if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(TOLD), "") }
@@ -253,7 +237,7 @@ impl RunDir {
         self.live.join(TOLD).exists()
     }
 
-    /// What the deployer is told in the end; `None` when the run was not concluded yet.
+    /// Returns the final response; `None` if the run has not been concluded.
     pub(in crate::listener) fn final_response(&self) -> io::Result<Option<Response>> {
         match self.read(FINAL) {
             Ok(response) => Ok(Some(response)),
@@ -262,12 +246,12 @@ impl RunDir {
         }
     }
 
-    /// Removes the output and the room that was not used from the disk, and from memory what the disk has all of.
+    /// Removes the output and the unused room from disk, and from memory what is complete on disk.
     pub(in crate::listener) fn shrink(&self) -> io::Result<()> {
         let (current, previous) = self.output_files();
         remove(&current)?;
         remove(&previous)?;
-        COPIED.iter().try_for_each(|name| remove(&draft(&self.kept, name)))?;
+        COPIED.iter().try_for_each(|(name, _)| remove(&draft(&self.kept, name)))?;
         if self.live != self.kept && self.kept.join(FINAL.0).exists() { remove_all(&self.live) } else { Ok(()) }
     }
 

@@ -1,15 +1,13 @@
-//! The files of a run: what is in them, how they are written and removed, and the room on the disk for runs that find it full.
+//! The files of a run: their content, how they are written and removed, and spare directories for runs on a full disk.
 //!
-//! That room is the directories of the next runs, made while there is room. Each file that is to outlive a reboot is there
-//! already, as long as it may become, and is written over. A disk that writes in place, as most do, needs no more room for that.
+//! The directories of the next runs are made while there is room. They contain each file that must outlive a reboot, in
+//! its largest size, and a run writes over them. A disk that writes in place, as most do, needs no more room for that.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use super::{RunResult, Spec, UnitEnd};
 use crate::listener::snapshot::SystemSnapshot;
@@ -21,41 +19,30 @@ pub struct Record<T>(pub(super) &'static str, pub(super) PhantomData<fn() -> T>)
 pub(super) const LOCK: &str = "lock";
 
 pub(in crate::listener) const REQUEST: Record<Spec> = Record("request.json", PhantomData);
-/// What was so on the host before the run: it is what the host can return to.
+/// The state of the host before the run, to which it can roll back.
 pub(in crate::listener) const BEFORE: Record<SystemSnapshot> = Record("before.json", PhantomData);
-/// How the run ended, as it says itself.
+/// The result, from the supervisor.
 pub(in crate::listener) const RESULT: Record<RunResult> = Record("result.json", PhantomData);
-/// How the unit of the run ended, if it had one.
+/// The end of the run's unit, from systemd.
 pub(in crate::listener) const UNIT: Record<UnitEnd> = Record("unit.json", PhantomData);
-/// What the deployer is told in the end.
+/// The final response.
 pub(in crate::listener) const FINAL: Record<Response> = Record("final.json", PhantomData);
 pub(in crate::listener) const PHASE: Record<Phase> = Record("phase", PhantomData);
-/// The commit that is deployed, once it is known.
+/// The commit, once it is resolved.
 pub(in crate::listener) const COMMIT: Record<Commit> = Record("commit", PhantomData);
-/// Where the current part of the output begins, or the one that is about to become it.
-pub(in crate::listener) const PART: Record<OutputPart> = Record("part", PhantomData);
-
-/// How many runs in a row can be kept on a full disk.
+/// The number of consecutive runs that a full disk can take.
 const SPARES: usize = 3;
 
-/// The folder of these directories, beside that of all runs.
+/// The folder of spare directories, beside that of the runs.
 const SPARES_FOLDER: &str = "spares";
 
 const KIB: usize = 1024;
 
-/// The room for each file, in bytes. The last lines of the log take the most.
-const ROOM: [(&str, usize); 5] =
+/// The files that are copied to disk, in order, and the bytes reserved for each. Log tails take the most.
+pub(super) const COPIED: [(&str, usize); 5] =
     [(REQUEST.0, 8 * KIB), (BEFORE.0, 8 * KIB), (RESULT.0, 40 * KIB), (UNIT.0, KIB), (FINAL.0, 40 * KIB)];
 
-/// Where a part of the output begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputPart {
-    pub inode: u64,
-    /// How much of the output comes before it, in bytes.
-    pub start: u64,
-}
-
-/// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
+/// Creates a directory for its owner only, as output may contain secrets, unless it exists.
 pub(super) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -64,43 +51,43 @@ pub(super) fn remove(file: &Path) -> io::Result<()> {
     unless_missing(fs::remove_file(file))
 }
 
-/// Removes a directory that may not be there, with all that is in it.
+/// Removes a directory with its content, if it exists.
 pub(super) fn remove_all(directory: &Path) -> io::Result<()> {
     unless_missing(fs::remove_dir_all(directory))
 }
 
 fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
     match removed {
-        // Where the disk has no room for a directory, what would be in it is not there either.
+        // If the disk had no room for a directory, its files are missing, too.
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Where a file is until it is whole.
+/// Returns the place of a file until it is complete.
 pub(super) fn draft(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.new"))
 }
 
-/// Writes a file so that nobody reads half of it.
+/// Writes a file atomically.
 pub(super) fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = draft(directory, name);
     fs::write(&new, bytes)?;
     fs::rename(new, directory.join(name))
 }
 
-/// Writes a file so that after a power cut it is there whole or not at all. This waits for the disk, which may take
-/// seconds: the loop that serves NATS does not call it.
+/// Writes a file so that after a power cut it is there whole or not at all. This waits for the disk, perhaps for
+/// seconds: the loop that serves NATS must not call it.
 pub(super) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = draft(directory, name);
-    // Over what is there, which is the room for it.
+    // Written over the reserved room.
     let mut file = File::options().write(true).create(true).truncate(false).open(&new)?;
     file.write_all(bytes)?;
     file.set_len(bytes.len() as u64)?;
     file.sync_all()?;
     fs::rename(&new, directory.join(name))?;
     sync_directory(directory)?;
-    // The directory is as new as its first file.
+    // The directory may be as new as its first file.
     directory.parent().map_or(Ok(()), sync_directory)
 }
 
@@ -108,21 +95,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// The last bytes of a file, at most so many; none when it cannot be read.
-pub(super) fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
-    let bytes = bytes as u64;
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let start = file.metadata()?.len().saturating_sub(bytes);
-        file.seek(SeekFrom::Start(start))?;
-        let mut tail = Vec::new();
-        file.take(bytes).read_to_end(&mut tail)?;
-        Ok(tail)
-    };
-    read().unwrap_or_default()
-}
-
-/// Makes those that are missing, for the runs in this folder.
+/// Makes the missing spare directories beside this folder of runs.
 pub(in crate::listener) fn prepare_spares(runs: &Path) -> io::Result<()> {
     let new = runs.with_file_name(SPARES_FOLDER).join("new");
     for spare in spares(runs).filter(|spare| !spare.exists()) {
@@ -135,13 +108,13 @@ fn make_spare(directory: &Path) -> io::Result<()> {
     remove_all(directory)?;
     private_directory(directory)?;
     File::create(directory.join(LOCK))?;
-    for (name, bytes) in ROOM {
+    for (name, bytes) in COPIED {
         File::create(draft(directory, name))?.write_all(&vec![b' '; bytes])?;
     }
     Ok(())
 }
 
-/// Makes one the directory of a run, unless there is one already. An error is that there is none.
+/// Turns a spare directory into that of a run, unless that exists. Fails if there is no spare one.
 pub(super) fn take_spare(directory: &Path) -> io::Result<()> {
     let runs = directory.parent().unwrap_or(directory);
     spares(runs)

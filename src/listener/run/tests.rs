@@ -4,9 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::*;
+use crate::listener::config::UserUnits;
 use crate::protocol::{Phase, Response};
 
-/// A run of this key that nobody waits for.
+/// Returns a run with this key.
 pub(in crate::listener) fn spec(key: &str) -> Spec {
     Spec {
         key: key.to_owned(),
@@ -18,47 +19,25 @@ pub(in crate::listener) fn spec(key: &str) -> Spec {
         accepted_at: "2026-11-23T10:00:00Z".parse().unwrap(),
         number: 0,
         boot_id: None,
-        flake: "git+https://h/x".parse().unwrap(),
-        host: "ns1".parse().unwrap(),
-        attr: None,
-        rebuild_flags: Vec::new(),
+        settings: RunSettings {
+            flake: "git+https://h/x".parse().unwrap(),
+            host: "ns1".parse().unwrap(),
+            attr: None,
+            rebuild_flags: Vec::new(),
+            system_keys: Vec::new(),
+            root: "/nowhere".into(),
+            user_units: UserUnits::Fail,
+            timeout_ms: 10_000,
+            grace_ms: 1_000,
+        },
         system: None,
-        system_keys: Vec::new(),
-        root: "/nowhere".into(),
         confirm_timeout_ms: None,
         return_to: None,
-        user_units: UserUnits::Fail,
-        timeout_ms: 10_000,
-        grace_ms: 1_000,
     }
 }
 
-/// A listener that is told nothing of interest.
-fn config() -> Config {
-    Config {
-        hostname: "ns1".parse().unwrap(),
-        tier: crate::protocol::Tier::Prod,
-        role: None,
-        flake: "git+https://h/x".parse().unwrap(),
-        flake_attr: None,
-        rebuild_flags: Vec::new(),
-        system_keys: Vec::new(),
-        deploy_subjects: Vec::new(),
-        discover_subject: "deploy.discover".parse().unwrap(),
-        timeout: Duration::from_mins(10),
-        grace: Duration::from_secs(10),
-        user_units: UserUnits::Fail,
-        heartbeat: Duration::from_secs(30),
-        metrics_listen: None,
-        state_dir: "/nowhere".into(),
-        runtime_dir: None,
-        supervisor: "/nowhere".into(),
-        root: "/".into(),
-    }
-}
-
-/// Gives a lock back at once. A file that is only closed may still be open in a process that another test has forked
-/// and that has not become its program yet.
+/// Releases a lock at once. A closed file may still be open in a process that another test has forked and that has not
+/// called exec yet.
 pub(in crate::listener) fn give_back(lock: &File) {
     lock.unlock().unwrap();
 }
@@ -121,9 +100,8 @@ fn the_operator_is_shown_without_anything_that_steers_a_terminal() {
     let json =
         r#"{"action":"switch","revision":"main","reply_to":"deploy.responses.x","operator":"\u001b[2Jroot\n@desk"}"#;
     let request = Request::parse(json.as_bytes()).unwrap();
-    let spec = Spec::new(request, &config(), Timestamp::UNIX_EPOCH);
+    let spec = Spec::new(request, &spec("a").settings, Timestamp::UNIX_EPOCH);
     assert_eq!(spec.holder().operator.as_deref(), Some("root@desk"));
-    assert_eq!((spec.timeout_ms, spec.grace_ms), (600_000, 10_000));
 }
 
 #[test]
@@ -135,7 +113,7 @@ fn a_spoilt_final_is_an_error_and_a_missing_one_is_not() {
     assert!(dir.final_response().is_err());
 }
 
-/// A run whose disk takes nothing: neither a file nor a directory.
+/// Returns a run whose disk takes neither files nor directories.
 fn on_a_full_disk(folder: &Path) -> RunDir {
     RunDir::new(folder.join("run"), "/dev/full/run".into())
 }
@@ -242,7 +220,7 @@ fn a_run_is_written_over_room_that_was_there_before() {
             && kept.lock().is_ok()
     );
 
-    // What was not used is given back with the output, and the next run has its room.
+    // Unused room is freed with the output, and the next run has its own.
     assert!(at("runs/a/unit.json.new").exists() && !at("spares/1").exists());
     dir.shrink().unwrap();
     prepare_spares(&at("runs")).unwrap();

@@ -1,16 +1,16 @@
-//! What becomes of the connection, and what the server lets this listener do.
+//! Handles events of the connection, and the permissions that the server grants.
 
 use super::{REPEAT_FINAL_FOR, Service, shown};
 use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
 use crate::listener::problems::ProblemKind;
-use crate::listener::publisher::{May, Rights};
+use crate::listener::publisher::May;
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
 
 impl Service {
-    /// Hears requests, which wait until it is known where they can be answered.
+    /// Subscribes to requests. They wait until the permissions are known.
     pub(super) async fn hear_requests(&mut self) -> Result<(), ListenerError> {
         for subject in &self.config.deploy_subjects {
             self.requests.subscribe(&self.publisher.client, subject).await?;
@@ -19,7 +19,7 @@ impl Service {
         Ok(())
     }
 
-    /// Subscribes to roll calls, once the rights are known: in a flood of questions the refusals could get lost.
+    /// Subscribes to roll calls, once the permissions are known: in a flood of questions violations could get lost.
     pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
         for subject in [&self.config.discover_subject, &self.tiers_questions()] {
             self.questions.subscribe(&self.publisher.client, subject).await?;
@@ -30,7 +30,7 @@ impl Service {
         Ok(())
     }
 
-    /// Something happened to the connection. An error is that there will be none any more.
+    /// Handles an event of the connection. Fails if there will be no connection any more.
     pub(super) async fn bus(&mut self, event: BusEvent) -> Result<(), ListenerError> {
         match event {
             BusEvent::Up => {
@@ -72,44 +72,37 @@ impl Service {
         let Some(trial) = self.trial.take() else { return };
         let (before, rights) = (self.publisher.rights, trial.outcome(self.publisher.rights));
         self.publisher.rights = rights;
-        let Rights { own, shared, others } = rights;
-        let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.hostname);
-        match own {
-            May::No => {
-                let message =
-                    format!("the server does not let this host publish {prefix}: no deployer hears its answers");
-                self.problems.found(ProblemKind::MayNotAnswer, message);
+        let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.run.host);
+        let unheard = format!("the server does not let this host publish {prefix}: no deployer hears its answers");
+        let others = format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
+        for (kind, may, wrong, message) in [
+            (ProblemKind::MayNotAnswer, rights.own, May::No, unheard),
+            (ProblemKind::PermissionsTooWide, rights.others, May::Yes, others),
+        ] {
+            if may == wrong {
+                self.problems.found(kind, "", &message);
+            } else if may != May::Unknown {
+                self.problems.solved(kind);
             }
-            May::Yes => self.problems.solved(ProblemKind::MayNotAnswer),
-            May::Unknown => {}
         }
-        match others {
-            May::Yes => {
-                let message =
-                    format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
-                self.problems.found(ProblemKind::PermissionsTooWide, message);
-            }
-            May::No => self.problems.solved(ProblemKind::PermissionsTooWide),
-            May::Unknown => {}
-        }
-        if shared == May::No && before.shared != May::No {
+        if rights.shared == May::No && before.shared != May::No {
             tracing::info!("permissions are strict: deployers that know only the old form of answers are not served");
         }
     }
 
-    /// The server's configuration may be put right without this listener: it goes on with what it may do.
+    /// Handles a violation. The server's configuration may be repaired at any time, so the listener goes on.
     fn refused(&mut self, violation: &Violation) {
         if self.trial.as_mut().is_some_and(|trial| trial.refused(violation)) {
             return tracing::debug!("tried: {violation}");
         }
         let subject = violation.subject.as_str();
         match violation.operation {
-            // A courtesy, which the permissions of the predecessor do not know.
+            // Optional: the permissions of the predecessor do not include it.
             Operation::Subscribe if subject == self.tiers_questions().as_str() => tracing::debug!("{violation}"),
             Operation::Subscribe => {
                 let message =
                     format!("{violation}: nothing that is sent there arrives; see its permissions on the server");
-                self.problems.found_with(ProblemKind::CannotHear, subject, message);
+                self.problems.found(ProblemKind::CannotHear, subject, &message);
             }
             Operation::Publish => {
                 if subject.parse::<ReplySubject>().is_ok_and(|subject| self.publisher.place(&subject) == Place::Shared)
@@ -127,11 +120,11 @@ impl Service {
         discover_tier(&self.config.discover_subject, self.config.tier)
     }
 
-    /// Tells again what may have been lost with the connection: the state of the run, and how the last one ended.
+    /// Repeats what may have been lost with the connection: the progress of the run, and the last final response.
     async fn repeat_state(&mut self) {
         self.tell_progress().await;
         if self.undelivered.is_empty()
-            && let Some((spec, response)) = &self.history.last
+            && let Some((spec, response)) = self.history.last()
             && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
         {
             self.publisher.say(&spec.reply_to, response).await;

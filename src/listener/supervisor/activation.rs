@@ -1,57 +1,45 @@
-//! The activation that a run started in a unit of its own, out of reach of signals to the run's processes.
+//! The activation unit that `nixos-rebuild` starts, which signals to the run's processes do not reach.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
 use tokio::process::Command;
-use tokio::time::timeout;
 
 use super::log::Log;
-use super::process_tree::in_descendants;
-use crate::listener::host::{ACTIVATION, Host, is_activation};
+use crate::listener::host::{ACTIVATION, is_activation};
 use crate::listener::output::built_system;
 use crate::listener::snapshot::ask;
 use crate::listener::verdict::End;
+use crate::process_group::output_within;
 use crate::protocol::Phase;
 
-/// What the journal marks the lines with that say that a unit is being stopped; see `journalctl --catalog`.
+/// The journal's mark of messages about a unit that is being stopped; see `journalctl --catalog`.
 const IS_STOPPED: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
 
-/// How much of what an activation says is read from the journal, in lines.
+/// The most lines of an activation that are read from the journal.
 const LINES: &str = "--lines=5000";
 
-/// How long systemd may take to see the end of processes that it has killed.
+/// The time that systemd may take to see the end of processes that it has killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// An activation of this run, as it was called for.
+/// An activation of this run.
 #[derive(Debug)]
 pub(super) struct Activation {
     unit: String,
-    /// The system that it is to, where that is said.
+    /// The system to activate, if the command line names it.
     system: Option<String>,
 }
 
-/// The activation that a descendant of this process waits for: others activate in units of that name, too.
-pub(super) fn awaited() -> Option<Activation> {
-    in_descendants(awaited_by)
-}
-
-/// The same, cheap enough to be called often: nearly always there is no such unit at all.
-pub(super) fn seen() -> Option<Activation> {
-    if Host::new("/".into()).has_activation_unit() { awaited() } else { None }
-}
-
-/// The system that the run was seen to switch to, or that `nixos-rebuild` names in the end.
+/// Returns the system that the run was seen to switch to, or that `nixos-rebuild` names at its end.
 pub(super) fn switched_to(activation: Option<&Activation>, log: &Log) -> Option<String> {
     let seen = activation.and_then(|activation| activation.system.clone());
     seen.or_else(|| built_system(&log.lines()).map(str::to_owned))
 }
 
-/// The activation that the process with this command line waits for. Each of its words ends with NUL.
-fn awaited_by(command_line: &[u8]) -> Option<Activation> {
+/// Returns the activation that the process with this command line waits for. Each word ends with NUL.
+pub(super) fn awaited_by(command_line: &[u8]) -> Option<Activation> {
     let words = command_line.split(|&byte| byte == 0).map(|word| std::str::from_utf8(word).unwrap_or_default());
     let mut words = words.peekable();
     let program = Path::new(words.next()?).file_name()?.to_str()?;
@@ -63,28 +51,30 @@ fn awaited_by(command_line: &[u8]) -> Option<Activation> {
     Some(Activation { unit: names.find(|name| is_activation(name))?, system: system.map(str::to_owned) })
 }
 
-/// The name of a unit as systemd has it, where it may be written without its kind.
+/// Completes the name of a unit whose type may be omitted.
 fn full_name(name: &str) -> String {
     if name.ends_with(".service") { name.to_owned() } else { format!("{name}.service") }
 }
 
-/// The unit that `nixos-rebuild` names when it says which of its commands failed.
+/// Returns the unit in `nixos-rebuild`'s message about a failed command.
 fn named(output: &str) -> Option<String> {
     let (_, after) = output.rsplit_once(&format!("--unit={ACTIVATION}"))?;
     let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(after.len());
     Some(full_name(&format!("{ACTIVATION}{}", after.get(..end)?)))
 }
 
-/// Ends it: asks, waits for at most this long, and then forces it.
+/// Stops the unit, and kills it after the grace period.
 pub(super) async fn stop(Activation { unit, .. }: &Activation, grace: Duration) {
-    if timeout(grace, systemctl(&["stop", unit])).await.is_err() {
-        systemctl(&["kill", "--signal=KILL", unit]).await;
-        // Returns at once when the unit has gone, and its end is what the result of the run waits for.
-        timeout(KILLED_WITHIN, systemctl(&["stop", unit])).await.ok();
+    let systemctl = async |words: &[&str], limit| output_within(Command::new("systemctl").args(words), limit).await;
+    // If it cannot be stopped, it is left: the run has ended anyway, and reports its phase.
+    if systemctl(&["stop", unit], grace).await.is_err() {
+        systemctl(&["kill", "--signal=KILL", unit], KILLED_WITHIN).await.ok();
+        // Returns at once if the unit is gone. The result of the run must not come before its end.
+        systemctl(&["stop", unit], KILLED_WITHIN).await.ok();
     }
 }
 
-/// Removes the units of activations that are over, and that systemd has kept: none can begin under a name that is taken.
+/// Removes units of earlier activations that systemd has kept: no activation can begin under a taken name.
 pub(super) async fn clear_away() {
     let pattern = format!("{ACTIVATION}*");
     let listing = ["list-units", "--all", "--plain", "--no-legend", "--no-pager", "--full", &pattern];
@@ -94,7 +84,7 @@ pub(super) async fn clear_away() {
     }
 }
 
-/// The units in which nothing goes on: each line has the unit, whether it is loaded, its state, and that in detail.
+/// Returns the units in which nothing runs. A line has the unit, its load state, its state and its substate.
 fn left_over(listing: &str) -> Vec<&str> {
     let units = listing.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -105,9 +95,9 @@ fn left_over(listing: &str) -> Vec<&str> {
     units.collect()
 }
 
-/// The end of a program that was begun then, once what its activation said is with the program's own words. It is another
-/// one if the program takes an activation that was broken off for one that is done: when its unit is stopped, by a
-/// shutdown or by hand, that counts as a clean end, and `nixos-rebuild` exits with 0.
+/// Adds the activation's output to the log, and returns the end of the program that began at `began`. If the
+/// activation's unit was stopped, by a shutdown or by hand, `nixos-rebuild` exits with 0; the returned end is another
+/// one.
 pub(super) async fn settled(activation: Option<&Activation>, log: &mut Log, end: End, began: Timestamp) -> End {
     if !matches!(end, End::Exited(_) | End::Killed(_) | End::TimedOut) {
         return end;
@@ -117,37 +107,31 @@ pub(super) async fn settled(activation: Option<&Activation>, log: &mut Log, end:
         return broken_off;
     }
     let unit = activation.map(|activation| activation.unit.clone()).or_else(|| named(&log.tail()));
-    // To the millisecond: a run right before this one may have had to be stopped.
+    // To the millisecond: a run right before this one may have been stopped.
     let since = format!("--since=@{}.{:03}", began.as_second(), began.as_millisecond().rem_euclid(1_000));
     let journal = async |unit: &str, kind: &str| {
         output("journalctl", &["--quiet", "--output=cat", LINES, &since, "--unit", unit, kind]).await
     };
-    // What is on its way to the journal is to be found, too.
+    // Messages on their way to the journal have to be found, too.
     output("journalctl", &["--sync"]).await;
     if let Some(unit) = &unit {
-        // Some releases give the activation no pipe to them, and what it says goes to the journal.
+        // Some releases run the activation without a pipe, and its output goes to the journal.
         let said = journal(unit, "_TRANSPORT=stdout").await;
         if !said.is_empty() {
             log.reach(Phase::Activate);
             log.write(format!("{said}\n").as_bytes());
         }
     }
-    // One that was over before it was seen had any of these names.
+    // An activation that ended before it was seen may have any of these names.
     let unit = unit.unwrap_or_else(|| format!("{ACTIVATION}*"));
     let was_stopped = end == End::Exited(0) && !journal(&unit, IS_STOPPED).await.is_empty();
     if was_stopped { broken_off } else { end }
 }
 
-/// What a program prints, without the line breaks around it; nothing where it cannot be run.
+/// Returns the output of a program without the surrounding line breaks; empty if the program cannot be run.
 async fn output(program: &str, arguments: &[&str]) -> String {
     let output = ask(program, arguments).await;
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim_matches('\n').to_owned()).unwrap_or_default()
-}
-
-/// What cannot be stopped is left: the run has ended for all that, and says what it was at.
-async fn systemctl(arguments: &[&str]) {
-    let command = Command::new("systemctl").args(arguments).stdin(Stdio::null()).kill_on_drop(true).status().await;
-    drop(command);
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A deployment from its beginning to its verdict.
+//! Carries out a deployment or a rollback, up to the verdict.
 
 use std::io;
 use std::time::Duration;
@@ -8,9 +8,8 @@ use tokio::time::sleep;
 
 use super::activation;
 use super::build::{fetch, nixos_rebuild};
-use super::changes::{Change, Changes, follow_baseline, note_baseline};
 use super::process::ProcessRunner;
-use super::rollback::{ActivationStep, RolledBack, roll_back};
+use super::rollback::{ActivationStep, Change, Changes, RolledBack, follow_baseline, note_baseline, roll_back};
 use crate::clock;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, tells_unadvertised};
@@ -21,10 +20,10 @@ use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
 
-/// How the system and the database of Nix say that there is no room left.
+/// The messages of the system and of Nix' database about a full disk.
 const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
 
-/// How often it is looked whether the host was heard from.
+/// The interval at which the confirmation is looked for.
 const LOOK_FOR_CONFIRMATION: Duration = Duration::from_millis(100);
 
 pub(super) struct Deployment {
@@ -34,18 +33,19 @@ pub(super) struct Deployment {
     pub(super) runner: ProcessRunner,
 }
 
+/// The outcome of a deployment before it is confirmed or rolled back.
 struct Attempt {
-    end: End,
-    /// What was so on the host right before anything moved; where nothing did, when the run began.
+    /// The state of the host right before anything changed; if nothing did, when the run began.
     before: SystemSnapshot,
-    /// The system that the run brought, where that is known.
+    /// The system that the run built or fetched, if known.
     built: Option<String>,
-    /// Whether it came to the activation, which may have touched everything: what comes before touches nothing on the host.
+    /// Whether the activation was reached, which may have touched everything. Earlier steps touch nothing.
     activated: bool,
+    end: End,
 }
 
 impl Deployment {
-    /// Deploys or returns, and tells how it ended. An error is that nothing was begun.
+    /// Deploys or rolls back. Fails if nothing was begun.
     pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
         let started_at = clock::now();
         let found = SystemSnapshot::learned(&self.host).await;
@@ -59,29 +59,24 @@ impl Deployment {
         Ok(RunResult { verdict, started_at, ended_at: clock::now(), after, tail })
     }
 
-    /// Deploys, and returns from what went wrong or was not confirmed, if that is asked for.
+    /// Deploys, and rolls back after a failure or without a confirmation, if the request asks for that.
     async fn deploy_for_good(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
-        let attempt = match self.spec.system.clone() {
-            Some(system) => self.deploy_system(&system, found).await,
-            None => self.deploy_revision(found).await,
-        };
+        let mut attempt = self.deploy(found).await;
         let (verdict, after, traces) = self.judge(&attempt).await;
         let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
             return (attempt.with_theirs(verdict, &after), after);
         };
-        let activates = matches!(self.spec.action, Action::Switch | Action::Test);
         let failure = if verdict.status == Status::Completed {
-            let heard = if activates { self.confirmed(limit).await } else { Ok(()) };
-            match heard {
+            match self.confirmed(limit).await {
                 Ok(()) => return self.still_so(verdict, after).await,
                 Err(End::TimedOut) => {
                     let why = format!("nobody confirmed within {} s that the host was heard from", limit.as_secs());
                     Verdict::failed(ErrorCode::NotConfirmed, why)
                 }
-                // A supervisor that is told to end starts no further activation.
+                // A supervisor that is told to stop starts no further activation.
                 Err(end) => {
-                    let verdict = self.judge(&Attempt { end, ..attempt }).await.0;
-                    return (verdict.with("what was deployed stays"), after);
+                    attempt.end = end;
+                    return (self.judge(&attempt).await.0.with("what was deployed stays"), after);
                 }
             }
         } else if !traces || matches!(attempt.end, End::Stopped(_)) || self.spec.action == Action::DryActivate {
@@ -97,10 +92,12 @@ impl Deployment {
         }
     }
 
-    /// Waits to be told that the host was heard from, which a listener notes in the directory of the run. An error is what came
-    /// instead: that the time was over, or a signal.
+    /// Waits for the confirmation, which a listener notes in the run's directory. The error is the timeout or a signal.
     async fn confirmed(&mut self, limit: Duration) -> Result<(), End> {
-        // A confirmation that came before there was anything to confirm does not count.
+        if !self.spec.action.activates() {
+            return Ok(());
+        }
+        // A confirmation from before the activation does not count.
         self.dir.forget_confirmed().ok();
         self.runner.log.enter(Phase::Confirm);
         self.runner.bounds.renew(limit);
@@ -115,21 +112,18 @@ impl Deployment {
         }
     }
 
-    /// A deployment that was confirmed, unless somebody switched the host to something else before that.
+    /// Judges a confirmed deployment: somebody may have switched the host to another system before the confirmation.
     async fn still_so(&self, verdict: Verdict, after: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let now = SystemSnapshot::seen(&self.host);
         let changes = Changes::by_others(&after, &now);
         let Some(theirs) = changes.theirs(&now) else { return (verdict, after) };
-        let spoilt = match self.spec.action {
-            Action::Switch => true,
-            Action::Test => changes.current == Change::Theirs,
-            Action::Boot | Action::DryActivate | Action::Fetch => false,
-        };
+        let action = self.spec.action;
+        let spoilt = action == Action::Switch || action.activates() && changes.current == Change::Theirs;
         let verdict = if spoilt { Verdict::failed(ErrorCode::VerifyFailed, theirs) } else { verdict.with(&theirs) };
         (verdict, SystemSnapshot::learned(&self.host).await)
     }
 
-    /// Returns to what ran before another run, which is all that there is to do.
+    /// Rolls back an earlier run, which is all that was asked for.
     async fn return_to(&mut self, to: &RollbackTarget) -> (Verdict, SystemSnapshot) {
         let not_returned = |error, why: &str, now: &SystemSnapshot| {
             let verdict = Verdict::failed(error, format!("not returned to what ran before {}: {why}", to.run));
@@ -147,122 +141,113 @@ impl Deployment {
     }
 
     async fn go_back(&mut self, before: &SystemSnapshot, made: Option<&str>) -> RolledBack {
-        // A deployer waits no longer for the end of it, where a deployment has more time than that.
-        let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
+        // An operator waits no longer for a rollback, even if deployments have more time.
+        let limit = RETURN_WITHIN.min(self.spec.settings.timeout());
         roll_back(&mut self.runner, &self.host, self.spec.action, before, made, limit).await
     }
 
-    /// Deploys what was built elsewhere: fetches first and activates then, as the way back does.
-    async fn deploy_system(&mut self, system: &SystemPath, found: SystemSnapshot) -> Attempt {
+    async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
+        let mut attempt = Attempt { before: found, built: None, activated: false, end: End::Exited(0) };
+        let deployed = match self.spec.system.clone() {
+            Some(system) => self.deploy_system(&system, &mut attempt).await,
+            None => self.deploy_revision(&mut attempt).await,
+        };
+        attempt.end = deployed.err().unwrap_or(End::Exited(0));
+        attempt
+    }
+
+    /// Deploys a system that was built elsewhere: fetches and then activates it, by the steps of a rollback.
+    async fn deploy_system(&mut self, system: &SystemPath, attempt: &mut Attempt) -> Result<(), End> {
         self.runner.log.enter(Phase::Build);
-        let fetched = fetch(&mut self.runner, &self.host, &self.spec, system).await;
-        let (before, activated) = (found, false);
+        fetch(&mut self.runner, &self.host, &self.spec, system).await?;
         let action = self.spec.action;
-        if action == Action::Fetch || fetched.is_err() {
-            let end = fetched.err().unwrap_or(End::Exited(0));
-            return Attempt { end, before, built: None, activated };
+        if action == Action::Fetch {
+            return Ok(());
         }
-        let before = match self.note_before().await {
-            Ok(before) => before,
-            Err(end) => return Attempt { end, before, built: None, activated },
-        };
+        self.begin_to_change(attempt).await?;
         let path = || system.as_str().to_owned();
-        let mut end = End::Exited(0);
-        if matches!(action, Action::Switch | Action::Boot) {
-            end = self.runner.run(&mut ActivationStep::SetProfile(path()).command(&self.host)).await;
+        attempt.built = Some(path());
+        if action.sets_next_boot() {
+            self.runner.run(&mut ActivationStep::SetProfile(path()).command(&self.host)).await.success()?;
         }
-        if end == End::Exited(0) {
-            self.runner.log.enter(Phase::Activate);
-            end = self.runner.run(&mut ActivationStep::Activate(path(), action).command(&self.host)).await;
-        }
-        Attempt { end, before, built: Some(path()), activated: true }
+        self.runner.log.enter(Phase::Activate);
+        self.runner.run(&mut ActivationStep::Activate(path(), action).command(&self.host)).await.success()
     }
 
-    /// Notes what is so on the host right before anything moves. The end is that this is not possible.
-    async fn note_before(&self) -> Result<SystemSnapshot, End> {
-        let before = SystemSnapshot::learned(&self.host).await;
-        note_baseline(&self.host, &self.dir, &before).map_err(|error| {
-            let why = format!("cannot note what runs now, and so could not return to it: {error}");
-            End::Refused(ErrorCode::BuildFailed, why)
-        })?;
-        Ok(before)
-    }
-
-    /// Deploys what the revision stands for: builds first and activates then. What the host can return to is what was so in between: a build takes long, and
-    /// what somebody else switched to meanwhile is not this run's to undo.
-    async fn deploy_revision(&mut self, found: SystemSnapshot) -> Attempt {
-        let untouched = |end| Attempt { end, before: found.clone(), built: None, activated: false };
+    /// Deploys a revision: builds first, then activates. The baseline is taken in between, as a build takes long, and
+    /// this run must not undo what somebody else switched to meanwhile.
+    async fn deploy_revision(&mut self, attempt: &mut Attempt) -> Result<(), End> {
         self.runner.log.enter(Phase::Resolve);
-        let commit = match self.resolve().await {
-            Ok(commit) => commit,
-            Err(end) => return untouched(end),
-        };
+        let revision = self.resolve().await?.into();
         self.runner.log.enter(Phase::Build);
-        let revision = commit.into();
-        let (build, flake) = self.build(&revision).await;
-        if build != End::Exited(0) {
-            return untouched(build);
-        }
-        match self.note_before().await {
-            Ok(before) => self.activate(&flake, &revision, before).await,
-            Err(end) => untouched(end),
-        }
+        let flake = self.build(&revision).await?;
+        self.begin_to_change(attempt).await?;
+        self.activate(&flake, &revision, attempt).await.success()
     }
 
-    /// Activates what was built, on a host that is like this.
-    async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, built_on: SystemSnapshot) -> Attempt {
-        activation::clear_away().await;
-        let began = clock::now();
-        let expected = self.dir.built();
-        let mut before = built_on.clone();
-        let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
-        // `test` and `dry-activate` leave a link to the built system in the current directory, too.
-        command.current_dir(self.dir.path());
-        let end = tokio::select! {
-            end = self.runner.run(&mut command) => end,
-            never = Box::pin(follow_baseline(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},
-        };
-        let ProcessRunner { log, activation, .. } = &mut self.runner;
-        let end = activation::settled(activation.as_ref(), log, end, began).await;
-        let built = activation::switched_to(activation.as_ref(), log).or_else(|| expected.clone());
-        if built != expected {
-            // A configuration may depend on the time of day: what was switched to is not to be told from what the run made.
-            before = built_on;
-            note_baseline(&self.host, &self.dir, &before).ok();
-        }
-        Attempt { end, before, built, activated: true }
+    /// Resolves the commit, which is then deployed: given a branch, Nix may use its state of an hour ago.
+    async fn resolve(&mut self) -> Result<Commit, End> {
+        let found = self.runner.within_bounds(commit_of(&self.spec.revision, &self.spec.settings.flake)).await?;
+        let commit = found.map_err(|error| unresolved(&error))?;
+        // A full disk must not stop the run; the deployment may be what frees it.
+        self.dir.note(files::COMMIT, &commit).ok();
+        Ok(commit)
     }
 
-    /// Builds the system, and tells how that ended and of which flake it can be activated then.
-    async fn build(&mut self, revision: &Revision) -> (End, FlakeUrl) {
-        let flake = self.spec.flake.clone();
+    /// Builds the system, and returns the flake to activate it from.
+    async fn build(&mut self, revision: &Revision) -> Result<FlakeUrl, End> {
+        let flake = self.spec.settings.flake.clone();
         let end = self.build_in_place(&flake, revision).await;
         match flake.with_all_refs() {
-            // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
+            // Somebody has pushed since the commit was resolved, and many servers give out only tips over ssh.
             Some(flake) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.runner.log.lines()) => {
-                (self.build_in_place(&flake, revision).await, flake)
+                self.build_in_place(&flake, revision).await.success().map(|()| flake)
             }
-            _ => (end, flake),
+            _ => end.success().map(|()| flake),
         }
     }
 
     async fn build_in_place(&mut self, flake: &FlakeUrl, revision: &Revision) -> End {
         let mut command = nixos_rebuild("build", &self.spec, flake, revision);
-        // A link to what was built is left where it is called.
+        // The link to the built system is made in the working directory.
         self.runner.run(command.current_dir(self.dir.path())).await
     }
 
-    /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.
-    async fn resolve(&mut self) -> Result<Commit, End> {
-        let found = self.runner.within_bounds(commit_of(&self.spec.revision, &self.spec.flake)).await?;
-        let commit = found.map_err(|error| unresolved(&error))?;
-        // On a full disk it is not told on the way; the deployment may be what frees it.
-        self.dir.note(files::COMMIT, &commit).ok();
-        Ok(commit)
+    /// Records the baseline right before anything changes.
+    async fn begin_to_change(&self, attempt: &mut Attempt) -> Result<(), End> {
+        let before = SystemSnapshot::learned(&self.host).await;
+        note_baseline(&self.host, &self.dir, &before).map_err(|error| {
+            let why = format!("cannot note what runs now, and so could not return to it: {error}");
+            End::Refused(ErrorCode::BuildFailed, why)
+        })?;
+        (attempt.before, attempt.activated) = (before, true);
+        Ok(())
     }
 
-    /// What an attempt has come to, unless the host returns from there: the verdict, what is so on the host then, and whether
-    /// there is anything to return from.
+    async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, attempt: &mut Attempt) -> End {
+        activation::clear_away().await;
+        let began = clock::now();
+        let (built_on, expected) = (attempt.before.clone(), self.dir.built());
+        let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
+        // `test` and `dry-activate` leave a link to the built system in the current directory, too.
+        command.current_dir(self.dir.path());
+        let before = &mut attempt.before;
+        let end = tokio::select! {
+            end = self.runner.run(&mut command) => end,
+            never = Box::pin(follow_baseline(&self.host, &self.dir, before, expected.as_deref())) => match never {},
+        };
+        let ProcessRunner { log, activation, .. } = &mut self.runner;
+        let end = activation::settled(activation.as_ref(), log, end, began).await;
+        attempt.built = activation::switched_to(activation.as_ref(), log).or_else(|| expected.clone());
+        if attempt.built != expected {
+            // A configuration may depend on the time of day: this switch cannot be told from somebody else's.
+            attempt.before = built_on;
+            note_baseline(&self.host, &self.dir, &attempt.before).ok();
+        }
+        end
+    }
+
+    /// Judges an attempt: the verdict, the state of the host, and whether there is anything to roll back.
     async fn judge(&mut self, attempt: &Attempt) -> (Verdict, SystemSnapshot, bool) {
         let Attempt { end, before, built, activated } = attempt;
         let phase = self.runner.log.phase();
@@ -270,7 +255,7 @@ impl Deployment {
         if by_itself {
             self.runner.log.enter(Phase::Verify);
         }
-        // One that was ended is not to start programs any more.
+        // After a stop, no further program is started.
         let after =
             if by_itself { SystemSnapshot::learned(&self.host).await } else { SystemSnapshot::seen(&self.host) };
         let lines = self.runner.log.lines();
@@ -282,7 +267,7 @@ impl Deployment {
 }
 
 impl Attempt {
-    /// The verdict on it, with what somebody else did to the host meanwhile.
+    /// Adds what somebody else did to the host meanwhile.
     fn with_theirs(&self, verdict: Verdict, after: &SystemSnapshot) -> Verdict {
         let changes = if self.activated {
             Changes::between(&self.before, after, self.built.as_deref())
@@ -293,7 +278,7 @@ impl Attempt {
     }
 }
 
-/// That a disk is full, where a program says so. The line that says what went wrong may be one that only follows from it.
+/// Returns a note about a full disk, if a program reports one. The main error may only be a consequence.
 fn full_disk(lines: &[String]) -> Option<String> {
     let words = FULL_DISK.into_iter().find(|words| lines.iter().any(|line| line.contains(words)))?;
     Some(format!("a disk of the host is full ({words})"))
@@ -303,7 +288,7 @@ fn with_all(verdict: Verdict, additions: impl IntoIterator<Item = String>) -> Ve
     additions.into_iter().fold(verdict, |verdict, addition| verdict.with(&addition))
 }
 
-/// A failure after which the host was to return.
+/// Composes the verdict on a failed deployment that was rolled back.
 fn rolled_back(
     verdict: Verdict,
     problem: Option<(ErrorCode, String)>,
@@ -330,6 +315,6 @@ fn unresolved(error: &LookupError) -> End {
         LookupError::NoAnswer { .. } => ErrorCode::Timeout,
     };
     let help = error.help().filter(|_| code == ErrorCode::InvalidRevision).map(|help| format!("; {help}"));
-    // The URL of the repository may have a password in it.
+    // The URL of the repository may contain a password.
     End::Refused(code, clean(&format!("{error}{}", help.unwrap_or_default())))
 }

@@ -1,25 +1,17 @@
-//! The output of a run: on the disk, within bounds; its end in memory, by which the run is judged; and the phase it tells.
+//! The output of a run: on disk, within bounds; its end in memory, for the verdict; and the phase that it shows.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 
 use crate::listener::output::{PhaseFinder, clean_lines};
-use crate::listener::run::{OutputPart, RunDir, TAIL_BYTES, files};
+use crate::listener::run::{OutputWriter, RunDir, TAIL_BYTES, files};
 use crate::protocol::Phase;
 
-/// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
+/// The size at which the output is rotated, in bytes.
 const PART_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct Log {
     dir: RunDir,
-    /// None where the disk has no room for one.
-    file: Option<File>,
-    written: usize,
-    /// How much was set aside so far.
-    start: u64,
-    part_bytes: usize,
+    output: OutputWriter,
     tail: VecDeque<u8>,
     finder: PhaseFinder,
 }
@@ -30,24 +22,17 @@ impl Log {
     }
 
     fn with_parts_of(part_bytes: usize, dir: &RunDir) -> Self {
-        Self {
-            file: File::create(dir.output_files().0).ok(),
-            dir: dir.clone(),
-            written: 0,
-            start: 0,
-            part_bytes,
-            tail: VecDeque::new(),
-            finder: PhaseFinder::new(),
-        }
+        let output = OutputWriter::with_parts_of(part_bytes, dir.clone());
+        Self { dir: dir.clone(), output, tail: VecDeque::new(), finder: PhaseFinder::new() }
     }
 
-    /// The run is at this from here on. Who cannot read it misses nothing but how far it is.
+    /// Enters a phase. If it cannot be written down, only the progress report is lost.
     pub(super) fn enter(&mut self, phase: Phase) {
         self.finder.phase = phase;
         self.dir.note(files::PHASE, &phase).ok();
     }
 
-    /// The run is at this, if it was not at something later already.
+    /// Enters a phase unless a later one was reached.
     pub(super) fn reach(&mut self, phase: Phase) {
         if self.phase() < phase {
             self.enter(phase);
@@ -67,7 +52,7 @@ impl Log {
         clean_lines(&self.tail())
     }
 
-    /// Keeps this output. On a full disk all but its end is lost: the rebuild goes on, as it may free the disk.
+    /// Keeps this output. On a full disk only its end is kept: the rebuild goes on, as it may free the disk.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if let Some(phase) = self.finder.read(bytes) {
             self.dir.note(files::PHASE, &phase).ok();
@@ -75,37 +60,14 @@ impl Log {
         self.tail.extend(bytes);
         let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
         self.tail.drain(..surplus);
-        self.try_write(bytes).ok();
-    }
-
-    fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.written > 0 && self.written + bytes.len() > self.part_bytes {
-            self.set_aside()?;
-        }
-        if let Some(file) = &mut self.file {
-            file.write_all(bytes)?;
-            self.written += bytes.len();
-        }
-        Ok(())
-    }
-
-    /// Begins the output anew. Where it begins is on record before the files change their names: a reader always knows.
-    fn set_aside(&mut self) -> io::Result<()> {
-        let (current, previous) = self.dir.output_files();
-        self.start += fs::metadata(&current)?.len();
-        let next = current.with_extension("next");
-        let file = File::create(&next)?;
-        self.dir.note(files::PART, &OutputPart { inode: file.metadata()?.ino(), start: self.start })?;
-        fs::rename(&current, previous)?;
-        fs::rename(next, current)?;
-        self.file = Some(file);
-        self.written = 0;
-        Ok(())
+        self.output.write(bytes).ok();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,38 +1,42 @@
-//! A program that does a part of the run, and what ends it when it does not end by itself.
+//! Runs a program of a run, and ends it with all its descendants, orphans included, when it has to stop.
 
 use std::convert::Infallible;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::activation::{self, Activation};
 use super::log::Log;
-use super::process_tree::ProcessTree;
+use crate::listener::host::Host;
 use crate::listener::verdict::End;
 use crate::lookup::in_plain_words;
 use crate::protocol::Phase;
 
-/// How much output is taken at once, in bytes.
 const PIECE_BYTES: usize = 8 * 1024;
 
-/// What a pipe holds, in bytes, unless someone made it larger.
+/// The usual capacity of a pipe, in bytes.
 const PIPE_BYTES: u64 = 64 * 1024;
 
-/// How often it is looked whether the program has come to the activation, of which it need not say a word.
+/// The interval at which an activation is looked for, which need not show in the output.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The interval and number of attempts to kill: a process blocked in the kernel may never end, but the run must.
+const KILL_EVERY: Duration = Duration::from_millis(20);
+const KILL_ROUNDS: usize = 250;
 
 pub(super) struct ProcessRunner {
     pub(super) tree: ProcessTree,
     pub(super) bounds: StopSignal,
-    /// How long what must end may take to do so by itself.
+    /// The time that processes get to end after SIGTERM.
     pub(super) grace: Duration,
     pub(super) log: Log,
     /// The activation that the program was seen to wait for.
@@ -40,7 +44,7 @@ pub(super) struct ProcessRunner {
 }
 
 impl ProcessRunner {
-    /// Runs a program to its end or to the end of its time, and keeps what it writes.
+    /// Runs a program until it ends or has to stop, and keeps its output.
     pub(super) async fn run(&mut self, command: &mut Command) -> End {
         let name = command.get_program().to_string_lossy().into_owned();
         let followed = match start(command) {
@@ -50,7 +54,7 @@ impl ProcessRunner {
         followed.unwrap_or_else(|error| End::NotStarted(format!("{name} cannot be started: {error}")))
     }
 
-    /// Waits for something that is no program of the run, but no longer than the run may take.
+    /// Waits for something other than a program, within the limits of the run.
     pub(super) async fn within_bounds<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
         tokio::select! {
             done = work => Ok(done),
@@ -69,13 +73,12 @@ impl ProcessRunner {
             end = watch(program, tree, bounds, *grace) => end,
             never = keep(&mut output, log, activation) => match never {},
         };
-        // It may have begun since the last look.
+        // The activation may have begun since the last look.
         if stopped.is_some() {
             log.reach(Phase::Activate);
             *activation = stopped;
         }
-        // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that
-        // there is something in it. Who else still writes to it is not waited for.
+        // The pipe holds the last output, and is read directly: the runtime may not have noticed it yet.
         let mut rest = File::from(output.into_nonblocking_fd()?).take(PIPE_BYTES);
         let mut piece = [0; PIECE_BYTES];
         while let Ok(length @ 1..) = rest.read(&mut piece) {
@@ -88,16 +91,16 @@ impl ProcessRunner {
 /// Starts the program with both its outputs on one pipe, so that their order is kept.
 fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
     let (output, input) = io::pipe()?;
-    // Only this process reports to the one that started it.
+    // Only this process notifies the starter.
     command.env_remove("NOTIFY_SOCKET");
     in_plain_words(command);
     let child = command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).spawn()?;
-    // The command holds the end of the pipe that the program writes to, and is not needed any more.
+    // Closes the command's copies of the pipe's writing end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     Ok((Pid::from_child(&child), output))
 }
 
-/// Waits for the program, but not longer than it may take. Returns the activation that had to be stopped, too.
+/// Waits for the program, or stops it. Returns the activation that had to be stopped, too.
 async fn watch(
     program: Pid,
     tree: &mut ProcessTree,
@@ -108,9 +111,8 @@ async fn watch(
         end = tree.ended(program) => return (end, None),
         end = bounds.reached() => end,
     };
-    // Where there are units, the activation is in one of its own and no descendant. It is this run's when the process
-    // that waits for it is.
-    let activation = activation::awaited();
+    // With systemd, the activation runs in a unit. It belongs to this run if a descendant of this process waits.
+    let activation = awaited_activation();
     if let Some(activation) = &activation {
         activation::stop(activation, grace).await;
     }
@@ -118,18 +120,19 @@ async fn watch(
     (end, activation)
 }
 
-/// Keeps all output, and looks out for the activation.
+/// Keeps all output, and looks for an activation.
 async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Option<Activation>) -> Infallible {
     let mut piece = [0; PIECE_BYTES];
     let mut is_open = true;
-    let mut looks = interval(LOOK_EVERY);
+    let (mut looks, host) = (interval(LOOK_EVERY), Host::new("/".into()));
     loop {
         tokio::select! {
             read = output.read(&mut piece), if is_open => match read {
                 Ok(length @ 1..) => log.write(piece.get(..length).unwrap_or_default()),
                 Ok(0) | Err(_) => is_open = false,
             },
-            _ = looks.tick() => if let Some(seen) = activation::seen() {
+            // Usually there is no such unit, and descendants need not be looked at.
+            _ = looks.tick() => if host.has_activation_unit() && let Some(seen) = awaited_activation() {
                 log.reach(Phase::Activate);
                 *activation = Some(seen);
             },
@@ -137,7 +140,7 @@ async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Optio
     }
 }
 
-/// How long a run may take, and the signals by which someone wants its supervisor to end, and means the run too.
+/// The time limit of a run, and the signals that stop it together with its supervisor.
 pub(super) struct StopSignal {
     deadline: Instant,
     terminate: Signals,
@@ -145,7 +148,7 @@ pub(super) struct StopSignal {
 }
 
 impl StopSignal {
-    /// A run that begins now. Signals are heard from here on, and kept for when somebody waits for them.
+    /// Begins the time limit now. Signals are recorded from here on.
     pub(super) fn of(limit: Duration) -> io::Result<Self> {
         Ok(Self {
             deadline: Instant::now() + limit,
@@ -154,17 +157,140 @@ impl StopSignal {
         })
     }
 
-    /// Gives another such time, which begins now.
+    /// Begins another time limit now.
     pub(super) fn renew(&mut self, limit: Duration) {
         self.deadline = Instant::now() + limit;
     }
 
-    /// Waits until the run must end, and tells why. Cancel safe.
+    /// Waits until the run must stop, and returns the reason. Cancel safe.
     pub(super) async fn reached(&mut self) -> End {
         tokio::select! {
             () = sleep_until(self.deadline) => End::TimedOut,
             _ = self.terminate.recv() => End::Stopped(Signal::TERM.as_raw()),
             _ = self.interrupt.recv() => End::Stopped(Signal::INT.as_raw()),
         }
+    }
+}
+
+/// All processes of a run. This process must be a subreaper, and all its children belong to the run.
+pub(super) struct ProcessTree {
+    deaths: Signals,
+}
+
+impl ProcessTree {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { deaths: signal(SignalKind::child())? })
+    }
+
+    /// Waits for a program, and not for what it leaves behind. Cancel safe.
+    pub(super) async fn ended(&mut self, program: Pid) -> End {
+        loop {
+            // Checked before the first signal, which may have come before anyone waited.
+            match rustix::process::waitpid(Some(program), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => return end_of(status),
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(error) => return End::NotStarted(format!("the program was lost: {error}")),
+            }
+            self.deaths.recv().await;
+        }
+    }
+
+    /// Sends SIGTERM to all, waits for the grace period, and then kills the rest.
+    pub(super) async fn end(&mut self, grace: Duration) {
+        signal_all(Signal::TERM);
+        if timeout(grace, self.all_ended()).await.is_ok() {
+            return;
+        }
+        for _ in 0..KILL_ROUNDS {
+            // In each round anew: a process that was about to fork has a child now.
+            signal_all(Signal::KILL);
+            if timeout(KILL_EVERY, self.all_ended()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn all_ended(&mut self) {
+        while is_any_left() {
+            self.deaths.recv().await;
+        }
+    }
+}
+
+/// Reaps ended children, and returns whether any process of the run is left: without children there are none.
+fn is_any_left() -> bool {
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+fn end_of(status: WaitStatus) -> End {
+    match (status.exit_status(), status.terminating_signal()) {
+        (_, Some(signal)) => End::Killed(signal),
+        (code, None) => End::Exited(code.unwrap_or_default()),
+    }
+}
+
+/// Returns the activation that a descendant of this process waits for: other programs use units of that name, too.
+fn awaited_activation() -> Option<Activation> {
+    let pids = descendants(rustix::process::getpid().as_raw_pid(), &parents());
+    pids.into_iter().find_map(|pid| activation::awaited_by(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
+}
+
+fn signal_all(signal: Signal) {
+    for pid in descendants(rustix::process::getpid().as_raw_pid(), &parents()) {
+        if let Some(pid) = Pid::from_raw(pid) {
+            // One that has ended meanwhile is no error.
+            rustix::process::kill_process(pid, signal).ok();
+        }
+    }
+}
+
+/// Returns all processes with their parents, as far as they can be read.
+fn parents() -> Vec<(i32, i32)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| Some((pid, parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect()
+}
+
+/// Returns the parent in a line of `/proc/<pid>/stat`. The program's name in it may contain anything, even parentheses.
+fn parent_in(stat: &str) -> Option<i32> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Returns all processes below this one, parents before their children.
+fn descendants(root: i32, parents: &[(i32, i32)]) -> Vec<i32> {
+    let mut found = vec![root];
+    let mut looked_at = 0;
+    while let Some(&parent) = found.get(looked_at) {
+        looked_at += 1;
+        found.extend(parents.iter().filter(|&&(pid, of)| of == parent && pid != root).map(|&(pid, _)| pid));
+    }
+    found.split_off(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descendants_are_found_at_any_depth() {
+        let parents = [(1, 0), (9, 1), (5, 3), (3, 2), (2, 1), (4, 2), (8, 9)];
+        assert_eq!(descendants(2, &parents), [3, 4, 5]);
+        assert!(descendants(8, &parents).is_empty());
+    }
+
+    #[test]
+    fn the_parent_is_read_behind_any_name() {
+        assert_eq!(parent_in("42 (a) R 7 (b) S 17 42 42 0"), Some(17));
+        assert_eq!(parent_in("42 (nix"), None);
+        assert!(
+            parents().contains(&(std::process::id().cast_signed(), std::os::unix::process::parent_id().cast_signed()))
+        );
     }
 }

@@ -1,26 +1,115 @@
-//! The way back to what a host ran before, as it was taken down then.
+//! Tells the run's changes to the host from those of others, and rolls the former back.
 //!
-//! Only what the run itself did is undone: what somebody else switched to meanwhile stays.
+//! Somebody may switch the host by hand at any moment. A rollback undoes only what the run did: the system that it
+//! built, in the places where it put it. What somebody else switched to meanwhile stays.
 //!
-//! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads there: the one takes the generation before the
+//! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` can be used: the one takes the generation before the
 //! current one, whatever that is, and the other evaluates. The recorded system activates itself.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use super::changes::{Change, Changes};
+use tokio::time::sleep;
+
 use super::process::ProcessRunner;
-use crate::listener::host::{Host, PROFILE};
-use crate::listener::snapshot::SystemSnapshot;
+use crate::listener::host::Host;
+use crate::listener::run::{RunDir, files};
+use crate::listener::snapshot::{PROFILE, SystemSnapshot};
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
 
-/// A part of the way from one system to another.
+/// The interval at which changes by others are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Who changed one place of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    Ours,
+    /// Somebody else, meanwhile.
+    Theirs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) current: Change,
+    pub(super) profile: Change,
+}
+
+impl Changes {
+    /// Returns the changes between two snapshots. If the system that the run built is unknown, all count as the run's.
+    pub(super) fn between(before: &SystemSnapshot, now: &SystemSnapshot, made: Option<&str>) -> Self {
+        let is_theirs = |now: Option<&str>| made.zip(now).is_some_and(|(made, now)| made != now);
+        Self::of(before, now, |now| if is_theirs(now) { Change::Theirs } else { Change::Ours })
+    }
+
+    /// Returns the changes during a run that changed nothing: all by others.
+    pub(super) fn by_others(before: &SystemSnapshot, now: &SystemSnapshot) -> Self {
+        Self::of(before, now, |_| Change::Theirs)
+    }
+
+    fn of(before: &SystemSnapshot, now: &SystemSnapshot, whose: impl Fn(Option<&str>) -> Change) -> Self {
+        let change = |before, now| if before == now { Change::None } else { whose(now) };
+        Self {
+            current: change(before.current_path(), now.current_path()),
+            profile: change(before.profile_path(), now.profile_path()),
+        }
+    }
+
+    /// Describes what somebody else did; `None` if nothing.
+    pub(super) fn theirs(self, now: &SystemSnapshot) -> Option<String> {
+        let path = |path: Option<&str>| path.unwrap_or("nothing that is known").to_owned();
+        match self {
+            Self { current: Change::Theirs, .. } => {
+                Some(format!("meanwhile the host was switched to {} by other means", path(now.current_path())))
+            }
+            Self { profile: Change::Theirs, .. } => {
+                Some(format!("meanwhile {} was set to boot next by other means", path(now.profile_path())))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Updates the baseline until the run changes something: it activates, or its system replaces another. `nixos-rebuild`
+/// evaluates once more before that, which takes a while, and this run must not undo what somebody else does meanwhile.
+pub(super) async fn follow_baseline(
+    host: &Host,
+    dir: &RunDir,
+    before: &mut SystemSnapshot,
+    made: Option<&str>,
+) -> Infallible {
+    loop {
+        let now = SystemSnapshot::seen(host);
+        let Changes { current, profile } = Changes::between(before, &now, made);
+        // The phase is read last, so that the snapshot is older than any activation.
+        if [current, profile].contains(&Change::Ours) || dir.phase() >= Phase::Activate {
+            return pending().await;
+        }
+        if [current, profile].contains(&Change::Theirs) {
+            *before = now.completed(host).await;
+            // Written over the earlier record, which has the room.
+            note_baseline(host, dir, before).ok();
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Records the baseline, and keeps its systems from the garbage collector.
+pub(super) fn note_baseline(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
+    host.keep(before.current_path(), before.profile_path());
+    dir.keep(files::BEFORE, before)
+}
+
+/// A step from one system to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ActivationStep {
-    /// Let the system profile point at this system.
+    /// Point the system profile at this system.
     SetProfile(String),
-    /// Let this system do this to the host.
+    /// Run this system's activation with this action.
     Activate(String, Action),
 }
 
@@ -43,18 +132,18 @@ impl ActivationStep {
 
 #[derive(Debug)]
 pub(super) enum RolledBack {
-    /// Nothing was done: what there was to undo has been replaced by somebody else meanwhile, with this.
+    /// Nothing was undone: somebody else has replaced all of it meanwhile.
     Nowhere { theirs: String, now: SystemSnapshot },
     Back {
-        /// Why the host is not what it was before.
+        /// Why the host is not as it was before.
         problem: Option<(ErrorCode, String)>,
-        /// What somebody else did, which stays.
+        /// The changes of others, which stay.
         theirs: Option<String>,
         now: SystemSnapshot,
     },
 }
 
-/// Undoes what a run did that brought the system `made`, where that is known. It may take so long.
+/// Undoes a run that built the system `made`, if known, within the limit.
 pub(super) async fn roll_back(
     runner: &mut ProcessRunner,
     host: &Host,
@@ -76,10 +165,10 @@ pub(super) async fn roll_back(
     runner.bounds.renew(limit);
     let mut problem = None;
     for step in way {
-        // Checks that speak against leaving the new system are no reason to stay with it.
+        // Pre-switch checks must not keep the host on the new system.
         let end = runner.run(step.command(host).env("NIXOS_NO_CHECK", "1")).await;
         let stops = matches!(end, End::TimedOut | End::Stopped(_));
-        // The rest is tried anyway: a host that serves with the wrong profile is better than one that does not.
+        // The other steps are tried anyway: a host that serves with the wrong profile is better than one that does not.
         problem = problem.or_else(|| complaint(&step, &end));
         if stops {
             break;
@@ -91,30 +180,28 @@ pub(super) async fn roll_back(
     RolledBack::Back { problem, theirs, now }
 }
 
-/// The steps that undo what `action` may have done, on a host that is like this now. What was only built needs none, and
-/// neither does what somebody else has replaced since.
+/// Returns the steps that undo `action` on a host in this state, except where somebody else has changed it.
 fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Vec<ActivationStep> {
     let (Some(current), Some(profile)) = (before.current_path(), before.profile_path()) else { return Vec::new() };
     let activate = |system: &str, how| ActivationStep::Activate(system.to_owned(), how);
     let set = (now.profile_path() != Some(profile)).then(|| ActivationStep::SetProfile(profile.to_owned()));
     let boot = || set.iter().cloned().chain([activate(profile, Action::Boot)]).collect();
-    let activated = matches!(action, Action::Switch | Action::Test);
     match (changes.current, changes.profile) {
-        _ if matches!(action, Action::DryActivate | Action::Fetch) => Vec::new(),
+        _ if !action.activates() && !action.sets_next_boot() => Vec::new(),
         // Nothing was activated; the boot loader follows the profile.
-        (_, Change::None | Change::Ours) if !activated => boot(),
-        // What somebody else runs stays, and what was ours is not to come back with the next boot.
+        (_, Change::None | Change::Ours) if !action.activates() => boot(),
+        // What somebody else runs stays, but the run's system must not come back with the next boot.
         (Change::Theirs, Change::Ours) => boot(),
         (Change::Theirs, _) => Vec::new(),
-        (_, Change::Theirs) if activated => vec![activate(current, Action::Test)],
+        (_, Change::Theirs) if action.activates() => vec![activate(current, Action::Test)],
         (_, Change::Theirs) => Vec::new(),
         _ if current == profile => set.into_iter().chain([activate(current, Action::Switch)]).collect(),
-        // What ran was to be gone after the next boot.
+        // The previous system was not the one to boot next.
         _ => boot().into_iter().chain([activate(current, Action::Test)]).collect(),
     }
 }
 
-/// What is wrong when a step ends like this.
+/// Describes the failure of a step, if it failed.
 fn complaint(step: &ActivationStep, end: &End) -> Option<(ErrorCode, String)> {
     let what = match step {
         ActivationStep::SetProfile(system) => format!("setting the profile to {system}"),
@@ -130,14 +217,14 @@ fn complaint(step: &ActivationStep, end: &End) -> Option<(ErrorCode, String)> {
     }
 }
 
-/// Whether the only complaint is about units, and none has failed that had not before.
+/// Whether a step complains only of units, and all of them had failed before the run.
 fn is_old_news((_, complaint): &(ErrorCode, String), before: &SystemSnapshot, now: &SystemSnapshot) -> bool {
     let about_units = complaint.ends_with(&format!("ended with code {UNITS_FAILED}"));
     let units = before.failed_units.as_ref().zip(now.failed_units.as_ref());
     about_units && units.is_some_and(|(before, now)| now.is_subset(before))
 }
 
-/// In what the host is not what it was, but for what somebody else changed.
+/// Describes how the host differs from the baseline, apart from the changes of others.
 fn difference(before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Option<String> {
     if before.current.is_none() || before.profile.is_none() {
         return Some("what ran before is not on record".to_owned());
@@ -153,9 +240,52 @@ fn difference(before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::supervisor::changes::tests::facts;
+    use crate::listener::snapshot::{Profile, System};
 
-    /// The way from what a run of the system `new` left.
+    /// Returns a host that runs one system, and boots another next.
+    fn facts(current: &str, profile: &str) -> SystemSnapshot {
+        let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
+        SystemSnapshot {
+            current: Some(system(current)),
+            profile: Some(Profile { generation: Some(41), system: system(profile) }),
+            failed_units: Some(["old.service".to_owned()].into()),
+            ..SystemSnapshot::default()
+        }
+    }
+
+    #[test]
+    fn what_is_neither_as_before_nor_what_was_built_is_somebody_elses() {
+        let before = facts("old", "old");
+        let between = |current, profile, made| {
+            let Changes { current, profile } = Changes::between(&before, &facts(current, profile), made);
+            (current, profile)
+        };
+        assert_eq!(between("old", "old", Some("new")), (Change::None, Change::None));
+        assert_eq!(between("new", "new", Some("new")), (Change::Ours, Change::Ours));
+        assert_eq!(between("new", "hand", Some("new")), (Change::Ours, Change::Theirs));
+        assert_eq!(between("hand", "new", Some("new")), (Change::Theirs, Change::Ours));
+        assert_eq!(between("hand", "hand", Some("old")), (Change::Theirs, Change::Theirs));
+        assert_eq!(between("hand", "hand", None), (Change::Ours, Change::Ours));
+    }
+
+    #[test]
+    fn what_somebody_else_did_is_told_and_nothing_else() {
+        let before = facts("old", "old");
+        let theirs = |now: &SystemSnapshot, made| Changes::between(&before, now, made).theirs(now);
+        assert_eq!(theirs(&facts("new", "new"), Some("new")), None);
+        assert_eq!(
+            theirs(&facts("hand", "hand"), Some("new")).unwrap(),
+            "meanwhile the host was switched to hand by other means"
+        );
+        assert_eq!(
+            theirs(&facts("new", "hand"), Some("new")).unwrap(),
+            "meanwhile hand was set to boot next by other means"
+        );
+        let built_only = Changes::by_others(&before, &facts("old", "hand"));
+        assert_eq!((built_only.current, built_only.profile), (Change::None, Change::Theirs));
+    }
+
+    /// Returns the steps back from the state after a run of the system `new`.
     fn way(action: Action, before: &SystemSnapshot, now: &SystemSnapshot) -> String {
         let changes = Changes::between(before, now, Some("new"));
         let words = steps(action, before, now, changes).into_iter().map(|step| match step {
@@ -169,7 +299,7 @@ mod tests {
     fn the_recorded_system_activates_itself() {
         let (old, new) = (facts("old", "old"), facts("new", "new"));
         insta::assert_snapshot!(way(Action::Switch, &old, &new), @"set old, switch old");
-        // The profile may be right already, and the units are not for all that.
+        // Even if the profile is right already, the units may not be.
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "old")), @"switch old");
         insta::assert_snapshot!(way(Action::Test, &old, &facts("new", "old")), @"switch old");
         insta::assert_snapshot!(way(Action::Boot, &old, &facts("old", "new")), @"set old, boot old");
@@ -190,7 +320,7 @@ mod tests {
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "hand")), @"");
         insta::assert_snapshot!(way(Action::Test, &old, &facts("hand", "hand")), @"");
         insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "hand")), @"");
-        // They only tried theirs, or only set it to boot: the other half is still ours.
+        // Somebody only activated a system, or only set one to boot: the other half is the run's.
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "new")), @"set old, boot old");
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "hand")), @"test old");
         insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "new")), @"set old, boot old");

@@ -1,10 +1,10 @@
-//! A supervisor is a process of its own: here it is this test program, told to run nothing but [`be_the_supervisor`].
+//! Tests with a supervisor in a process of its own: this test program, which runs only [`be_the_supervisor`].
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -20,7 +20,7 @@ const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
-/// Builds, when that is what it is called for. It is called in the directory of the run, which is in the folder of the host.
+/// The `build` action of the scripted `nixos-rebuild`, in the run's directory below the folder of the host.
 const BUILD: &str = "[ $1 = switch -o $1 = boot ] || ln -sfn /nix/store/new result
 cd ..
 if [ $1 = build ]; then
@@ -39,8 +39,8 @@ fn be_the_supervisor() {
     runtime.block_on(supervise(RunDir::in_one(dir.into()), &Notifier::new(None).unwrap())).unwrap();
 }
 
-/// A run whose `nixos-rebuild` is a shell script, and its supervisor. The script activates; what is built before that is
-/// the system `new`, and the script `build` in the folder of the host says what else happens meanwhile.
+/// A run whose `nixos-rebuild` is a shell script, and its supervisor. The script activates; the build before makes the
+/// system `new`, and runs the script `build` in the folder of the host.
 struct Supervised {
     folder: tempfile::TempDir,
     dir: RunDir,
@@ -52,7 +52,7 @@ impl Supervised {
         Self::on(tempfile::tempdir().unwrap(), script, adjust)
     }
 
-    /// The same on a host whose file system is in `folder/root`, and whose programs are in `folder/bin`.
+    /// Runs on a host whose file system is in `folder/root`, and whose programs are in `folder/bin`.
     fn on(folder: tempfile::TempDir, script: &str, adjust: impl FnOnce(&mut Spec)) -> Self {
         let bin = folder.path().join("bin");
         make_program(&bin.join("nixos-rebuild"), &format!("{BUILD}\n{script}"));
@@ -61,7 +61,8 @@ impl Supervised {
         let dir = RunDir::in_one(folder.path().join("run"));
         // A commit, which need not be looked up.
         let revision = COMMIT.parse().unwrap();
-        let mut spec = Spec { revision, root: folder.path().join("root"), ..spec("r-1") };
+        let mut spec = Spec { revision, ..spec("r-1") };
+        spec.settings.root = folder.path().join("root");
         adjust(&mut spec);
         drop(dir.create(&spec).unwrap());
         let supervisor = Command::new(std::env::current_exe().unwrap())
@@ -84,7 +85,7 @@ impl Supervised {
         (self.dir.get(files::RESULT).unwrap(), self.dir.output_tail(), self)
     }
 
-    /// The file that the script made at this place, once it is there with something in it.
+    /// Returns the content of a file that the script makes, once it is complete.
     fn file(&self, name: &str) -> String {
         let path = self.path(name);
         eventually(&format!("{name} is written"), || fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')))
@@ -113,7 +114,7 @@ fn verdict(result: &RunResult) -> String {
 }
 
 fn terminate(pid: &str) {
-    // There is no program for that where the package is built.
+    // There is no `kill` where the package is built.
     kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), Signal::TERM).unwrap();
 }
 
@@ -143,7 +144,8 @@ fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
 fn a_password_stands_on_no_command_line() {
     let tells = "echo \"$*\"; tr '\\0' ' ' </proc/$$/cmdline; echo; git config --get-all http.https://h/x.extraHeader";
     let (result, output, _) =
-        Supervised::new(tells, |spec| spec.flake = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap()).ended();
+        Supervised::new(tells, |spec| spec.settings.flake = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap())
+            .ended();
     assert_eq!(result.verdict.status, Status::Completed, "{output}");
     assert!(output.starts_with(&format!("switch --flake git+https://h/x?dir=a&rev={COMMIT}#ns1\n")), "{output}");
     assert!(!output.contains("s3cret"));
@@ -175,7 +177,7 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
         setsid sh -c 'trap \"\" TERM; echo $$ > escaped; while :; do sleep 0.05; done' &
         (setsid sh -c 'echo $$ > orphan; sleep 600' &)
         wait; wait; wait";
-    let run = Supervised::new(script, |spec| (spec.timeout_ms, spec.grace_ms) = (1_500, 200));
+    let run = Supervised::new(script, |spec| (spec.settings.timeout_ms, spec.settings.grace_ms) = (1_500, 200));
     let pids = ["child", "escaped", "orphan"].map(|name| run.file(name));
     assert!(pids.iter().all(|pid| is_alive(pid)));
     let (result, _, _run) = run.ended();
@@ -186,7 +188,7 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
 #[test]
 fn who_obeys_is_not_killed_and_ends_the_grace() {
     let script = "trap 'echo tidied up; exit 0' TERM; echo > ready; while :; do sleep 0.02; done";
-    let run = Supervised::new(script, |spec| (spec.timeout_ms, spec.grace_ms) = (1_500, 600_000));
+    let run = Supervised::new(script, |spec| (spec.settings.timeout_ms, spec.settings.grace_ms) = (1_500, 600_000));
     let (result, output, _) = run.ended();
     assert_eq!(result.verdict.error, Some(ErrorCode::Timeout));
     assert!(output.ends_with("tidied up\n"), "{output}");
@@ -219,7 +221,7 @@ fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
     assert!(run.dir.lock().is_err(), "the host is not free as long as its program goes on");
     assert_eq!(run.dir.get(files::RESULT), None);
     terminate(&run.file("left"));
-    // Not at once: a process that ends gives its memory back first, its files after that.
+    // Not at once: a process that ends frees its memory before its files.
     eventually("the host is free", || run.dir.lock().ok());
 }
 
@@ -275,7 +277,7 @@ fn silent_server() -> (TcpListener, FlakeUrl) {
 fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
     let (repository, flake) = repository();
     let (result, output, run) = Supervised::new("echo \"$3\"", |spec| {
-        (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
+        (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
     })
     .ended();
     assert_eq!(result.verdict.status, Status::Completed);
@@ -299,7 +301,7 @@ echo 'error: Server does not allow request for unadvertised object 8c1f' >&2; ex
         let folder = nixos();
         fs::write(folder.path().join("build"), format!("echo built >>builds; echo 'error: {says}' >&2; exit 1"))
             .unwrap();
-        let (result, _, run) = Supervised::on(folder, "", |spec| spec.flake = flake.parse().unwrap()).ended();
+        let (result, _, run) = Supervised::on(folder, "", |spec| spec.settings.flake = flake.parse().unwrap()).ended();
         (fs::read_to_string(run.path("builds")).unwrap().lines().count(), verdict(&result))
     };
     let unadvertised = "Server does not allow request for unadvertised object 8c1f";
@@ -314,7 +316,7 @@ fn a_branch_that_is_not_there_and_a_server_that_is_not_are_told_apart() {
     let (_repository, flake) = repository();
     let resolve = |flake: &FlakeUrl, revision: &str| {
         let (result, output, _) = Supervised::new("echo built", |spec| {
-            (spec.flake, spec.revision) = (flake.clone(), revision.parse().unwrap());
+            (spec.settings.flake, spec.revision) = (flake.clone(), revision.parse().unwrap());
         })
         .ended();
         assert_eq!(output, "", "nothing is built");
@@ -335,8 +337,8 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     let (server, flake) = silent_server();
     let run = || {
         Supervised::new("echo built", |spec| {
-            (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
-            spec.timeout_ms = 1_500;
+            (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
+            spec.settings.timeout_ms = 1_500;
         })
     };
     let (result, output, _) = run().ended();
@@ -344,12 +346,13 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while resolving");
 
     drop(server.accept().unwrap());
-    let mut run = Supervised::new("", |spec| (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap()));
+    let mut run =
+        Supervised::new("", |spec| (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap()));
     let (asked, _) = server.accept().unwrap();
     terminate(&run.supervisor.id().to_string());
     assert!(run.supervisor.wait().unwrap().success());
     insta::assert_snapshot!(verdict(&run.dir.get(files::RESULT).unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
-    // The sender of the request is gone as well, and has closed the connection.
+    // The supervisor's git is gone, and has closed its connection.
     let mut asked = asked;
     asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     io::copy(&mut asked, &mut io::sink()).unwrap();
@@ -387,7 +390,7 @@ fn a_switch_that_only_says_so_is_none() {
     let lie = "echo 'Done. The new configuration is /nix/store/new'";
     let (result, _, _) = Supervised::on(nixos(), lie, |_| ()).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/old");
-    // The older program does not name what it built: what the build before left tells.
+    // The bash program does not name the built system: the link of the earlier build tells.
     let test = |script: &str| {
         let (result, _, _) = Supervised::on(nixos(), script, |spec| spec.action = Action::Test).ended();
         verdict(&result)

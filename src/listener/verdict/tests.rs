@@ -1,8 +1,8 @@
 use super::*;
 use crate::listener::config::UserUnits;
-use crate::listener::host::{Profile, System};
 use crate::listener::output::{built_system, clean_lines};
 use crate::listener::run::tests::spec;
+use crate::listener::snapshot::{Profile, System};
 use crate::protocol::Action;
 
 const OLD: &str = "/nix/store/old-nixos";
@@ -39,7 +39,7 @@ fn switch(code: i32, phase: Phase, output: &'static str) -> Run {
     Run { action: Action::Switch, end: End::Exited(code), phase, before, after, output, user_units: UserUnits::Fail }
 }
 
-/// The run of another action, with what it leaves behind.
+/// Returns a run of another action, with the state after it.
 fn action(action: Action, after: SystemSnapshot) -> Run {
     Run { action, after, ..switch(0, Phase::Activate, "") }
 }
@@ -47,7 +47,9 @@ fn action(action: Action, after: SystemSnapshot) -> Run {
 impl Run {
     fn verdict(&self) -> Verdict {
         self.with_evidence(|evidence| {
-            judge(&Spec { action: self.action, user_units: self.user_units, ..spec("r-1") }, evidence)
+            let mut spec = Spec { action: self.action, ..spec("r-1") };
+            spec.settings.user_units = self.user_units;
+            judge(&spec, evidence)
         })
     }
 
@@ -111,8 +113,7 @@ fn exit_code_0_is_not_believed() {
 
 #[test]
 fn what_cannot_be_verified_fails_nothing() {
-    // The older program does not name what it built. That something else runs now tells enough, and that nothing else
-    // runs may be right.
+    // The bash program does not name the built system. Another system now proves enough, and the same one may be right.
     insta::assert_snapshot!(action(Action::Test, host(NEW, 41, OLD)).judged(), @"completed: activated until the next boot");
     insta::assert_snapshot!(action(Action::Test, host(OLD, 41, OLD)).judged(), @"completed: activated until the next boot; what ran before runs, and it is not known whether that is what was built");
     // A machine that is no NixOS.
@@ -165,14 +166,14 @@ fn the_essential_line_of_a_failed_build_is_found() {
     insta::assert_snapshot!(Run { end: missing, ..switch(1, Phase::Build, "") }.judged(), @"failed build_failed: nixos-rebuild cannot be started: No such file or directory (os error 2): it must be on the PATH of the listener");
 }
 
-/// What both programs print when units fail, and what the one of them adds.
+/// The output of both programs when units fail, and the addition of one of them.
 const UNITS: &str = "activating the configuration...\nwarning: the following units failed: old.service, unbound.service\n× unbound.service - DNS\n";
 const UNITS_NG: &str = "activating the configuration...\nwarning: the following units failed: old.service\n\nCommand '['systemd-run', '/nix/store/new-nixos/bin/switch-to-configuration', 'switch']' returned non-zero exit status 4.";
 const UNITS_BASH: &str = "warning: the following units failed: old.service\nwarning: error(s) occurred while switching to the new configuration";
 
 #[test]
 fn units_that_fail_now_and_did_not_before_fail_the_activation() {
-    // One waits to be started once more: it is named, and not on the list of those that have failed.
+    // A unit that waits for a restart is named, but not on the list of failed units.
     for code in [4, 1] {
         insta::allow_duplicates! {
             insta::assert_snapshot!(judged(code, Phase::Activate, UNITS), @r#"failed activation_failed ["unbound.service"]: the following units failed: unbound.service; the next boot starts generation 42"#);
@@ -184,7 +185,7 @@ fn units_that_fail_now_and_did_not_before_fail_the_activation() {
         ..switch(4, Phase::Activate, "")
     };
     insta::assert_snapshot!(listed.judged(), @r#"failed activation_failed ["x.service"]: the following units failed: x.service; the next boot starts generation 42"#);
-    // One fails after the activation looked: it is told, and the activation's own word stands.
+    // A unit that fails after the activation is noted, and the activation's own result counts.
     let late = Run {
         after: SystemSnapshot { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
         ..switch(0, Phase::Activate, "")
@@ -203,7 +204,7 @@ fn units_that_had_failed_before_are_a_note() {
     // Code 4 hides that the activation script failed, too.
     let script = "Activation script snippet 'users' failed (1)\nwarning: the following units failed: old.service";
     insta::assert_snapshot!(judged(4, Phase::Activate, script), @r#"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42"#);
-    // Nobody knows what had failed before.
+    // The units that had failed before are unknown.
     let unknown = Run {
         before: SystemSnapshot { failed_units: None, ..host(OLD, 41, OLD) },
         ..switch(4, Phase::Activate, UNITS_NG)
@@ -265,7 +266,7 @@ fn units_of_a_user_are_held_against_the_run_unless_the_host_says_otherwise() {
     insta::assert_snapshot!(judged(4, Phase::Activate, output), @"failed activation_failed: user units failed: dbus.service of alice; the next boot starts generation 42");
     let warns = |output| Run { user_units: UserUnits::Warn, ..switch(4, Phase::Activate, output) }.judged();
     insta::assert_snapshot!(warns(output), @"completed: switched to generation 42; user units failed: dbus.service of alice");
-    // What else failed is held against it for all that.
+    // Other failures still count.
     let both =
         "reloading user units for alice...\nwarning: user activation for alice failed\nFailed to start dns.service\n";
     insta::assert_snapshot!(warns(both), @r#"failed activation_failed ["dns.service"]: the following units failed: dns.service; the next boot starts generation 42"#);
@@ -282,7 +283,7 @@ fn units_of_a_user_are_held_against_the_run_unless_the_host_says_otherwise() {
 fn an_exit_code_that_nothing_explains_is_a_failure() {
     insta::assert_snapshot!(judged(4, Phase::Activate, "activating the configuration...\nsetting up /etc...\n"), @"failed activation_failed: switch-to-configuration ended with code 4 and named no unit that failed; its last line: setting up /etc...; the next boot starts generation 42");
     insta::assert_snapshot!(judged(4, Phase::Activate, ""), @"failed activation_failed: the activation ended with code 4; the next boot starts generation 42");
-    // A job that failed is no unit that did: it may lack what it depends on.
+    // A failed job is no failed unit: a dependency may have failed.
     insta::assert_snapshot!(judged(4, Phase::Activate, "Failed to start dns.service\nwarning: the following units failed: old.service"), @r#"failed activation_failed ["dns.service"]: the following units failed: dns.service; the next boot starts generation 42"#);
     insta::assert_snapshot!(judged(4, Phase::Activate, "Failed to start old.service\nwarning: the following units failed: old.service"), @"completed: switched to generation 42; failed before it already: old.service");
 }
@@ -309,7 +310,7 @@ fn who_finds_the_lock_taken_has_failed_only_if_something_moved() {
 fn what_the_next_boot_starts_is_said_when_it_is_known() {
     let full = "updating GRUB 2 menu...\ncp: error writing '/boot/kernel': No space left on device\nFailed to install bootloader\nCommand 'x/switch-to-configuration switch' returned non-zero exit status 1.";
     insta::assert_snapshot!(refused(1, full), @"failed activation_failed: Failed to install bootloader: cp: error writing '/boot/kernel': No space left on device; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
-    // What runs was only tested.
+    // The current system was only tested.
     let tested = Run {
         before: host("/nix/store/tried", 41, OLD),
         after: host("/nix/store/tried", 42, NEW),

@@ -89,13 +89,13 @@ impl Expected {
         self.missing.retain(|sender| sender.tier != tier);
     }
 
-    /// Sets whether another operator, who has not answered yet, runs a rollout on this tier.
-    pub(super) fn operator(&mut self, tier: Tier, is_there: bool) {
-        if is_there {
-            self.operators.insert(tier)
-        } else {
-            self.operators.remove(&tier)
-        };
+    /// Notes another operator, who has not answered yet, with a rollout on this tier.
+    pub(super) fn operator(&mut self, tier: Tier) {
+        self.operators.insert(tier);
+    }
+
+    pub(super) fn no_operator(&mut self, tier: Tier) {
+        self.operators.remove(&tier);
     }
 
     /// Returns when the roll call ends, unless further answers come.
@@ -201,7 +201,7 @@ mod tests {
         let mut expected = everybody(&[Tier::Test], None);
         expected.heard(heard("one"));
         expected.heard(heard("two"));
-        expected.operator(Tier::Test, true);
+        expected.operator(Tier::Test);
         assert_eq!(left(&expected), 4_000);
         expected.heard(Heard::Operator(Tier::Prod));
         assert_eq!(left(&expected), 4_000);

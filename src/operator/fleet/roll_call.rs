@@ -283,7 +283,9 @@ impl<'a> Call<'a> {
             if subject == operators(tier, self.id).as_str() {
                 self.is_alone(tier, expected);
             } else if subject == self.replies.of_probe(tier, self.id).as_str() {
-                expected.operator(tier, !self.alone.contains(&tier));
+                if !self.alone.contains(&tier) {
+                    expected.operator(tier);
+                }
             } else if subject == ReplySubject::of_nobody(tier, self.id).as_str() {
                 return Nobody::AtAll;
             }
@@ -293,7 +295,7 @@ impl<'a> Call<'a> {
 
     fn is_alone(&mut self, tier: Tier, expected: &mut Expected) {
         self.alone.insert(tier);
-        expected.operator(tier, false);
+        expected.no_operator(tier);
     }
 
     /// Handles an event of the connection. Fails if the roll call cannot succeed any more.

@@ -1,23 +1,23 @@
-//! Somebody who switches the host by hand while a run goes on, or after it.
+//! Tests with somebody who switches the host by hand during a run, or after it.
 
 use super::returning::host;
 use super::*;
 use crate::listener::run::RollbackTarget;
 
-/// What somebody at the keyboard does: a switch to the system `hand`, in the words of a shell in the folder of the host.
+/// A switch by hand to the system `hand`, as shell commands in the folder of the host.
 const BY_HAND: &str = "ln -sfn /nix/store/hand root/nix/var/nix/profiles/system-50-link
 ln -sfn system-50-link root/nix/var/nix/profiles/system
 ln -sfn /nix/store/hand root/run/current-system";
 
-/// The same, but only for the next boot.
+/// The same for the next boot only.
 const TO_BOOT_BY_HAND: &str = "ln -sfn /nix/store/hand root/nix/var/nix/profiles/system-50-link
 ln -sfn system-50-link root/nix/var/nix/profiles/system";
 
-/// The words of an activation, which goes on until the supervisor has heard them.
+/// The output of an activation that goes on until the supervisor has read it.
 const ACTIVATING: &str = "echo activating the configuration...
 until grep -q activate run/phase; do sleep 0.01; done";
 
-/// A run that has to be confirmed, where this happens during the build.
+/// Returns a run that has to be confirmed, with this script during the build.
 fn meanwhile(build: &str, script: &str) -> Supervised {
     let folder = host();
     make_activatable_by_hand(&folder);
@@ -56,7 +56,7 @@ fn what_was_switched_to_before_anything_moves_is_what_the_host_returns_to() {
     insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
     assert_eq!(run.dir.get(files::BEFORE).unwrap().current_path(), Some("/nix/store/hand"));
 
-    // What evaluates to something else each time is still the run's, and what it took the place of is not known.
+    // A system that evaluates differently each time is still the run's, and the one that it replaced is unknown.
     let another = SWITCH.replace("new", "another");
     let said = "Done. The new configuration is /nix/store/another";
     let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{another}\necho {said}")).ended();
@@ -72,7 +72,7 @@ fn what_was_switched_to_during_the_activation_stays() {
     insta::assert_snapshot!(verdict(&result), @"failed activation_failed: ended with code 2 after: activating the configuration...; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
 
-    // A profile that somebody set while it was locked is theirs, what runs is the run's.
+    // The profile that somebody set meanwhile is theirs; the current system is the run's.
     let (result, _, run) = meanwhile("", &format!("{SWITCH}\n{ACTIVATING}\n{TO_BOOT_BY_HAND}")).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/hand; the host returned to what ran before; meanwhile /nix/store/hand was set to boot next by other means; it runs /nix/store/old, generation 50 boots next");
     insta::assert_snapshot!(run.record(), @"test old 1");

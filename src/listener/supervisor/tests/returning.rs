@@ -1,11 +1,11 @@
-//! Hosts that return to what they ran before, made of links and of programs that only move them.
+//! Tests of rollbacks, on hosts made of links and of programs that only move them.
 
 use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::listener::run::RollbackTarget;
 
-/// A host like [`nixos`] whose systems can be activated and whose profile can be set. What is done to it is on record.
+/// Returns a host like [`nixos`] with systems to activate and a profile to set, which records these steps.
 pub(super) fn host() -> tempfile::TempDir {
     let folder = nixos();
     for system in ["old", "new"] {
@@ -19,7 +19,7 @@ ln -sfn system-43-link $2";
     folder
 }
 
-/// Lets a system activate itself, in the folder of its host.
+/// Gives a system its activation program, which acts on the folder of the host.
 pub(super) fn make_activatable(folder: &Path, system: &str) {
     let activate = format!(
         "echo \"$1 {system} $NIXOS_NO_CHECK\" >>record
@@ -31,7 +31,7 @@ exit $(cat code 2>/dev/null || echo 0)"
     make_program(&folder.join(format!("root/nix/store/{system}/bin/switch-to-configuration")), &activate);
 }
 
-/// A switch to the new system that has to be confirmed within this time.
+/// Returns a switch to the new system with this confirmation timeout.
 fn switch(script: &str, confirm_timeout_ms: u64) -> Supervised {
     Supervised::on(host(), script, |spec| spec.confirm_timeout_ms = Some(confirm_timeout_ms))
 }
@@ -41,7 +41,7 @@ impl Supervised {
         eventually("the phase is reached", || (self.dir.phase() == phase).then_some(()));
     }
 
-    /// What was done to the host beside `nixos-rebuild`.
+    /// Returns the recorded steps, without those of `nixos-rebuild`.
     pub(super) fn record(&self) -> String {
         fs::read_to_string(self.path("record")).unwrap_or_default().lines().collect::<Vec<_>>().join(", ")
     }
@@ -60,7 +60,7 @@ fn a_host_that_is_confirmed_in_time_stays_as_it_is() {
 
 #[test]
 fn a_host_that_nobody_confirms_returns() {
-    // What was confirmed before there was anything to confirm does not count.
+    // A confirmation from before the activation does not count.
     let (result, output, run) = switch(&format!("{SWITCH}\necho >run/confirmed"), 300).ended();
     insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
@@ -85,7 +85,7 @@ fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
 fn an_activation_that_takes_too_long_is_undone_in_a_time_of_its_own() {
     let hanging = format!("{SWITCH}\necho activating the configuration...\nsleep 600");
     let limited = |spec: &mut Spec| {
-        (spec.confirm_timeout_ms, spec.timeout_ms) = (Some(20_000), 1_500);
+        (spec.confirm_timeout_ms, spec.settings.timeout_ms) = (Some(20_000), 1_500);
     };
     let (result, _, run) = Supervised::on(host(), &hanging, limited).ended();
     insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while activating; the system may be half switched; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");

@@ -1,4 +1,4 @@
-//! Systems that were built elsewhere, on hosts whose `nix` says what it is told to.
+//! Tests of systems that were built elsewhere, on hosts with a scripted `nix`.
 
 use super::returning::{host, make_activatable};
 use super::*;
@@ -13,7 +13,8 @@ fn system() -> SystemPath {
     format!("/nix/store/{BASE}").parse().unwrap()
 }
 
-/// A host whose caches have the system, signed; each call of Nix is on record. It has no program that evaluates or builds.
+/// Returns a host whose caches have the signed system, and which records each call of Nix. It has no program that
+/// evaluates or builds.
 fn fetching_host() -> tempfile::TempDir {
     let folder = host();
     let system = make_system(&folder.path().join("root"), BASE, "linux");
@@ -39,14 +40,14 @@ esac"#;
     folder
 }
 
-/// A run of the system on a host where these files say what happens.
+/// Returns a run of the system on a host that these files control.
 fn run(files: &[(&str, &str)], adjust: impl FnOnce(&mut Spec)) -> (String, Supervised) {
     let folder = fetching_host();
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
     }
     let (result, _, run) = Supervised::on(folder, "echo rebuilt >>calls; exit 9", |spec| {
-        (spec.system, spec.system_keys) = (Some(system()), vec![KEY.parse().unwrap()]);
+        (spec.system, spec.settings.system_keys) = (Some(system()), vec![KEY.parse().unwrap()]);
         adjust(spec);
     })
     .ended();
@@ -124,7 +125,7 @@ fn the_system_of_another_host_is_not_activated() {
         let file = folder.path().join(format!("root/nix/store/{BASE}/etc/hostname"));
         name.map_or_else(|| fs::remove_file(&file), |name| fs::write(&file, name)).unwrap();
         let (result, _, run) = Supervised::on(folder, "", |spec| {
-            (spec.system, spec.attr) = (Some(system()), Some(attr.parse().unwrap()));
+            (spec.system, spec.settings.attr) = (Some(system()), Some(attr.parse().unwrap()));
         })
         .ended();
         let root = run.path("root").display().to_string();
@@ -185,7 +186,7 @@ fn an_activation_that_fails_is_taken_back() {
 
 #[test]
 fn a_fetch_that_takes_too_long_is_ended() {
-    let (said, run) = run(&[("fetch", "sleep 600")], |spec| spec.timeout_ms = 1_000);
+    let (said, run) = run(&[("fetch", "sleep 600")], |spec| spec.settings.timeout_ms = 1_000);
     insta::assert_snapshot!(said, @"failed timeout: not over after 1 s, and ended while fetching");
     assert_eq!(run.did(), "");
 }

@@ -1,39 +1,54 @@
-//! Answering roll calls: questions on the discovery subjects, how many of them are answered, and with what.
+//! Answers questions, which change nothing: roll calls on the discovery subjects, and pages of the logs of runs.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::course::Step;
 use super::{Service, shown};
 use crate::clock;
-use crate::listener::host::System;
 use crate::listener::inbox::{Allowance, Letter};
-use crate::listener::snapshot::configuration_revision;
+use crate::listener::run::{OutputPage, RunDir};
+use crate::listener::snapshot::{System, SystemSnapshot, configuration_revision};
+use crate::protocol::log::MAX_PAGE_BYTES;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{
-    Commit, DiscoveryAnswer, DiscoveryRequest, Feature, HostName, HostReport, Place, ReplySubject, Subject, Tier,
+    Commit, DiscoveryAnswer, DiscoveryRequest, Feature, HostName, HostReport, LogAnswer, LogPage, LogPlace, LogRequest,
+    NoLog, Place, ReplySubject, RequestId, Status, Subject, Target, Tier,
 };
 
-/// How many questions of one subject are answered at once, and how soon another one is.
+/// The rate limit of answers on one discovery subject.
 const ANSWERS: (u32, Duration) = (10, Duration::from_millis(100));
 
-/// How many answers are remembered: those of half a minute at least.
+/// The number of remembered answers: those of at least half a minute.
 const REMEMBERED: usize = 1_000;
 
-/// Which questions were answered, and how many more may be.
+/// The number of log pages that are read at once. Other readers have to ask again.
+pub(super) const READERS: usize = 4;
+
+/// The least time for a page, so that no reader gets more than 3 MB/s.
+const PAGE_TAKES: Duration = Duration::from_millis(10);
+
+/// The most bytes that JSON needs for one byte of a log.
+const LONGEST_SPELLING: usize = 8;
+
+/// The answered roll calls, and the rate limits of further answers.
 #[derive(Debug, Default)]
 pub(super) struct RollCalls {
     answered: HashSet<ReplySubject>,
     oldest_first: VecDeque<ReplySubject>,
-    /// For each subject by itself, so that a flood on one does not hide the host from questions on another.
+    /// One for each subject, so that a flood on one does not hide the host from questions on another.
     allowances: HashMap<Subject, Allowance>,
 }
 
 impl RollCalls {
-    /// Whether this question is to be answered, which arrived on this subject and asks for an answer on that one.
+    /// Whether to answer a question from this subject on that reply subject.
     fn take(&mut self, subject: &Subject, answer_to: &ReplySubject) -> bool {
         let (most, each) = ANSWERS;
-        // By the place of the answer and not by what is asked for: a copy of the question that somebody else sends, with
-        // an answer elsewhere, does not use up the answer to the question.
+        // Known by the subject of the answer and not by the question's reply subject: a copy of the question that
+        // somebody else sends, with another reply subject, must not use up the answer.
         if self.answered.contains(answer_to) {
             return false;
         }
@@ -52,7 +67,7 @@ impl RollCalls {
     }
 }
 
-/// Where this host answers a question; `None` when that is no place of its own.
+/// Returns the subject of this host's answer; `None` if the host may not answer there.
 fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option<ReplySubject> {
     let reply_to = &question.reply_to;
     match (reply_to.place(tier, host), reply_to.single_token()) {
@@ -69,7 +84,7 @@ impl Service {
             Err(_) if is_acknowledgement(&letter.payload) => return,
             Err(error) => return self.complain(|| format!("a roll call is dropped: {}", shown(&error.to_string()))),
         };
-        let (tier, host) = (self.config.tier, &self.config.hostname);
+        let (tier, host) = (self.config.tier, &self.config.run.host);
         if question.tier.is_some_and(|asked| asked != tier) {
             return;
         }
@@ -84,39 +99,35 @@ impl Service {
         }
     }
 
-    /// What this host says of itself.
+    /// Composes the discovery answer.
     async fn report(&mut self) -> HostReport {
-        let system = self.host.current();
-        let said = match &system {
+        let now = SystemSnapshot::seen(&self.host);
+        let said = match &now.current {
             Some(system) => self.revision_of(system).await,
             None => None,
         };
         let Self { config, host, history, .. } = self;
-        let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.system_keys.is_empty());
-        let system = system.map(|system| system.path);
-        let profile = host.profile();
-        let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
+        let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.run.system_keys.is_empty());
+        let (system, next_boot) = (now.current_path(), now.profile_path());
+        let deployed = history.last_deployed();
         HostReport {
-            hostname: config.hostname.clone(),
+            hostname: config.run.host.clone(),
             tier: config.tier,
             role: config.role.clone(),
             deploy_subjects: config.deploy_subjects.clone(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             features: Feature::ALWAYS.into_iter().chain(of_trust).collect(),
-            flake: Some(config.flake.public()),
+            flake: Some(config.run.flake.public()),
             instance: Some(self.publisher.instance),
             machine: host.machine(),
-            last: history.last_run(system.as_deref(), next_boot).map(Box::new),
-            revision: said.or_else(|| history.deployed(system.as_deref()).cloned()),
-            generation: profile.as_ref().and_then(|profile| profile.generation),
-            reboot_required: host.reboot_required(),
-            next_boot_differs: next_boot.zip(system.as_deref()).map(|(next_boot, running)| next_boot != running),
-            deployed_differs: history
-                .last_deployed
-                .as_ref()
-                .and_then(|deployed| deployed.differs_from(system.as_deref()?)),
-            system,
-            booted_system_differs: host.booted_system_differs(),
+            last: history.last_run(system, next_boot).map(Box::new),
+            revision: said.or_else(|| deployed.as_ref()?.commit_of(system).cloned()),
+            generation: now.generation(),
+            reboot_required: now.reboot_required(),
+            next_boot_differs: next_boot.zip(system).map(|(next_boot, running)| next_boot != running),
+            deployed_differs: deployed.as_ref().and_then(|deployed| Some(deployed.system.as_deref()? != system?)),
+            system: system.map(str::to_owned),
+            booted_system_differs: now.booted_system_differs(),
             uptime_s: host.uptime_s(),
             now: Some(clock::now()),
             busy: history.holder().or_else(|| host.activation()).map(Box::new),
@@ -124,13 +135,70 @@ impl Service {
         }
     }
 
-    /// The commit that a system says it is of. Each system is asked once.
+    /// Returns the commit that a system says it was built from. Each system is asked once.
     async fn revision_of(&mut self, system: &System) -> Option<Commit> {
         if self.said.as_ref().is_none_or(|(asked, _)| asked != system) {
             self.said = Some((system.clone(), configuration_revision(&self.host, system).await));
         }
         self.said.as_ref().and_then(|(_, said)| said.clone())
     }
+
+    /// Answers a question for a log, from one of the deploy subjects.
+    pub(super) fn give_log(&mut self, subject: &Subject, question: LogRequest) {
+        let LogRequest { log: LogPlace { id, offset }, reply_to } = question;
+        let own = Target::Host(self.config.tier, self.config.run.host.clone()).subject();
+        if *subject != own || self.publisher.place(&reply_to) != Place::Own || !self.publisher.may_answer(&reply_to) {
+            let reply_to = shown(reply_to.as_str());
+            return self.complain(|| {
+                format!("a question for a log on {subject} is dropped: it wants its answer on {reply_to}")
+            });
+        }
+        let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
+        // Read before the output: the output of a run that has ended is complete.
+        let status = self.history.status(id.as_str());
+        let dir = self.state_dir.run_dir(id.as_str());
+        let most = MAX_PAGE_BYTES.min(self.publisher.client.max_payload() / LONGEST_SPELLING);
+        let publisher = self.publisher.clone();
+        self.steps.spawn(async move {
+            sleep(PAGE_TAKES).await;
+            let page = spawn_blocking(move || match status {
+                Some(status) => page(id, &dir, offset, most, status),
+                None => no_log(id, NoLog::UnknownRun),
+            });
+            if let Ok(page) = page.await {
+                publisher.publish(&reply_to, LogAnswer { log: page }.to_bytes()).await;
+            }
+            drop(reader);
+            Step::Done
+        });
+    }
+}
+
+/// Returns a page of the log of a run with this status.
+fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, status: Status) -> LogPage {
+    let goes_on = !status.is_final();
+    match OutputPage::read(dir, offset, most) {
+        Ok(Some(mut page)) => {
+            let end = page.is_last && !goes_on;
+            if !end {
+                page.leave_half_character();
+            }
+            let next = page.offset + page.bytes.len() as u64;
+            let data = String::from_utf8_lossy(&page.bytes).into_owned();
+            LogPage { id, offset: page.offset, data, next, end, error: None }
+        }
+        // The run has written nothing yet.
+        Ok(None) if goes_on => LogPage { id, offset: 0, data: String::new(), next: 0, end: false, error: None },
+        Ok(None) => no_log(id, NoLog::NotKept),
+        Err(error) => {
+            tracing::warn!("the output of the run in {} cannot be read: {error}", dir.path().display());
+            no_log(id, NoLog::NotKept)
+        }
+    }
+}
+
+const fn no_log(id: RequestId, error: NoLog) -> LogPage {
+    LogPage { id, offset: 0, data: String::new(), next: 0, end: true, error: Some(error) }
 }
 
 #[cfg(test)]
@@ -165,7 +233,7 @@ mod tests {
         assert!(calls.take(&all, &reply(0)) && !calls.take(&prod, &reply(0)) && !calls.take(&all, &reply(0)));
         let flooded = (1..100_000).filter(|&number| calls.take(&all, &reply(number))).count();
         assert_eq!(flooded, 9);
-        // What the flood kept from being answered on one subject is answered on the other.
+        // The flood on one subject does not block answers on the other.
         assert!(calls.take(&prod, &reply(99_999)));
         for number in 100_000..110_000 {
             tokio::time::advance(Duration::from_millis(100)).await;
