@@ -48,7 +48,7 @@ const LEAST_SHARE: Duration = Duration::from_secs(1);
 const HEAD_START: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy)]
-struct Temper {
+struct ConnectionProfile {
     longest_pause: Duration,
     /// How long the server may be silent before a ping. After three times that, the connection is down.
     ping_after: Duration,
@@ -57,13 +57,13 @@ struct Temper {
 }
 
 /// For a person who waits: notices a connection that hangs before its hosts are reported as unreachable.
-const OPERATOR: Temper =
-    Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hurries: true };
+const OPERATOR: ConnectionProfile =
+    ConnectionProfile { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hurries: true };
 
 /// For a listener, which may wait: a server that comes back must not face all hosts at once. A host notices a silently
 /// broken connection within a minute.
-const LISTENER: Temper =
-    Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hurries: false };
+const LISTENER: ConnectionProfile =
+    ConnectionProfile { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hurries: false };
 
 /// The default number of messages that a subscription buffers before it drops some.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
@@ -157,14 +157,14 @@ struct Dialer<'a> {
     seed: Arc<SeedFile>,
     tls: Tls,
     warnings: Vec<String>,
-    temper: Temper,
+    profile: ConnectionProfile,
 }
 
 impl<'a> Dialer<'a> {
-    fn prepare(settings: &'a Settings, temper: Temper) -> Result<Self, BusError> {
+    fn prepare(settings: &'a Settings, profile: ConnectionProfile) -> Result<Self, BusError> {
         let (seed, warning) = SeedFile::read(&settings.nkey_file, settings.seed_readers)?;
         let tls = Tls::of(settings)?;
-        Ok(Self { settings, seed: Arc::new(seed), tls, warnings: warning.into_iter().collect(), temper })
+        Ok(Self { settings, seed: Arc::new(seed), tls, warnings: warning.into_iter().collect(), profile })
     }
 
     /// Tries each server once, in order, without waiting for silent ones. The first to accept the key wins.
@@ -192,7 +192,7 @@ impl<'a> Dialer<'a> {
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, BusError> {
         let addresses = count_addresses(server).await.map_err(|why| ConnectAttempt::new(server, why))?;
         let thorough = self.try_addresses(position, server, share(addresses));
-        if addresses < 2 || !self.temper.hurries {
+        if addresses < 2 || !self.profile.hurries {
             return thorough.await;
         }
         let hurried = async {
@@ -205,7 +205,7 @@ impl<'a> Dialer<'a> {
 
     async fn try_addresses(&self, position: usize, server: &ServerUrl, share: Duration) -> Result<Bus, BusError> {
         let (translator, events) = Translator::new();
-        let backoff = Arc::new(Backoff::starting_at(position, self.temper.longest_pause));
+        let backoff = Arc::new(Backoff::starting_at(position, self.profile.longest_pause));
         let servers: Vec<ServerAddr> = self.settings.servers.iter().map(|server| server.0.clone()).collect();
         match self.options(&backoff, share, translator).connect(servers).await {
             Ok(client) => {
@@ -229,7 +229,7 @@ impl<'a> Dialer<'a> {
             .name(&self.settings.name)
             .subscription_capacity(self.settings.subscription_capacity)
             .connection_timeout(share)
-            .ping_interval(self.temper.ping_after)
+            .ping_interval(self.profile.ping_after)
             .reconnect_to_server_callback(move |pool, _| std::future::ready(backoff.choose(&pool)))
             .event_callback(move |event| {
                 translator.hear(event);

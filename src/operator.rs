@@ -20,7 +20,7 @@ pub mod rollback;
 #[cfg(test)]
 mod testing;
 
-pub use drive::{Drive, DriveError};
+pub use drive::{DriveError, Driver};
 pub use fleet::{
     Awaited, Discovered, Discovery, Fleet, FleetError, FleetTask, KnownHosts, LogError, LogReader, LogWatch, Purpose,
     RollCall,
@@ -28,7 +28,7 @@ pub use fleet::{
 pub use history::History;
 pub use nix::{BuildOptions, NixError};
 pub use prepare::{
-    Called, Kind, OperatorContext, Part, PreflightError, PrepareError, PrepareOptions, Prepared, SystemsFrom,
+    Kind, OperatorContext, Part, PreflightError, PrepareError, PrepareOptions, Prepared, RollCallResult, SystemsFrom,
 };
 pub use revision::{UnresolvedError, resolve_revision};
 pub use rollback::{RollbackError, RollbackPlan};

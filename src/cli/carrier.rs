@@ -20,7 +20,7 @@ use super::{confirm, out};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
-use crate::operator::{Drive, DriveError, Fleet, FleetTask};
+use crate::operator::{DriveError, Driver, Fleet, FleetTask};
 use crate::report::{Document, Liveness};
 use crate::rollout::{Interrupt, Machine, Outcome, PREPARED, Rollout, Summary};
 
@@ -72,7 +72,7 @@ impl Carrier<'_> {
         messages.spawn(link.serve(end));
         let display = Display::start(self.display, recorded);
         let confirm = confirm::wave(self.display.audience(), display.shown());
-        let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
+        let drive = Driver::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
         let drive = drive.watching(self.display.watch());
         let ended = drive.run(&mut machine).await;
         // The driver has dropped its channels, so the fleet task ends. It flushes the last messages before that.

@@ -46,9 +46,9 @@ enum Proof {
 }
 
 /// Drives one rollout's machine: owns its channels, its journal, its displays and its hooks.
-pub struct Drive<'a> {
+pub struct Driver<'a> {
     fleet: Fleet,
-    books: Recorder<'a>,
+    recorder: Recorder<'a>,
     interrupts: mpsc::Receiver<Interrupt>,
     confirm: Confirm<'a>,
     hooks: HookRunner,
@@ -81,7 +81,7 @@ pub enum DriveError {
     Gone,
 }
 
-impl<'a> Drive<'a> {
+impl<'a> Driver<'a> {
     /// The journal makes the rollout resumable: a request is sent only after it was recorded. A display that fails is
     /// dropped; the rollout continues.
     pub fn new(
@@ -92,8 +92,8 @@ impl<'a> Drive<'a> {
         confirm: Confirm<'a>,
         summarize: Summarize,
     ) -> Self {
-        let (books, hooks, tasks) = (Recorder::new(journal, reporters), HookRunner::new(summarize), JoinSet::new());
-        Self { fleet, books, interrupts, confirm, hooks, logs: None, tasks, began: Instant::now(), unrecorded: None }
+        let (recorder, hooks, tasks) = (Recorder::new(journal, reporters), HookRunner::new(summarize), JoinSet::new());
+        Self { fleet, recorder, interrupts, confirm, hooks, logs: None, tasks, began: Instant::now(), unrecorded: None }
     }
 
     /// Also shows the hosts' logs.
@@ -104,12 +104,12 @@ impl<'a> Drive<'a> {
 
     pub async fn run(mut self, machine: &mut Machine) -> Result<(), DriveError> {
         self.began = Instant::now();
-        let ended = self.go_on(machine).await;
+        let ended = self.run_to_end(machine).await;
         self.read_logs_to_their_ends().await;
         self.hooks.finish(machine.state());
         self.await_hooks(machine).await;
         // Events from before an error may be unwritten. An error of this sync is no worse than that one.
-        self.books.sync().ok();
+        self.recorder.sync().ok();
         ended
     }
 
@@ -121,7 +121,7 @@ impl<'a> Drive<'a> {
         let until = Instant::now() + READ_LOGS_WITHIN;
         while let Ok(Some(event)) = timeout_at(until, self.fleet.news.recv()).await {
             match event {
-                FleetEvent::Log { host, lines } => self.books.log(&host, &lines),
+                FleetEvent::Log { host, lines } => self.recorder.log(&host, &lines),
                 FleetEvent::LogsRead => return,
                 FleetEvent::Input(_) | FleetEvent::Refused(_) | FleetEvent::Proved => {}
             }
@@ -141,10 +141,10 @@ impl<'a> Drive<'a> {
     }
 
     fn warn(&mut self, machine: &Machine, kind: EventKind) -> Result<(), DriveError> {
-        self.books.take(&Event { at: clock::now(), kind }, machine.state()).map_err(DriveError::Journal)
+        self.recorder.take(&Event { at: clock::now(), kind }, machine.state()).map_err(DriveError::Journal)
     }
 
-    async fn go_on(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
+    async fn run_to_end(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
         let began = self.began;
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -182,7 +182,7 @@ impl<'a> Drive<'a> {
                             FleetEvent::Input(input) => machine.handle(now, input),
                             FleetEvent::Proved if matches!(proof, Proof::Asked(_)) => proof = Proof::Given,
                             FleetEvent::Refused(violation) => return Err(DriveError::Refused(violation)),
-                            FleetEvent::Log { host, lines } => self.books.log(&host, &lines),
+                            FleetEvent::Log { host, lines } => self.recorder.log(&host, &lines),
                             FleetEvent::Proved | FleetEvent::LogsRead => {}
                         }
                     }
@@ -206,9 +206,9 @@ impl<'a> Drive<'a> {
                         machine.handle_deadline(now);
                     }
                 }
-                () = sleep_until(self.books.due().unwrap_or(began)), if self.books.due().is_some() => {}
+                () = sleep_until(self.recorder.due().unwrap_or(began)), if self.recorder.due().is_some() => {}
                 _ = ticks.tick() => {
-                    if let Err(error) = self.books.tick(clock::now(), machine.state()) {
+                    if let Err(error) = self.recorder.tick(clock::now(), machine.state()) {
                         self.lose_journal(machine, error);
                     }
                 }
@@ -237,7 +237,7 @@ impl<'a> Drive<'a> {
 
     /// Drains the rollout: without a journal nothing further is sent, but the hosts in flight are still awaited.
     fn lose_journal(&mut self, machine: &mut Machine, error: io::Error) {
-        self.books.lose_journal();
+        self.recorder.lose_journal();
         self.unrecorded.get_or_insert(DriveError::Journal(error));
         self.tell(machine, Input::Interrupt(Interrupt::Drain));
     }
@@ -248,7 +248,7 @@ impl<'a> Drive<'a> {
         while let Some(effect) = machine.poll_effect() {
             match effect {
                 Effect::Report(event) => {
-                    self.books.take(&event, machine.state()).map_err(DriveError::Journal)?;
+                    self.recorder.take(&event, machine.state()).map_err(DriveError::Journal)?;
                     self.hooks.hear(&event, machine.state());
                     orders.extend(announcement(&event, machine.state()).map(Outbound::Announce));
                 }
@@ -260,7 +260,7 @@ impl<'a> Drive<'a> {
                 Effect::CallRoll => orders.push(Outbound::CallRoll),
                 Effect::Ask(wave) => {
                     // Shows the events that led to the question before the question.
-                    self.books.sync().map_err(DriveError::Journal)?;
+                    self.recorder.sync().map_err(DriveError::Journal)?;
                     let answer = (self.confirm)(machine.state(), wave);
                     self.tasks.spawn(async { Input::Answer(answer.await) });
                 }
@@ -273,9 +273,9 @@ impl<'a> Drive<'a> {
         }
         // A request is on disk before its host receives it.
         if !orders.is_empty() || machine.outcome().is_some() {
-            self.books.sync().map_err(DriveError::Journal)?;
-        } else if self.books.is_due() {
-            self.books.write().map_err(DriveError::Journal)?;
+            self.recorder.sync().map_err(DriveError::Journal)?;
+        } else if self.recorder.is_due() {
+            self.recorder.write().map_err(DriveError::Journal)?;
         }
         for order in orders {
             self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;

@@ -85,7 +85,7 @@ pub enum Part {
 
 /// The result of a roll call, and of the lookup of the revision at the same time.
 #[derive(Debug)]
-pub struct Called {
+pub struct RollCallResult {
     pub roll: Discovered,
     /// The lookup in the flake that the plan or the operator names. `None` if the hosts have to name the flake.
     found: Option<Result<Found, UnresolvedError>>,
@@ -137,7 +137,7 @@ impl PrepareOptions {
     }
 
     /// Calls the roll of the plan's tiers, and meanwhile looks up the revision if the flake is known.
-    pub async fn call_roll(&self, bus: &mut Bus) -> Result<Called, FleetError> {
+    pub async fn call_roll(&self, bus: &mut Bus) -> Result<RollCallResult, FleetError> {
         let purpose = Purpose::Deploy { needed: self.plan.needed_tiers(), asked: self.asked_tiers() };
         let roll_call = RollCall { discovery: &self.by.discovery, purpose, awaited: self.awaited() };
         let find = async {
@@ -147,7 +147,7 @@ impl PrepareOptions {
             })
         };
         let (roll, found) = try_join!(roll_call.call(bus), find)?;
-        Ok(Called { roll, found })
+        Ok(RollCallResult { roll, found })
     }
 
     /// Asks every tier for a plan without groups, to warn of a named host that answers in another tier. Also for a
@@ -176,8 +176,8 @@ impl PrepareOptions {
     }
 
     /// Settles the hosts of each wave, and the commit.
-    pub async fn settle(mut self, called: Called) -> Result<Prepared, PrepareError> {
-        let Called { roll, found } = called;
+    pub async fn settle(mut self, called: RollCallResult) -> Result<Prepared, PrepareError> {
+        let RollCallResult { roll, found } = called;
         let is_single = matches!(self.awaited(), Awaited::One(_));
         let roster = Roster::new(roll.hosts);
         let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
@@ -186,36 +186,36 @@ impl PrepareOptions {
             Kind::Deployment => remember(&mut self.plan, &roster, &roll.silent),
             Kind::Rollout => BTreeSet::new(),
         };
-        let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
-        frozen.remembered = remembered;
-        frozen.hooks.clone_from(&self.hooks);
-        frozen.hooks.extend(self.plan.hooks.clone());
+        let (mut resolved, mut warnings) = self.plan.resolve(&roster)?;
+        resolved.remembered = remembered;
+        resolved.hooks.clone_from(&self.hooks);
+        resolved.hooks.extend(self.plan.hooks.clone());
         if self.source.is_some() {
-            warnings.extend(self.plan.advice(&frozen));
+            warnings.extend(self.plan.advice(&resolved));
         }
-        self.part.select(&mut frozen, waves)?;
+        self.part.select(&mut resolved, waves)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        if let Some(silent) = frozen.hosts().find(|host| is_single && !host.present) {
+        if let Some(silent) = resolved.hosts().find(|host| is_single && !host.present) {
             warnings.push(format!("guards not checked: {} did not answer", silent.hostname));
         }
-        warnings.extend(doubts(&roster, &frozen));
+        warnings.extend(doubts(&roster, &resolved));
         let found = match found {
             Some(found) => found.map_err(PrepareError::from),
-            None => self.find_by_hosts(&frozen, &roster).await,
+            None => self.find_by_hosts(&resolved, &roster).await,
         };
         let (mut ahead, mut changes) = (Vec::new(), None);
         let (revision, subject) = match found {
             Ok(Found { flake, commit, subject, mut history }) => {
                 warnings.extend(history.problem());
-                let given = self.give_systems(&mut frozen, &roster, flake.as_ref(), &commit, &mut warnings);
+                let given = self.give_systems(&mut resolved, &roster, flake.as_ref(), &commit, &mut warnings);
                 // Boxed: few plans have systems, and this future is large.
                 changes = Box::pin(given).await?;
-                ahead = ahead_of(&commit, &frozen, &mut history).await;
+                ahead = ahead_of(&commit, &resolved, &mut history).await;
                 if self.kind == Kind::Rollout && !self.even_if_current {
-                    leave_current(&commit, &mut frozen, &roster);
+                    leave_current(&commit, &mut resolved, &roster);
                 }
                 if self.plan.stage {
-                    frozen.fetch_first();
+                    resolved.fetch_first();
                 }
                 (commit.into(), subject)
             }
@@ -226,7 +226,7 @@ impl PrepareOptions {
         };
         warnings.extend(PreflightError::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
         // Deployments to single hosts may run at the same time: each listener does one thing at a time.
-        let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &frozen)).collect();
+        let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &resolved)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
@@ -235,7 +235,7 @@ impl PrepareOptions {
             revision,
             subject,
             source: self.source,
-            plan: frozen,
+            plan: resolved,
         };
         Ok(Prepared { rollout, warnings, roster, others, ahead, changes })
     }

@@ -17,7 +17,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
     let waves = waves.iter().enumerate().map(|(index, hosts)| ResolvedWave {
         name: format!("wave{}", index + 1),
         action: Action::Switch,
-        hosts: hosts.iter().map(|host| frozen(host)).collect(),
+        hosts: hosts.iter().map(|host| resolved(host)).collect(),
         groups: Groups::default(),
         limits: limits(),
     });
@@ -40,7 +40,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
     })
 }
 
-fn frozen(host: &str) -> ResolvedHost {
+fn resolved(host: &str) -> ResolvedHost {
     let hostname = host.parse().unwrap();
     ResolvedHost {
         hostname,

@@ -42,9 +42,9 @@ impl Plan {
     }
 
     /// Returns warnings about settings that the author may not have meant.
-    pub fn advice(&self, frozen: &ResolvedPlan) -> Vec<PlanDiagnostic> {
-        let boundless = self.waves.iter().zip(&frozen.waves).filter_map(|(wave, frozen)| boundless(wave, frozen));
-        prod_first(&self.waves, &frozen.waves).into_iter().chain(boundless).collect()
+    pub fn advice(&self, resolved: &ResolvedPlan) -> Vec<PlanDiagnostic> {
+        let boundless = self.waves.iter().zip(&resolved.waves).filter_map(|(wave, resolved)| boundless(wave, resolved));
+        prod_first(&self.waves, &resolved.waves).into_iter().chain(boundless).collect()
     }
 }
 
@@ -334,10 +334,10 @@ fn cannot_return(wave: &Wave, hosts: &[ResolvedHost]) -> Option<PlanDiagnostic> 
     ))
 }
 
-fn prod_first(waves: &[Wave], frozen: &[ResolvedWave]) -> Option<PlanDiagnostic> {
+fn prod_first(waves: &[Wave], resolved: &[ResolvedWave]) -> Option<PlanDiagnostic> {
     let has = |tier: Tier| move |wave: &ResolvedWave| wave.hosts.iter().any(|host| host.tier == tier);
-    let first = frozen.iter().position(has(Tier::Prod))?;
-    if frozen.iter().take(first).any(has(Tier::Test)) {
+    let first = resolved.iter().position(has(Tier::Prod))?;
+    if resolved.iter().take(first).any(has(Tier::Test)) {
         return None;
     }
     let wave = waves.get(first)?;
@@ -346,8 +346,8 @@ fn prod_first(waves: &[Wave], frozen: &[ResolvedWave]) -> Option<PlanDiagnostic>
     Some(with_targets(warning, wave, "prod").help("let a wave of test hosts go first, such as targets = \"test.all\""))
 }
 
-fn boundless(wave: &Wave, frozen: &ResolvedWave) -> Option<PlanDiagnostic> {
-    let (hosts, failures) = (frozen.hosts.len(), frozen.limits.max_failures);
+fn boundless(wave: &Wave, resolved: &ResolvedWave) -> Option<PlanDiagnostic> {
+    let (hosts, failures) = (resolved.hosts.len(), resolved.limits.max_failures);
     if hosts == 0 || failures < hosts {
         return None;
     }

@@ -83,8 +83,8 @@ fn demo_roster() -> Roster {
 }
 
 /// Formats each wave on a line. Silent hosts have a question mark; shared subjects are in parentheses.
-fn waves(frozen: &ResolvedPlan) -> String {
-    let told = frozen.waves.iter().map(|wave| {
+fn waves(resolved: &ResolvedPlan) -> String {
+    let told = resolved.waves.iter().map(|wave| {
         let hosts = wave.hosts.iter().map(|host| {
             let absent = if host.present { "" } else { "?" };
             let subject = host.shared_subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();

@@ -81,8 +81,8 @@ impl<'a> Document<'a> {
     }
 
     fn waves(&self) -> impl Iterator<Item = WaveSection<'a>> {
-        let frozen = self.rollout.plan.waves.iter().map(|wave| safe(&wave.name));
-        let waves = self.summary.waves.iter().zip(frozen).enumerate();
+        let resolved = self.rollout.plan.waves.iter().map(|wave| safe(&wave.name));
+        let waves = self.summary.waves.iter().zip(resolved).enumerate();
         waves.map(|(index, (view, name))| WaveSection { index: WaveIndex(index), name, view })
     }
 

@@ -209,24 +209,24 @@ impl<'a> Layout<'a> {
     pub(super) fn wave(&self, symbol: Symbol, wave: WaveIndex, text: &str) -> Option<Line> {
         let waves = &self.rollout.plan.waves;
         let width = widest(waves.iter().map(|wave| &wave.name));
-        let name = pad(&self.frozen(wave)?.name, width);
+        let name = pad(&self.resolved_wave(wave)?.name, width);
         let (number, total) = (wave.to_string(), waves.len().to_string());
         Some(Line::new(symbol, format!("{number:>0$}/{total} {name}   {text}", total.len())))
     }
 
-    pub(super) fn frozen(&self, wave: WaveIndex) -> Option<&ResolvedWave> {
+    pub(super) fn resolved_wave(&self, wave: WaveIndex) -> Option<&ResolvedWave> {
         self.rollout.plan.waves.get(wave.0).filter(|_| !wording::is_deployment(self.rollout))
     }
 
     fn wave_started(&self, wave: WaveIndex) -> Option<Line> {
-        let frozen = self.frozen(wave)?;
-        let hosts = frozen.hosts.len();
-        let text = format!("{}, {} at once", count(hosts, "host"), frozen.limits.max_parallel.min(hosts));
+        let resolved = self.resolved_wave(wave)?;
+        let hosts = resolved.hosts.len();
+        let text = format!("{}, {} at once", count(hosts, "host"), resolved.limits.max_parallel.min(hosts));
         self.wave(Symbol::UnderWay, wave, &text)
     }
 
     pub(super) fn checking(&self, wave: WaveIndex) -> Option<String> {
-        let check = self.frozen(wave)?.limits.check.as_ref()?;
+        let check = self.resolved_wave(wave)?.limits.check.as_ref()?;
         Some(format!("checking: {}", safe(&check.command.join(" "))))
     }
 
@@ -243,7 +243,7 @@ impl<'a> Layout<'a> {
         let not_asked = Counts { skipped: counts.skipped, ..Counts::default() };
         let (symbol, verdict, others) = match verdict {
             WaveVerdict::Skipped => {
-                let hosts = self.frozen(wave).map_or(0, |wave| wave.hosts.len());
+                let hosts = self.resolved_wave(wave).map_or(0, |wave| wave.hosts.len());
                 return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(hosts, "host")));
             }
             WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned()), not_completed),
@@ -285,7 +285,7 @@ impl<'a> Layout<'a> {
     pub(super) fn host_now(&self, host: &HostView, now: Timestamp) -> Line {
         let (symbol, detail) = match host.state {
             HostState::Final(_) if let Some(back) = &host.returning => {
-                (back.outcome.map_or(Symbol::UnderWay, symbol), wording::way_back(host, back, self.rollout))
+                (back.outcome.map_or(Symbol::UnderWay, symbol), wording::describe_rollback(host, back, self.rollout))
             }
             HostState::Pending => (Symbol::Waits, String::new()),
             HostState::Waiting(outcome) => (Symbol::Waits, format!("{outcome}, to be asked again")),

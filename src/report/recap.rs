@@ -211,7 +211,7 @@ impl Recap<'_> {
         let took = host.sent_at.zip(until).map(|(sent_at, until)| DisplayDuration::between(sent_at, until));
         let detail = match host.state {
             HostState::Final(HostOutcome::Completed) => match &host.returning {
-                Some(back) if back.outcome.is_some() => wording::way_back(host, back, self.rollout),
+                Some(back) if back.outcome.is_some() => wording::describe_rollback(host, back, self.rollout),
                 Some(_) => "left while it returns to what ran before".to_owned(),
                 None => "did NOT return: it was not asked to".to_owned(),
             },

@@ -99,7 +99,7 @@ pub(super) fn doing(host: &HostView) -> &'static str {
 }
 
 /// Describes the rollback of a host whose wave failed.
-pub(super) fn way_back(host: &HostView, back: &ReturnView, rollout: &Rollout) -> String {
+pub(super) fn describe_rollback(host: &HostView, back: &ReturnView, rollout: &Rollout) -> String {
     match back.outcome {
         None => "its wave has failed".to_owned(),
         Some(HostOutcome::Completed | HostOutcome::Current) => returned_to(host, rollout),

@@ -26,7 +26,7 @@ use rustc_hash::FxHashMap;
 
 use self::contact::{Contact, Timer};
 use self::rollback::Return;
-use self::waves::Course;
+use self::waves::WaveProgress;
 use super::description::Rollout;
 use super::event::{Connection, Event, EventKind, Outcome};
 use super::flight::{InFlight, Timeouts};
@@ -59,7 +59,7 @@ pub struct Machine {
     by_request: FxHashMap<RequestId, usize>,
     /// When hosts of the current wave are due, and their indices.
     timers: BTreeSet<(Duration, usize)>,
-    course: Course,
+    progress: WaveProgress,
     /// Until when a host that did not answer the first roll call may still answer this one.
     roll_until: Option<Duration>,
     /// Whether the plan's `is_current` still holds: hosts may have changed before a resume.
@@ -129,7 +129,7 @@ impl Machine {
             ranges: ranges.collect(),
             by_request: FxHashMap::default(),
             timers: BTreeSet::new(),
-            course: Course::default(),
+            progress: WaveProgress::default(),
             roll_until: None,
             knows_current: true,
             returning: None,
@@ -219,7 +219,7 @@ impl Machine {
         &mut self.contacts[index]
     }
 
-    fn frozen(&self, index: usize) -> &ResolvedHost {
+    fn resolved_host(&self, index: usize) -> &ResolvedHost {
         let host = self.host(index);
         let wave = self.rollout.plan.waves.get(host.wave.0);
         wave.and_then(|wave| wave.hosts.get(host.index)).expect("indices are made from the waves of the same plan")
@@ -301,7 +301,7 @@ impl Machine {
             return None;
         }
         match (self.phase(), self.link) {
-            (WaveState::Baking, _) => Some(self.course.bakes_until),
+            (WaveState::Baking, _) => Some(self.progress.bakes_until),
             (WaveState::Running | WaveState::Draining, ConnectionState::Down { since }) => {
                 Some(since + self.timeouts().finish)
             }
@@ -309,7 +309,7 @@ impl Machine {
                 self.timers.first().map(|(due, _)| *due).into_iter().chain(self.roll_until).min()
             }
             (WaveState::Ended(_), ConnectionState::Down { since }) => {
-                Some(self.course.returns_since.max(since) + self.timeouts().finish)
+                Some(self.progress.returns_since.max(since) + self.timeouts().finish)
             }
             (WaveState::Ended(_), ConnectionState::Up { .. }) => self.returning.as_ref().map(|back| back.flight.due()),
             (WaveState::Pending | WaveState::AwaitingConfirmation | WaveState::Checking, _) => None,

@@ -170,11 +170,11 @@ impl Summary {
         self.began_at = Some(at);
         self.hosts.reserve_exact(rollout.plan.hosts().count());
         self.is_staging = rollout.plan.stage;
-        for (wave, frozen) in rollout.plan.waves.iter().enumerate() {
+        for (wave, resolved) in rollout.plan.waves.iter().enumerate() {
             self.waves.push(WaveView::PENDING);
             // The staging wave has the hosts of all others.
             let are_known = self.is_staging && wave > 0;
-            for (index, host) in frozen.hosts.iter().enumerate().filter(|_| !are_known) {
+            for (index, host) in resolved.hosts.iter().enumerate().filter(|_| !are_known) {
                 self.places.insert(host.hostname.clone(), self.hosts.len());
                 self.hosts.push(HostView::new(host.hostname.clone(), WaveIndex(wave), index));
             }
@@ -189,7 +189,7 @@ impl Summary {
         let places = rollout
             .plan
             .own_waves()
-            .flat_map(|(wave, frozen)| (0..frozen.hosts.len()).map(move |index| (WaveIndex(wave), index)));
+            .flat_map(|(wave, resolved)| (0..resolved.hosts.len()).map(move |index| (WaveIndex(wave), index)));
         for (host, (wave, index)) in self.hosts.iter_mut().zip(places) {
             *host = HostView::new(host.name.clone(), wave, index);
         }

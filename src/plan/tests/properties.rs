@@ -168,8 +168,8 @@ proptest! {
     #[test]
     fn the_host_set_is_what_the_plan_says(plan in likely_plan(), reports in random_roster()) {
         let roster = answered_by(reports.clone());
-        let Ok((frozen, _)) = plan.resolve(&roster) else { return Ok(()) };
-        let names: Vec<_> = frozen.hosts().map(|host| &host.hostname).collect();
+        let Ok((resolved, _)) = plan.resolve(&roster) else { return Ok(()) };
+        let names: Vec<_> = resolved.hosts().map(|host| &host.hostname).collect();
         prop_assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a host is in one wave only");
 
         let means = |selector: &Spanned<Selector>, report: &HostReport| match &selector.value.target {
@@ -179,7 +179,7 @@ proptest! {
             Target::Custom(subject) => report.deploy_subjects.contains(subject),
         };
         let mut earlier = BTreeSet::new();
-        for (wave, frozen) in plan.waves.iter().zip(&frozen.waves) {
+        for (wave, resolved) in plan.waves.iter().zip(&resolved.waves) {
             // The hosts of the wave that answered, found in the slow and plain way.
             let mut expected: Vec<(usize, &HostReport)> = Vec::new();
             for report in &reports {
@@ -195,12 +195,12 @@ proptest! {
             };
             expected.sort_by_key(|(by, report)| (is_unnamed(report), *by, report.hostname.clone()));
             let expected: Vec<_> = expected.iter().map(|(_, report)| &report.hostname).collect();
-            let present: Vec<_> = frozen.hosts.iter().filter(|host| host.present).map(|host| &host.hostname).collect();
+            let present: Vec<_> = resolved.hosts.iter().filter(|host| host.present).map(|host| &host.hostname).collect();
             prop_assert_eq!(present, expected);
 
-            prop_assert!(frozen.hosts.len() >= wave.settings.min_hosts);
-            prop_assert!((1..=frozen.hosts.len().max(1)).contains(&frozen.limits.max_parallel));
-            for host in frozen.hosts.iter().filter(|host| !host.present) {
+            prop_assert!(resolved.hosts.len() >= wave.settings.min_hosts);
+            prop_assert!((1..=resolved.hosts.len().max(1)).contains(&resolved.limits.max_parallel));
+            for host in resolved.hosts.iter().filter(|host| !host.present) {
                 let target = Target::Host(host.tier, host.hostname.clone());
                 prop_assert!(wave.targets.iter().any(|selector| selector.value.target == target), "a group takes only who answered");
             }
@@ -213,10 +213,10 @@ proptest! {
             }
         }
         for report in reports.iter().filter(|report| !plan.names(&report.hostname)) {
-            let taken = frozen.waves.iter().position(|wave| wave.hosts.iter().any(|host| host.hostname == report.hostname));
-            prop_assert_eq!(frozen.wave_of_group(report), taken, "a host that is late is missed where it would have been");
+            let taken = resolved.waves.iter().position(|wave| wave.hosts.iter().any(|host| host.hostname == report.hostname));
+            prop_assert_eq!(resolved.wave_of_group(report), taken, "a host that is late is missed where it would have been");
         }
-        for host in frozen.hosts() {
+        for host in resolved.hosts() {
             let named = Target::Host(host.tier, host.hostname.clone()).subject();
             let is_spelled = |subject: &Subject| {
                 plan.waves.iter().flat_map(|wave| &wave.targets).any(|by| by.value.target == Target::Custom(subject.clone()))
@@ -236,9 +236,9 @@ fn ten_thousand_hosts_are_no_work() {
     );
     let begin = Instant::now();
     let roster = answered_by(reports);
-    let (frozen, _) = parse(&text).unwrap().resolve(&roster).unwrap();
+    let (resolved, _) = parse(&text).unwrap().resolve(&roster).unwrap();
     let took = begin.elapsed();
-    assert_eq!(frozen.hosts().count(), 10_000);
+    assert_eq!(resolved.hosts().count(), 10_000);
     // A tenth of this is enough even without optimization; a quadratic algorithm takes longer.
     assert!(took < Duration::from_secs(5), "{took:?}");
 }

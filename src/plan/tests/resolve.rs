@@ -10,9 +10,9 @@ use crate::protocol::{HostReport, Tier};
 const SUNDAY: &str = include_str!("../../../plans/sunday.toml");
 const DEMO: &str = include_str!("../../../plans/demo.toml");
 
-fn frozen(text: &str, roster: &Roster) -> String {
+fn resolved(text: &str, roster: &Roster) -> String {
     match plan(text).resolve(roster) {
-        Ok((frozen, _)) => waves(&frozen),
+        Ok((resolved, _)) => waves(&resolved),
         Err(mistakes) => panic!("{}", report(&mistakes.named("plan.toml", text))),
     }
 }
@@ -23,8 +23,8 @@ fn wrong(text: &str, roster: &Roster) -> String {
 
 fn warned(text: &str, roster: &Roster) -> String {
     let plan = plan(text);
-    let (frozen, mut warnings) = plan.resolve(roster).unwrap();
-    warnings.extend(plan.advice(&frozen));
+    let (resolved, mut warnings) = plan.resolve(roster).unwrap();
+    warnings.extend(plan.advice(&resolved));
     told(&warnings)
 }
 
@@ -60,7 +60,7 @@ fn a_record_of_a_later_version_may_have_hooks_of_its_own() {
 
 #[test]
 fn the_demonstration() {
-    insta::assert_snapshot!(frozen(DEMO, &demo_roster()), @"
+    insta::assert_snapshot!(resolved(DEMO, &demo_roster()), @"
 canary: test1 test2 at once 2
 dns: ns1 ns2 at once 1
 media: jelly sonos at once 2
@@ -80,7 +80,7 @@ fn a_whole_plan() {
         "prod.nas",
         "prod.nats1",
     ]);
-    insta::assert_snapshot!(frozen(SUNDAY, &there), @"
+    insta::assert_snapshot!(resolved(SUNDAY, &there), @"
 test: test1 test2 at once 2
 dns: ns1 ns2? at once 1
 media: jelly sonos at once 2
@@ -93,17 +93,17 @@ nats: nats1 at once 1
 #[test]
 fn hosts_come_in_the_order_of_targets_then_names() {
     let there = roster(&["prod.b", "prod.a", "prod.z/dns", "prod.y/dns", "test.a2"]);
-    insta::assert_snapshot!(frozen(&waves_of(&[&["prod.gone", "prod.role.dns", "prod.all"]]), &there), @"w0: gone? y z a b at once 5");
+    insta::assert_snapshot!(resolved(&waves_of(&[&["prod.gone", "prod.role.dns", "prod.all"]]), &there), @"w0: gone? y z a b at once 5");
 }
 
 #[test]
 fn an_excluded_host_is_free_for_a_later_wave() {
     let there = roster(&["prod.a", "prod.b/dns", "prod.c"]);
-    insta::assert_snapshot!(frozen(&waves_of(&[&["prod.all", "!prod.role.dns"], &["prod.b"]]), &there), @"
+    insta::assert_snapshot!(resolved(&waves_of(&[&["prod.all", "!prod.role.dns"], &["prod.b"]]), &there), @"
 w0: a c at once 2
 w1: b at once 1
 ");
-    insta::assert_snapshot!(frozen(&waves_of(&[&["prod.all", "!prod.a"], &["prod.all"]]), &there), @"
+    insta::assert_snapshot!(resolved(&waves_of(&[&["prod.all", "!prod.a"], &["prod.all"]]), &there), @"
 w0: b c at once 2
 w1: a at once 1
 ");
@@ -117,11 +117,11 @@ fn each_host_is_reached_on_the_subject_of_its_name_or_on_one_that_the_plan_spell
         listening("prod.c", &["fleet.all", "fleet.c"]),
         listening("prod.d", &[] as &[&str]),
     ]);
-    insta::assert_snapshot!(frozen(&waves_of(&[&["fleet.all"], &["prod.all"]]), &there), @"
+    insta::assert_snapshot!(resolved(&waves_of(&[&["fleet.all"], &["prod.all"]]), &there), @"
     w0: b (fleet.all) c (fleet.all) at once 2
     w1: a d at once 2
     ");
-    insta::assert_snapshot!(frozen(&waves_of(&[&["fleet.b"], &["fleet.c"]]), &there), @"
+    insta::assert_snapshot!(resolved(&waves_of(&[&["fleet.b"], &["fleet.c"]]), &there), @"
 w0: b (fleet.b) at once 1
 w1: c (fleet.c) at once 1
 ");
@@ -146,7 +146,7 @@ b and c are reached by fleet.all only, so none of them can be confirmed by itsel
         ),
         host("prod.db"),
     ]);
-    insta::assert_snapshot!(frozen(&waves_of(&[&["test.all"], &["prod.all"]]), &there), @"
+    insta::assert_snapshot!(resolved(&waves_of(&[&["test.all"], &["prod.all"]]), &there), @"
 w0: mallory at once 1
 w1: db at once 1
 ");
@@ -186,7 +186,7 @@ the host `laptop` is in both tiers
 the host `ns1` did not answer, and one of that name did as a host of prod
   write prod.ns1 if that is the one, or correct the --tier of its listener
 ");
-    insta::assert_snapshot!(frozen(&waves_of(&[&["prod.ns1", "prod.role.dns", "prod.ns1"]]), &there), @"w0: ns1 ns2 at once 2");
+    insta::assert_snapshot!(resolved(&waves_of(&[&["prod.ns1", "prod.role.dns", "prod.ns1"]]), &there), @"w0: ns1 ns2 at once 2");
 }
 
 #[test]
@@ -204,9 +204,9 @@ two machines answer to the name `a`
 ");
     // A host of another tier is another host.
     let tiers = answered_by(vec![host("test.a"), host("prod.a")]);
-    insta::assert_snapshot!(frozen(&waves, &tiers), @"w0: a at once 1");
+    insta::assert_snapshot!(resolved(&waves, &tiers), @"w0: a at once 1");
     let twice = answered_by(vec![on_machine("prod.a", "1"), on_machine("prod.a", "1")]);
-    insta::assert_snapshot!(frozen(&waves, &twice), @"w0: a at once 1");
+    insta::assert_snapshot!(resolved(&waves, &twice), @"w0: a at once 1");
 }
 
 #[test]
@@ -242,7 +242,7 @@ wave `w1` has no host left
 wave `w0` matches 2 of the 3 hosts that it wants
   see `homelab-deploy hosts` for the hosts that answer, or lower `min_hosts`
 ");
-    insta::assert_snapshot!(frozen(&format!("{}min_hosts = 0", waves_of(&[&["prod.role.dsn"]])), &there), @"w0: at once 1");
+    insta::assert_snapshot!(resolved(&format!("{}min_hosts = 0", waves_of(&[&["prod.role.dsn"]])), &there), @"w0: at once 1");
 }
 
 #[test]
@@ -341,10 +341,10 @@ fn a_host_that_belonged_to_a_group_and_is_gone_is_missed() {
     let day = |day: u8| format!("2026-11-{day:02}T10:00:00Z").parse::<Timestamp>().unwrap();
     let before = roster(&["prod.a", "prod.b/dns", "prod.c", "prod.d", "prod.e", "test.x"]);
     let now = roster(&["prod.a", "test.y"]);
-    let frozen = |targets: &[&[&str]], roster: &Roster| plan(&waves_of(targets)).resolve(roster).unwrap().0;
-    let earlier = frozen(&[&["prod.all", "prod.off"], &["test.all"]], &before);
+    let resolved = |targets: &[&[&str]], roster: &Roster| plan(&waves_of(targets)).resolve(roster).unwrap().0;
+    let earlier = resolved(&[&["prod.all", "prod.off"], &["test.all"]], &before);
     let missed = |targets: &[&[&str]]| {
-        let missed = frozen(targets, &now).missed(&now, [(day(20), &earlier), (day(3), &earlier)]);
+        let missed = resolved(targets, &now).missed(&now, [(day(20), &earlier), (day(3), &earlier)]);
         missed.into_iter().map(|(host, at)| format!("{host} {}", at.strftime("%d"))).collect::<Vec<_>>().join(", ")
     };
     // Not missed: hosts that the plan names or excludes, hosts that answer, and hosts that never took part.

@@ -18,13 +18,13 @@ fn waves(text: &str) -> String {
 /// Formats the rollback of each wave and the longest time of a host.
 fn resolved(plan: &Plan) -> String {
     let there = roster(&["test.test1", "prod.ns1", "prod.ns2"]);
-    let (frozen, _) = plan.resolve(&there).unwrap_or_else(|mistakes| panic!("{}", report(&mistakes)));
+    let (resolved, _) = plan.resolve(&there).unwrap_or_else(|mistakes| panic!("{}", report(&mistakes)));
     let line = |wave: &super::super::ResolvedWave| {
         let within = humantime::format_duration(wave.limits.finish_timeout());
         let confirm = wave.limits.confirms_within().map(|timeout| humantime::format_duration(timeout).to_string());
         format!("{}: {}, confirmed within {confirm:?}, over within {within}\n", wave.name, wave.limits.rollback)
     };
-    frozen.waves.iter().map(line).collect()
+    resolved.waves.iter().map(line).collect()
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn it_is_told_of_the_command_line_as_well() {
 
 #[test]
 fn of_a_host_that_is_silent_it_is_not_known() {
-    let (frozen, _) = plan("[[wave]]\ntargets = ['test.test1', 'test.test2']\nrollback = 'auto'\n")
+    let (resolved, _) = plan("[[wave]]\ntargets = ['test.test1', 'test.test2']\nrollback = 'auto'\n")
         .resolve(&roster(&["test.test1"]))
         .unwrap();
-    let known: Vec<bool> = frozen.hosts().map(|host| host.supports_rollback).collect();
+    let known: Vec<bool> = resolved.hosts().map(|host| host.supports_rollback).collect();
     assert_eq!(known, [true, false]);
 }

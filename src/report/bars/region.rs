@@ -76,8 +76,8 @@ fn waves_to_come(page: &Layout<'_>, wave: WaveIndex, room: usize) -> Vec<Line> {
 }
 
 fn wave_to_come(page: &Layout<'_>, wave: WaveIndex) -> Option<Line> {
-    let frozen = page.frozen(wave)?;
-    let text = if frozen.limits.confirm { "asks first".to_owned() } else { count(frozen.hosts.len(), "host") };
+    let resolved = page.resolved_wave(wave)?;
+    let text = if resolved.limits.confirm { "asks first".to_owned() } else { count(resolved.hosts.len(), "host") };
     page.wave(Symbol::Waits, wave, &text)
 }
 

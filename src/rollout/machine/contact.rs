@@ -37,12 +37,12 @@ pub(super) enum Timer {
 }
 
 impl Contact {
-    pub(super) fn new(frozen: &ResolvedHost) -> Self {
+    pub(super) fn new(resolved: &ResolvedHost) -> Self {
         Self {
             timer: Timer::Off,
-            supports_ids: frozen.supports_ids,
-            supports_rollback: frozen.supports_rollback,
-            supports_system: frozen.supports_system,
+            supports_ids: resolved.supports_ids,
+            supports_rollback: resolved.supports_rollback,
+            supports_system: resolved.supports_system,
             answers_with_ids: false,
             instances: Instances::default(),
             anomalies: 0,

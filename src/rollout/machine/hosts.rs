@@ -15,7 +15,7 @@ use crate::rollout::{Dispatch, Effect};
 impl Machine {
     /// Sends a host its request. On a shared subject the request goes to all hosts of the wave there.
     pub(super) fn send(&mut self, now: Duration, index: usize) {
-        if self.frozen(index).shared_subject.is_some() {
+        if self.resolved_host(index).shared_subject.is_some() {
             return self.send_together(now, index);
         }
         let HostView { name, used_ids, .. } = self.host(index);
@@ -43,7 +43,7 @@ impl Machine {
     pub(super) fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
         let wave = self.wave();
         let expires_at = self.wall_clock(now + wave.limits.accept_timeout + CLOCK_DIFFERENCE);
-        let host = self.frozen(index);
+        let host = self.resolved_host(index);
         let per_host = host.shared_subject.is_some();
         let reply_to = if per_host { self.replies.of_all() } else { self.replies.to(host.tier, &host.hostname, &id) };
         let request = Box::new(Request {
@@ -87,11 +87,11 @@ impl Machine {
     }
 
     pub(super) fn respond(&mut self, now: Duration, from: &Sender, request: &RequestId, response: Arc<Response>) {
-        let returning = self.returning.as_ref().map(|back| back.index).filter(|_| self.is_way_back(request));
+        let returning = self.returning.as_ref().map(|back| back.index).filter(|_| self.is_rollback_request(request));
         let Some(index) = returning.or_else(|| self.by_request.get(request).copied()) else { return };
         let index = self.one_of_those_sharing(index, from);
-        let answers_with_ids = self.frozen(index).supports_ids || self.contact(index).answers_with_ids;
-        if let Some(anomaly) = unexpected(self.frozen(index), request, from, &response, answers_with_ids) {
+        let answers_with_ids = self.resolved_host(index).supports_ids || self.contact(index).answers_with_ids;
+        if let Some(anomaly) = unexpected(self.resolved_host(index), request, from, &response, answers_with_ids) {
             return self.anomaly(now, index, anomaly);
         }
         if returning.is_some() {
@@ -106,7 +106,7 @@ impl Machine {
         contact.supports_ids |= response.id.is_some();
         contact.answers_with_ids |= response.id.is_some();
         if contact.instances.turn_out_to_be_two(&response) {
-            return self.contest(now, index);
+            return self.fail_as_two_machines(now, index);
         }
         match self.host(index).state {
             HostState::Final(outcome) => {
@@ -174,7 +174,7 @@ impl Machine {
         let busy = response.is_some_and(|response| response.error == Some(ErrorCode::AlreadyRunning));
         let worth_it = outcome == HostOutcome::Unreachable || (outcome == HostOutcome::Rejected && busy);
         // Other hosts on the same subject may have completed their request.
-        let is_alone = self.frozen(index).shared_subject.is_none();
+        let is_alone = self.resolved_host(index).shared_subject.is_none();
         is_alone && untouched && worth_it && host.attempts <= self.wave().limits.retries && !self.sends_no_more()
     }
 
@@ -189,16 +189,16 @@ impl Machine {
         self.set_timer(index, Timer::Off);
         let host = self.host(index).name.clone();
         self.record(now, EventKind::Final { host, outcome, response });
-        self.course.last_final_at = now;
+        self.progress.last_final_at = now;
         if let Some(cause) = self.too_many_failures()
-            && self.course.halted.is_none()
+            && self.progress.halted.is_none()
         {
             self.halt(now, SkipReason::WaveHalted, cause);
         }
     }
 
     pub(super) fn halt(&mut self, now: Duration, skip: SkipReason, cause: FailureReason) {
-        self.course.halted = Some(skip);
+        self.progress.halted = Some(skip);
         if self.counts().in_flight > 0 {
             self.record(now, EventKind::Draining { wave: WaveIndex(self.state.current()), cause });
         }
@@ -228,7 +228,7 @@ impl Machine {
     }
 
     pub(super) fn no_responders(&mut self, now: Duration, request: &RequestId) {
-        if self.is_way_back(request) {
+        if self.is_rollback_request(request) {
             return self.nobody_returns(now);
         }
         let Some(index) = self.by_request.get(request).copied() else { return };

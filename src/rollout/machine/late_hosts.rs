@@ -29,7 +29,7 @@ impl Machine {
 
     /// Handles an answer to the roll call. A silent host in flight may not have heard its request: it is asked again.
     pub(super) fn present(&mut self, now: Duration, report: &HostReport) {
-        let asked = self.state.place(&report.hostname).filter(|index| self.frozen(*index).tier == report.tier);
+        let asked = self.state.place(&report.hostname).filter(|index| self.resolved_host(*index).tier == report.tier);
         if let Some(index) = asked {
             let contact = self.contact_mut(index);
             contact.supports_rollback |= report.has(&Feature::Rollback);

@@ -32,14 +32,14 @@ impl Machine {
         }
         if let Some(back) = &mut self.returning {
             back.flight = back.flight.forgiven(now, now.saturating_sub(since), timeouts);
-            self.ask_whether_returned(now);
+            self.ask_rollback_state(now);
         }
     }
 
     /// Asks every host in flight for its state, since responses may have been lost.
     pub(super) fn answers_lost(&mut self, now: Duration) {
         self.in_flight().into_iter().for_each(|index| self.ask_state(now, index));
-        self.ask_whether_returned(now);
+        self.ask_rollback_state(now);
     }
 
     /// Ends the wave after an outage as long as a whole deployment: the outcome of the hosts in flight is unknown.

@@ -20,7 +20,7 @@ pub(super) struct Return {
 
 impl Machine {
     /// Takes the next step of the rollback, and returns whether it is over.
-    pub(super) fn go_on_returning(&mut self, now: Duration) -> bool {
+    pub(super) fn step_rollback(&mut self, now: Duration) -> bool {
         if self.returning.is_some() {
             return false;
         }
@@ -29,7 +29,7 @@ impl Machine {
             Some(_) if self.state.interrupt.is_some() => self.leave_failed_wave(now, Outcome::Interrupted),
             Some((index, completed)) => {
                 if self.is_up() {
-                    self.send_back(now, index, &completed);
+                    self.roll_back(now, index, &completed);
                 }
                 return false;
             }
@@ -48,27 +48,27 @@ impl Machine {
     }
 
     /// Whether this is the rollback request in flight.
-    pub(super) fn is_way_back(&self, request: &RequestId) -> bool {
+    pub(super) fn is_rollback_request(&self, request: &RequestId) -> bool {
         let back = self.returning.as_ref().and_then(|back| self.host(back.index).returning.as_ref());
         back.is_some_and(|back| back.request == *request)
     }
 
-    fn send_back(&mut self, now: Duration, index: usize, completed: &RequestId) {
+    fn roll_back(&mut self, now: Duration, index: usize, completed: &RequestId) {
         let request = self.rollout.ids.return_from(completed);
         self.record(now, EventKind::Returning { host: self.host(index).name.clone(), request });
         self.returning = Some(Return { index, flight: InFlight::new(now, self.timeouts()) });
-        let dispatch = self.way_back(now);
+        let dispatch = self.rollback_request(now);
         self.effects.extend(dispatch.map(Effect::Send));
     }
 
     /// Asks a host that may have been rolling back before the resume. If the request was lost, it gets it now.
     pub(super) fn send_back_again(&mut self, now: Duration, index: usize) {
         self.returning = Some(Return { index, flight: InFlight::new(now, self.timeouts()) });
-        self.ask_whether_returned(now);
+        self.ask_rollback_state(now);
     }
 
     /// Builds the rollback request in flight.
-    fn way_back(&self, now: Duration) -> Option<Dispatch> {
+    fn rollback_request(&self, now: Duration) -> Option<Dispatch> {
         let index = self.returning.as_ref()?.index;
         let HostView { request: completed, returning, .. } = self.host(index);
         let Dispatch { subject, request: deployment } = self.dispatch(now, index, returning.as_ref()?.request.clone());
@@ -77,12 +77,12 @@ impl Machine {
     }
 
     /// Asks the host that is rolling back, if any, for its state.
-    pub(super) fn ask_whether_returned(&mut self, now: Duration) {
+    pub(super) fn ask_rollback_state(&mut self, now: Duration) {
         if let Some(back) = &mut self.returning {
             back.flight = back.flight.asked(now);
         }
         if self.is_up() {
-            let dispatch = self.way_back(now);
+            let dispatch = self.rollback_request(now);
             self.effects.extend(dispatch.map(Effect::AskState));
         }
     }
@@ -120,7 +120,7 @@ impl Machine {
             let outcome = flight.expired();
             self.returned(now, outcome, None);
         } else if now >= flight.due() {
-            self.ask_whether_returned(now);
+            self.ask_rollback_state(now);
         }
     }
 

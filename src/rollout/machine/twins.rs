@@ -9,7 +9,7 @@ use crate::rollout::summary::{HostState, HostView};
 impl Machine {
     /// Fails a host that turned out to be two machines, whatever either of them reports. If the host had completed, its
     /// wave may be over; then the rollout ends with the current wave.
-    pub(super) fn contest(&mut self, now: Duration, index: usize) {
+    pub(super) fn fail_as_two_machines(&mut self, now: Duration, index: usize) {
         let HostView { name: host, state, .. } = self.host(index).clone();
         self.record(
             now,
@@ -18,11 +18,11 @@ impl Machine {
         match state {
             HostState::Final(HostOutcome::Completed) if self.range().contains(&index) => {
                 if let Some(cause) = self.too_many_failures() {
-                    self.doom(now, SkipReason::WaveHalted, cause);
+                    self.fail_wave(now, SkipReason::WaveHalted, cause);
                 }
             }
             HostState::Final(HostOutcome::Completed) => {
-                self.doom(now, SkipReason::EarlierWave, FailureReason::TwoMachines { host });
+                self.fail_wave(now, SkipReason::EarlierWave, FailureReason::TwoMachines { host });
             }
             HostState::Pending | HostState::Final(_) => {}
             _ => self.settle(now, index, HostOutcome::Failed, None),
@@ -30,10 +30,10 @@ impl Machine {
     }
 
     /// Makes the current wave fail and send nothing more.
-    fn doom(&mut self, now: Duration, skip: SkipReason, cause: FailureReason) {
-        if self.course.halted.is_none() && self.is_running() {
+    fn fail_wave(&mut self, now: Duration, skip: SkipReason, cause: FailureReason) {
+        if self.progress.halted.is_none() && self.is_running() {
             self.halt(now, skip, cause.clone());
         }
-        self.course.doomed.get_or_insert(cause);
+        self.progress.failure.get_or_insert(cause);
     }
 }

@@ -11,7 +11,7 @@ use crate::rollout::summary::{HostState, WaveState, WaveView};
 
 /// The progress of the current wave that is not recorded.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Course {
+pub(super) struct WaveProgress {
     /// No host before this one is pending.
     next: usize,
     pub(super) last_final_at: Duration,
@@ -20,7 +20,7 @@ pub(super) struct Course {
     /// Why no further request is sent in this wave.
     pub(super) halted: Option<SkipReason>,
     /// Why the wave fails whatever its hosts' outcomes.
-    pub(super) doomed: Option<FailureReason>,
+    pub(super) failure: Option<FailureReason>,
 }
 
 impl Machine {
@@ -34,9 +34,9 @@ impl Machine {
         match self.phase() {
             WaveState::Pending => self.enter_wave(now),
             WaveState::Running | WaveState::Draining => return self.run_wave(now),
-            WaveState::Ended(_) => return self.go_on_returning(now),
+            WaveState::Ended(_) => return self.step_rollback(now),
             WaveState::AwaitingConfirmation | WaveState::Baking | WaveState::Checking
-                if let Some(cause) = self.course.doomed.clone() =>
+                if let Some(cause) = self.progress.failure.clone() =>
             {
                 self.end_wave(now, WaveVerdict::Failed(cause));
             }
@@ -45,7 +45,7 @@ impl Machine {
             {
                 self.end_wave(now, WaveVerdict::Interrupted);
             }
-            WaveState::Baking if now >= self.course.bakes_until => self.check_or_succeed(now),
+            WaveState::Baking if now >= self.progress.bakes_until => self.check_or_succeed(now),
             WaveState::AwaitingConfirmation | WaveState::Baking | WaveState::Checking => return false,
         }
         true
@@ -59,7 +59,7 @@ impl Machine {
         if self.state.interrupt.is_some() {
             return self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
         }
-        self.course = Course { next: range.start, last_final_at: now, ..Course::default() };
+        self.progress = WaveProgress { next: range.start, last_final_at: now, ..WaveProgress::default() };
         // A wave that began before the rollout was resumed was confirmed if it had to be.
         let has_begun = self.counts().began_at.is_some();
         if self.wave().limits.confirm && !has_begun {
@@ -89,8 +89,8 @@ impl Machine {
             && self.effects.len() < self.prepared
             && let Some(index) = self.next_to_send()
         {
-            self.course.next = index + 1;
-            if self.knows_current && self.frozen(index).is_current {
+            self.progress.next = index + 1;
+            if self.knows_current && self.resolved_host(index).is_current {
                 self.settle(now, index, HostOutcome::Current, None);
             } else if self.is_safe_to_send(index) {
                 self.send(now, index);
@@ -141,25 +141,25 @@ impl Machine {
     pub(super) fn may_deploy(&self, index: usize) -> bool {
         let contact = self.contact(index);
         (self.wave().limits.rollback == Rollback::None || contact.supports_rollback)
-            && (self.frozen(index).system.is_none() || contact.supports_system)
+            && (self.resolved_host(index).system.is_none() || contact.supports_system)
     }
 
     fn next_pending(&self) -> Option<usize> {
-        (self.course.next..self.range().end).find(|&index| self.host(index).state == HostState::Pending)
+        (self.progress.next..self.range().end).find(|&index| self.host(index).state == HostState::Pending)
     }
 
     pub(super) fn sends_no_more(&self) -> bool {
-        self.state.interrupt.is_some() || self.course.halted.is_some()
+        self.state.interrupt.is_some() || self.progress.halted.is_some()
     }
 
     /// Ends or bakes a wave that has no host in flight and sends no further request.
     fn conclude_wave(&mut self, now: Duration) {
-        let cause = self.course.halted.unwrap_or(SkipReason::Interrupt);
+        let cause = self.progress.halted.unwrap_or(SkipReason::Interrupt);
         let any_skipped = self.next_pending().is_some();
         self.skip(now, self.range(), cause);
 
         let (completed, min_hosts) = (self.counts().completed, self.wave().limits.min_hosts);
-        if let Some(cause) = self.course.doomed.clone().or_else(|| self.too_many_failures()) {
+        if let Some(cause) = self.progress.failure.clone().or_else(|| self.too_many_failures()) {
             self.end_wave(now, WaveVerdict::Failed(cause));
         } else if any_skipped && cause == SkipReason::Disconnected {
             self.end_wave(now, WaveVerdict::Failed(FailureReason::Disconnected));
@@ -178,8 +178,8 @@ impl Machine {
         let is_current = |index| self.host(index).state == HostState::Final(HostOutcome::Current);
         let is_unchanged = !self.range().is_empty() && self.range().all(is_current);
         let bake_time = if is_unchanged { Duration::ZERO } else { self.rollout.plan.bake_time(wave) };
-        self.course.bakes_until = self.course.last_final_at + bake_time;
-        let remaining = self.course.bakes_until.saturating_sub(now);
+        self.progress.bakes_until = self.progress.last_final_at + bake_time;
+        let remaining = self.progress.bakes_until.saturating_sub(now);
         if remaining.is_zero() {
             self.check_or_succeed(now);
         } else {
@@ -210,7 +210,7 @@ impl Machine {
         self.skip(now, self.range(), skip);
         self.record(now, EventKind::WaveEnded { wave, verdict });
         if outcome == Outcome::Failed && self.wave().limits.rollback == Rollback::Wave {
-            self.course.returns_since = now;
+            self.progress.returns_since = now;
         } else {
             self.stop(now, skip, outcome);
         }

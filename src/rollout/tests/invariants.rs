@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::commit_invariants::one_commit;
 use super::fixture::EPOCH;
 use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retries, silence};
-use super::ledger::{Course, Ledger};
+use super::ledger::{Ledger, WaveProgress};
 use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
+use super::rollback;
 use super::seen::Seen;
 use super::sim::{Entry, Log};
 use super::staging_invariants::staged;
-use super::way_back;
 use super::world::World;
 use crate::plan::{Limits, Rollback};
 use crate::protocol::{RETURN_WITHIN, Replies, Request};
@@ -50,15 +50,15 @@ const INVARIANTS: [(&str, Invariant); 34] = [
     ("P19 offline", offline),
     ("P19 outage", outage_asks),
     ("P20 outcome", outcome),
-    ("P23 confirmation", way_back::confirmation),
-    ("P24 who returns", way_back::who_returns),
-    ("P24 one way back", way_back::one_way_back),
-    ("P24 newest first", way_back::newest_first),
-    ("P24 one at a time", way_back::one_at_a_time),
-    ("P24 truth", way_back::returned_is_what_hosts_said),
-    ("P24 everybody", way_back::everybody_returns),
+    ("P23 confirmation", rollback::confirmation),
+    ("P24 who returns", rollback::who_returns),
+    ("P24 one way back", rollback::one_rollback),
+    ("P24 newest first", rollback::newest_first),
+    ("P24 one at a time", rollback::one_at_a_time),
+    ("P24 truth", rollback::returned_is_what_hosts_said),
+    ("P24 everybody", rollback::everybody_returns),
     ("P26 staged", staged),
-    ("P25 no more", way_back::nothing_after_a_failure),
+    ("P25 no more", rollback::nothing_after_a_failure),
 ];
 
 /// Returns the names of the broken invariants.
@@ -119,17 +119,18 @@ fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         Some((_, answer)) => answer == Answer::Yes,
         None => !ledger.waves[wave].wave.limits.confirm,
     };
-    confirmed && ledger.waves[..wave].iter().enumerate().all(|(earlier, course)| is_behind(ledger, earlier, course, at))
+    confirmed
+        && ledger.waves[..wave].iter().enumerate().all(|(earlier, progress)| is_behind(ledger, earlier, progress, at))
 }
 
-fn is_behind(ledger: &Ledger, number: usize, course: &Course, now: Duration) -> bool {
-    let limits = &course.wave.limits;
+fn is_behind(ledger: &Ledger, number: usize, progress: &WaveProgress, now: Duration) -> bool {
+    let limits = &progress.wave.limits;
     let mut finals = ledger.hosts_of(number).map(|seen| seen.outcome);
     let is_current = |seen: &Seen| matches!(seen.outcome, Some((_, HostOutcome::Current)));
     let bake_time = if ledger.hosts_of(number).all(is_current) { Duration::ZERO } else { limits.bake_time };
     let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + bake_time <= now));
-    let checked = limits.check.is_none() || course.check == Some(Ok(()));
-    all_final_and_baked && checked && course.verdict == Some(WaveVerdict::Succeeded)
+    let checked = limits.check.is_none() || progress.check == Some(Ok(()));
+    all_final_and_baked && checked && progress.verdict == Some(WaveVerdict::Succeeded)
 }
 
 /// No request is sent in a wave whose budget is used up.
@@ -138,8 +139,8 @@ fn budget(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 }
 
 fn bound(ledger: &Ledger, _: Duration, _: &Entry) -> bool {
-    ledger.waves.iter().enumerate().all(|(number, course)| {
-        let limits = &course.wave.limits;
+    ledger.waves.iter().enumerate().all(|(number, progress)| {
+        let limits = &progress.wave.limits;
         ledger.charged(number) <= limits.max_failures + limits.max_parallel
     })
 }
@@ -205,19 +206,19 @@ fn oracle(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 }
 
 fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
-    let course = &ledger.waves[number];
+    let progress = &ledger.waves[number];
     let outcomes = || ledger.hosts_of(number).filter_map(|seen| seen.outcome.map(|(_, outcome)| outcome));
-    let Limits { max_failures, min_hosts, .. } = course.wave.limits;
+    let Limits { max_failures, min_hosts, .. } = progress.wave.limits;
     let failures = ledger.charged(number);
     let is_good = |outcome: &HostOutcome| matches!(outcome, HostOutcome::Completed | HostOutcome::Current);
     let completed = outcomes().filter(is_good).count();
-    let declined = course.answered.is_some_and(|(_, answer)| answer != Answer::Yes);
+    let declined = progress.answered.is_some_and(|(_, answer)| answer != Answer::Yes);
     let skipped = |cause| outcomes().any(|outcome| outcome == HostOutcome::Skipped(cause));
-    let is_under_way = course.asked_at.is_some() || course.started_at.is_some();
+    let is_under_way = progress.asked_at.is_some() || progress.started_at.is_some();
 
     if !is_under_way || declined {
         WaveVerdict::Skipped
-    } else if course.started_at.is_none() || ledger.interrupt == Some(Interrupt::Abort) {
+    } else if progress.started_at.is_none() || ledger.interrupt == Some(Interrupt::Abort) {
         WaveVerdict::Interrupted
     } else if failures > max_failures {
         WaveVerdict::Failed(FailureReason::TooManyFailures { failures, max_failures })
@@ -227,11 +228,11 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
         WaveVerdict::Interrupted
     } else if completed < min_hosts {
         WaveVerdict::Failed(FailureReason::TooFewCompleted { completed, min_hosts })
-    } else if let Some(Err(reason)) = &course.check {
+    } else if let Some(Err(reason)) = &progress.check {
         WaveVerdict::Failed(FailureReason::CheckFailed { reason: reason.clone() })
     } else if ledger.interrupt.is_some()
-        && course.check.is_none()
-        && (course.is_baking || course.wave.limits.check.is_some())
+        && progress.check.is_none()
+        && (progress.is_baking || progress.wave.limits.check.is_some())
     {
         WaveVerdict::Interrupted
     } else {
@@ -243,7 +244,7 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
 fn total(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let aborted = ledger.interrupt == Some(Interrupt::Abort);
     let is_settled = |seen: &Seen| seen.outcome.is_some() || (aborted && !seen.sent.is_empty());
-    let all_waves = || ledger.waves.iter().all(|course| course.verdict.is_some());
+    let all_waves = || ledger.waves.iter().all(|progress| progress.verdict.is_some());
     ended(entry).is_none() || (all_waves() && ledger.hosts.iter().all(is_settled))
 }
 
@@ -252,17 +253,17 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Some((seen, HostOutcome::Skipped(cause))) = settled(ledger, entry) else {
         return true;
     };
-    let course = &ledger.waves[seen.wave];
-    let failed = |course: &Course| matches!(course.verdict, Some(WaveVerdict::Failed(_)));
+    let progress = &ledger.waves[seen.wave];
+    let failed = |progress: &WaveProgress| matches!(progress.verdict, Some(WaveVerdict::Failed(_)));
     let is_true = match cause {
-        SkipReason::WaveHalted => ledger.charged(seen.wave) > course.wave.limits.max_failures,
+        SkipReason::WaveHalted => ledger.charged(seen.wave) > progress.wave.limits.max_failures,
         SkipReason::EarlierWave => ledger.waves[..seen.wave].iter().any(failed),
         SkipReason::Interrupt => ledger.interrupt.is_some(),
         SkipReason::NotConfirmed => {
-            ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
+            ledger.waves.iter().any(|progress| progress.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
         }
         SkipReason::Disconnected => {
-            ledger.down_since.is_some_and(|since| since + finish_timeout(&course.wave.limits) <= at)
+            ledger.down_since.is_some_and(|since| since + finish_timeout(&progress.wave.limits) <= at)
         }
     };
     is_true && seen.sent.is_empty()
@@ -290,8 +291,8 @@ fn one_question(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Entry::Did(Effect::Ask(wave)) = entry else {
         return true;
     };
-    let course = &ledger.waves[wave.0];
-    course.started_at.is_none() && course.asked_at.is_none() && course.wave.limits.confirm
+    let progress = &ledger.waves[wave.0];
+    progress.started_at.is_none() && progress.asked_at.is_none() && progress.wave.limits.confirm
 }
 
 /// Nothing new begins after the first interrupt, in this wave or any later one.
@@ -312,7 +313,7 @@ fn outcome(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let verdict =
         |wanted: fn(&WaveVerdict) -> bool| ledger.waves.iter().any(|c| c.verdict.as_ref().is_some_and(wanted));
     let answered =
-        |wanted| ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer == wanted));
+        |wanted| ledger.waves.iter().any(|progress| progress.answered.is_some_and(|(_, answer)| answer == wanted));
     let succeeded = !verdict(|verdict| *verdict != WaveVerdict::Succeeded);
     let is_true = match ended(entry) {
         None => true,
@@ -348,9 +349,9 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
             && seen.sent.len() + ahead == view.attempts as usize
             && seen.host.hostname == view.name
     });
-    let waves = ledger.waves.iter().zip(&summary.waves).all(|(course, view)| match &view.state {
-        WaveState::Ended(verdict) => course.verdict.as_ref() == Some(verdict),
-        _ => course.verdict.is_none(),
+    let waves = ledger.waves.iter().zip(&summary.waves).all(|(progress, view)| match &view.state {
+        WaveState::Ended(verdict) => progress.verdict.as_ref() == Some(verdict),
+        _ => progress.verdict.is_none(),
     });
     let sizes = summary.hosts.len() == ledger.hosts.len() && summary.waves.len() == ledger.waves.len();
     hosts
@@ -385,9 +386,9 @@ fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
     let thought = ledger
         .waves
         .iter()
-        .filter_map(|course| Some(course.answered?.0.saturating_sub(course.asked_at?)))
+        .filter_map(|progress| Some(progress.answered?.0.saturating_sub(progress.asked_at?)))
         .sum::<Duration>();
-    let asked_in_vain = ledger.waves.iter().any(|course| course.asked_at.is_some() && course.answered.is_none());
+    let asked_in_vain = ledger.waves.iter().any(|progress| progress.asked_at.is_some() && progress.answered.is_none());
     let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
     !world.connection.is_empty() || asked_in_vain || ended_at <= ledger.begun_at + world.rollout().longest() + thought
 }

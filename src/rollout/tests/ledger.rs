@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::rollback::waits_to_be_confirmed;
 use super::seen::{Back, Seen};
 use super::sim::Entry;
-use super::way_back::waits_to_be_confirmed;
 use super::world::World;
 use crate::plan::{ResolvedWave, Rollback};
 use crate::protocol::{Feature, HostName, RequestId, Revision, Tier};
@@ -16,7 +16,7 @@ use crate::rollout::{
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
 pub(super) struct Ledger<'a> {
-    pub(super) waves: Vec<Course<'a>>,
+    pub(super) waves: Vec<WaveProgress<'a>>,
     pub(super) hosts: Vec<Seen<'a>>,
     pub(super) events: Vec<Event>,
     pub(super) down_since: Option<Duration>,
@@ -54,7 +54,7 @@ pub(super) struct Ledger<'a> {
 
 /// The observations of a wave.
 #[derive(Debug)]
-pub(super) struct Course<'a> {
+pub(super) struct WaveProgress<'a> {
     pub(super) wave: &'a ResolvedWave,
     pub(super) asked_at: Option<Duration>,
     pub(super) answered: Option<(Duration, Answer)>,
@@ -72,7 +72,7 @@ impl<'a> Ledger<'a> {
         let hosts = hosts.flat_map(|(number, wave)| wave.hosts.iter().map(move |host| Seen::new(host, number)));
         let hosts = hosts.map(|seen| Seen { wave: if world.stages { 0 } else { seen.wave }, ..seen });
         Self {
-            waves: waves.iter().map(Course::new).collect(),
+            waves: waves.iter().map(WaveProgress::new).collect(),
             hosts: hosts.collect(),
             events: Vec::new(),
             down_since: None,
@@ -172,15 +172,15 @@ impl<'a> Ledger<'a> {
                 }
             }
             Input::Answer(answer) => {
-                let asked = self.waves.iter_mut().rfind(|course| course.asked_at.is_some());
-                if let Some(course) = asked {
-                    course.answered = Some((at, *answer));
+                let asked = self.waves.iter_mut().rfind(|progress| progress.asked_at.is_some());
+                if let Some(progress) = asked {
+                    progress.answered = Some((at, *answer));
                 }
             }
             Input::CheckDone(result) => {
-                let checking = self.waves.iter_mut().rfind(|course| course.runs_check);
-                if let Some(course) = checking {
-                    course.check = Some(result.clone());
+                let checking = self.waves.iter_mut().rfind(|progress| progress.runs_check);
+                if let Some(progress) = checking {
+                    progress.check = Some(result.clone());
                 }
             }
             Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
@@ -201,7 +201,7 @@ impl<'a> Ledger<'a> {
 
     /// Whether a wave targets all prod hosts; the tests have no other group.
     pub(super) fn has_groups(&self) -> bool {
-        self.waves.iter().any(|course| !course.wave.groups.is_empty())
+        self.waves.iter().any(|progress| !progress.wave.groups.is_empty())
     }
 
     /// Notes a reconnect: hosts are not charged for the time of the outage.
@@ -226,12 +226,12 @@ impl<'a> Ledger<'a> {
         if self.down_since.is_none() {
             let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.supports_ids);
             self.to_be_asked = understanding.filter_map(|seen| seen.sent.last()).map(|(_, id)| id.clone()).collect();
-            self.to_be_asked.extend(self.ways_back());
+            self.to_be_asked.extend(self.rollback_scripts());
         }
     }
 
     /// Returns the rollback requests whose hosts have not finished.
-    fn ways_back(&self) -> Vec<RequestId> {
+    fn rollback_scripts(&self) -> Vec<RequestId> {
         let returning = self.hosts.iter().filter(|seen| seen.is_on_its_way_back());
         returning.filter_map(|seen| seen.back.as_ref()).map(|back| back.request.clone()).collect()
     }
@@ -256,12 +256,12 @@ impl<'a> Ledger<'a> {
         self.rolled_at = None;
         self.knows_current &= self.events.len() == 1;
         let on_their_way_back = self.on_their_way_back();
-        let courses = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
-        for (_, course) in courses.filter(|(_, course)| course.verdict != Some(WaveVerdict::Succeeded)) {
-            *course = Course {
-                started_at: course.started_at,
-                answered: course.answered.filter(|_| course.started_at.is_some()),
-                ..Course::new(course.wave)
+        let waves = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
+        for (_, progress) in waves.filter(|(_, progress)| progress.verdict != Some(WaveVerdict::Succeeded)) {
+            *progress = WaveProgress {
+                started_at: progress.started_at,
+                answered: progress.answered.filter(|_| progress.started_at.is_some()),
+                ..WaveProgress::new(progress.wave)
             };
         }
         let announced = self.announced.take();
@@ -295,7 +295,7 @@ impl<'a> Ledger<'a> {
         }
         let in_flight = self.hosts.iter().filter(|seen| seen.is_open());
         self.to_be_asked = in_flight.filter_map(|seen| seen.may_be_at.clone()).collect();
-        self.to_be_asked.extend(self.ways_back());
+        self.to_be_asked.extend(self.rollback_scripts());
         let hosts = &self.hosts;
         self.completions.retain(|name| hosts.iter().any(|seen| seen.host.hostname == *name && seen.is_completed()));
         self.settled_at = if self.to_be_asked.is_empty() { at } else { at + self.accept_timeout() };
@@ -303,8 +303,8 @@ impl<'a> Ledger<'a> {
 
     /// Returns the accept timeout of the current wave.
     fn accept_timeout(&self) -> Duration {
-        let under_way = self.waves.iter().find(|course| course.verdict.is_none());
-        under_way.map_or(Duration::ZERO, |course| course.wave.limits.accept_timeout)
+        let under_way = self.waves.iter().find(|progress| progress.verdict.is_none());
+        under_way.map_or(Duration::ZERO, |progress| progress.wave.limits.accept_timeout)
     }
 
     fn did(&mut self, at: Duration, effect: &Effect) {
@@ -398,7 +398,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-impl<'a> Course<'a> {
+impl<'a> WaveProgress<'a> {
     fn new(wave: &'a ResolvedWave) -> Self {
         Self {
             wave,

@@ -273,7 +273,7 @@ pub(super) fn scripts(hosts: usize) -> impl Strategy<Value = Vec<Vec<Script>>> {
 }
 
 /// Returns a script for a rollback request. The host may respond `completed` without having rolled back.
-fn way_back() -> impl Strategy<Value = Script> {
+fn rollback_script() -> impl Strategy<Value = Script> {
     let trouble = prop_oneof![
         2 => orderly(Said::NotReturned(Status::Failed)),
         2 => orderly(Said::NotReturned(Status::Completed)),
@@ -286,8 +286,8 @@ fn way_back() -> impl Strategy<Value = Script> {
     (replies, lost).prop_map(|(replies, lost)| Script { lost, names_id: true, names_commit: true, replies })
 }
 
-pub(super) fn ways_back(hosts: usize) -> impl Strategy<Value = Vec<Script>> {
-    vec(way_back(), hosts)
+pub(super) fn rollback_scripts(hosts: usize) -> impl Strategy<Value = Vec<Script>> {
+    vec(rollback_script(), hosts)
 }
 
 pub(super) fn connection() -> impl Strategy<Value = Vec<(Duration, Connection)>> {

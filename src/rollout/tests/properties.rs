@@ -118,7 +118,7 @@ fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
         WaveVerdict::Interrupted => "interrupted",
         WaveVerdict::Skipped => "skipped",
     };
-    (ledger.outcome, ledger.waves.iter().filter_map(|course| course.verdict.as_ref()).map(kind).collect())
+    (ledger.outcome, ledger.waves.iter().filter_map(|progress| progress.verdict.as_ref()).map(kind).collect())
 }
 
 fn asked_hosts(world: &World, log: &Log) -> Vec<String> {

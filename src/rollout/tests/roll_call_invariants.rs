@@ -12,7 +12,7 @@ pub(super) fn latecomers_are_named(ledger: &Ledger, _: Duration, entry: &Entry) 
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::TurnedUp { host, wave } => {
-                let takes_all = ledger.waves.iter().position(|course| !course.wave.groups.is_empty());
+                let takes_all = ledger.waves.iter().position(|progress| !progress.wave.groups.is_empty());
                 ledger.to_be_named.contains(host) && takes_all == Some(wave.0)
             }
             _ => true,

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::fixture::{self, EPOCH, secs};
-use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds, ways_back};
+use super::network::{Network, Script, connection, interrupts, losses, mostly, rollback_scripts, scripts, seconds};
 use super::sim::{self, Agenda, Begun, Log};
 use crate::plan::{Check, Groups, Limits, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::{Action, Feature, HostReport, Revision, Tier};
@@ -201,13 +201,13 @@ fn waves() -> impl Strategy<Value = (Vec<ResolvedWave>, bool)> {
             let system = is_built.then(|| fixture::system_of(&host.hostname));
             ResolvedHost { supports_ids, supports_rollback, supports_system, is_current, system, ..host }
         };
-        let mut frozen = Vec::new();
+        let mut resolved = Vec::new();
         for (number, (hosts, mut limits, action, groups)) in waves.into_iter().enumerate() {
             let hosts: Vec<ResolvedHost> = hosts.into_iter().map(&mut new_host).collect();
             limits.min_hosts = limits.min_hosts.min(hosts.len());
-            frozen.push(ResolvedWave { name: format!("w{number}"), action, hosts, groups, limits });
+            resolved.push(ResolvedWave { name: format!("w{number}"), action, hosts, groups, limits });
         }
-        let mut plan = fixture::rollout(frozen).plan.clone();
+        let mut plan = fixture::rollout(resolved).plan.clone();
         if is_built && stages {
             plan.fetch_first();
         }
@@ -249,7 +249,7 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
     let waves = waves().prop_flat_map(|(waves, stages)| {
         let hosts = waves.iter().skip(usize::from(stages)).map(|wave| wave.hosts.len()).sum();
         let count = waves.len();
-        (Just((waves, stages)), scripts(hosts), ways_back(hosts), operator(count))
+        (Just((waves, stages)), scripts(hosts), rollback_scripts(hosts), operator(count))
     });
     let revision = mostly(75, Just(fixture::COMMIT), Just(fixture::BRANCH)).prop_map(|text| text.parse().unwrap());
     let late_answer = proptest::option::of(seconds(0..6));

@@ -33,12 +33,12 @@ pub(super) fn who_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         return true;
     };
     ledger.addressee(dispatch).is_some_and(|seen| {
-        let course = &ledger.waves[seen.wave];
-        let wave_failed = matches!(course.verdict, Some(WaveVerdict::Failed(_)));
+        let progress = &ledger.waves[seen.wave];
+        let wave_failed = matches!(progress.verdict, Some(WaveVerdict::Failed(_)));
         let is_asked_once =
             seen.back.as_ref().is_some_and(|back| back.outcome.is_none() && !back.was_sent_by_this_process);
         wave_failed
-            && course.wave.limits.rollback == Rollback::Wave
+            && progress.wave.limits.rollback == Rollback::Wave
             && seen.is_completed()
             && seen.last_sent(completed)
             && is_asked_once
@@ -46,7 +46,7 @@ pub(super) fn who_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 }
 
 /// A host has one rollback id, before and after a crash, and no deployment has that id.
-pub(super) fn one_way_back(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+pub(super) fn one_rollback(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::Returning { host, request } => {
@@ -132,9 +132,9 @@ pub(super) fn everybody_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> 
         return true;
     };
     let mut left = ledger.hosts.iter().filter(|seen| {
-        let course = &ledger.waves[seen.wave];
-        let is_to_return = course.wave.limits.rollback == Rollback::Wave
-            && matches!(course.verdict, Some(WaveVerdict::Failed(_)))
+        let progress = &ledger.waves[seen.wave];
+        let is_to_return = progress.wave.limits.rollback == Rollback::Wave
+            && matches!(progress.verdict, Some(WaveVerdict::Failed(_)))
             && seen.is_completed();
         is_to_return && seen.back.as_ref().is_none_or(|back| back.outcome.is_none())
     });
@@ -146,7 +146,7 @@ pub(super) fn everybody_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> 
 
 /// After a failed wave nothing more is deployed, and only an abort leaves a host during its rollback.
 pub(super) fn nothing_after_a_failure(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
-    let failed = || ledger.waves.iter().any(|course| matches!(course.verdict, Some(WaveVerdict::Failed(_))));
+    let failed = || ledger.waves.iter().any(|progress| matches!(progress.verdict, Some(WaveVerdict::Failed(_))));
     match entry {
         Entry::Did(Effect::Send(dispatch)) if dispatch.request.returns.is_none() => !failed(),
         Entry::Did(Effect::Ask(_) | Effect::RunCheck(_)) => !failed(),
