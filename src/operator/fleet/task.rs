@@ -8,7 +8,6 @@ use async_nats::connection::State;
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, StreamExt};
-use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -18,6 +17,7 @@ use super::follow_logs::{LogFollower, LogWatch};
 use super::presence::Presence;
 use super::{Discovery, FleetEnd, FleetError, FleetEvent, Outbound};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
+use crate::protocol::request::is_acknowledgement;
 use crate::protocol::subject::{discover_tier, probe};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostAnswer, Replies, ReplySubject, Response, Sender, Tier};
 use crate::rollout::{Connection, Dispatch, Input, Rollout};
@@ -311,15 +311,10 @@ fn read(payload: &[u8]) -> Result<Response, serde_json::Error> {
 /// Ignores an answer that cannot be parsed; the host's timeout decides. A stream that records these subjects sends
 /// acknowledgements to the reply subjects, which need no warning.
 fn unreadable(message: &Message, error: &serde_json::Error) -> Option<FleetEvent> {
-    if is_acknowledgement(&message.payload) {
+    if message.payload.is_empty() || is_acknowledgement(&message.payload) {
         tracing::debug!(subject = %message.subject, "acknowledged by a stream");
     } else {
         tracing::warn!(subject = %message.subject, "an answer cannot be read: {error}");
     }
     None
-}
-
-fn is_acknowledgement(payload: &[u8]) -> bool {
-    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(payload) else { return payload.is_empty() };
-    fields.contains_key("stream") && fields.contains_key("seq")
 }
