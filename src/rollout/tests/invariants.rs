@@ -119,8 +119,7 @@ fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         Some((_, answer)) => answer == Answer::Yes,
         None => !ledger.waves[wave].wave.limits.confirm,
     };
-    confirmed
-        && ledger.waves[..wave].iter().enumerate().all(|(earlier, progress)| is_behind(ledger, earlier, progress, at))
+    confirmed && ledger.waves[..wave].iter().enumerate().all(|(earlier, wave)| is_behind(ledger, earlier, wave, at))
 }
 
 fn is_behind(ledger: &Ledger, number: usize, progress: &WaveProgress, now: Duration) -> bool {
