@@ -85,3 +85,28 @@ pub(super) fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &R
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::testing::rollout;
+    use crate::protocol::HostAnswer;
+
+    #[test]
+    fn a_current_host_that_shares_its_subject_is_asked_like_the_others() {
+        let rollout = rollout(&[&["alone", "sharing"]]);
+        let (commit, mut plan) = (rollout.revision.commit().unwrap(), rollout.plan.clone());
+        let answers = ["alone", "sharing"].map(|host| {
+            let last = json!({
+                "id": "r-0", "status": "completed", "at": "2026-11-23T10:00:00Z", "revision": commit, "current": true,
+            });
+            let report = json!({ "hostname": host, "tier": "test", "last": last });
+            HostAnswer { report: serde_json::from_value(report).unwrap(), proved: true }
+        });
+        plan.waves[0].hosts[1].shared_subject = Some("fleet.all".parse().unwrap());
+        leave_current(&commit, &mut plan, &Roster::new(answers.into()));
+        assert_eq!(plan.hosts().map(|host| host.is_current).collect::<Vec<_>>(), [true, false]);
+    }
+}
