@@ -221,12 +221,10 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Tells the machine the wall clock and how many requests have not left. Returns the time since the rollout began, without
-    /// the computer's sleep.
+    /// Sets the machine's clock. Returns the time since the rollout began, without the computer's sleep.
     fn now(&self, machine: &mut Machine) -> Duration {
         let now = self.began.elapsed();
         machine.set_clock(now, clock::now());
-        machine.set_leaving(self.fleet.orders.not_taken());
         now
     }
 

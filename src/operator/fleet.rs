@@ -129,14 +129,9 @@ impl OrderSender {
         self.orders.send(order)
     }
 
-    /// Returns how many messages were not received yet.
-    pub fn not_taken(&self) -> usize {
-        self.waiting.count.load(Ordering::Relaxed)
-    }
-
     /// Waits until all messages were received. The driver prepares more only then, to keep fewer in memory.
     pub async fn all_taken(&self) {
-        while self.not_taken() > 0 {
+        while self.waiting.count.load(Ordering::Relaxed) > 0 {
             self.waiting.none.notified().await;
         }
     }

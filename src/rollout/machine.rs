@@ -49,8 +49,6 @@ pub struct Machine {
     epoch: Timestamp,
     /// No further request is prepared while so many effects wait.
     prepared: usize,
-    /// How many of the requests before have not left yet.
-    leaving: usize,
     replies: Replies,
     /// In the order of `state.hosts`.
     contacts: Vec<Contact>,
@@ -123,7 +121,6 @@ impl Machine {
             state,
             epoch,
             prepared,
-            leaving: 0,
             replies: Replies::of(rollout.id),
             contacts: rollout.plan.hosts().map(Contact::new).collect(),
             ranges: ranges.collect(),
@@ -314,11 +311,6 @@ impl Machine {
             (WaveState::Ended(_), ConnectionState::Up { .. }) => self.returning.as_ref().map(|back| back.flight.due()),
             (WaveState::Pending | WaveState::AwaitingConfirmation | WaveState::Checking, _) => None,
         }
-    }
-
-    /// Sets how many requests have not left yet. While there are any, the machine prepares no further one.
-    pub const fn set_leaving(&mut self, requests: usize) {
-        self.leaving = requests;
     }
 
     /// Returns the next effect, in order. Call it until `None` after each `handle` and `handle_deadline`.

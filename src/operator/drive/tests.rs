@@ -315,36 +315,6 @@ async fn requests_of_a_large_wave_are_prepared_as_they_are_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_prepares_no_further_requests_while_some_wait_to_be_taken() {
-    let log = Log::default();
-    let seen = log.clone();
-    let slow = move |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
-        let first = next_request(&mut end).await.unwrap();
-        // As many as are prepared at once wait now.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        end.news.send(answer(&first, &rollout, Status::Completed)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        seen.add("nothing more was taken so far");
-        while let Some(request) = next_request(&mut end).await {
-            end.news.send(answer(&request, &rollout, Status::Completed)).await.ok();
-        }
-    };
-    let mut rollout = rollout(&[&["a", "b", "c", "d", "e", "f"]]);
-    Arc::make_mut(&mut rollout).plan.waves[0].limits.max_parallel = 6;
-    let progress = drive_on_record(None, rollout, &log, nobody_interrupts(), slow).await.unwrap();
-    assert_eq!(progress.outcome, Some(Outcome::Succeeded));
-    let text = log.text();
-    let (before, after) = text.split_once("nothing more was taken so far").unwrap();
-    insta::assert_snapshot!(before, @r"
-    recorded a
-    recorded b
-    recorded c
-    a completed
-    ");
-    assert_eq!(after.matches("completed").count(), 5, "{text}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn hosts_that_are_given_up_without_a_request_hold_nothing_up() {
     let log = Log::default();
     let hosts: Vec<String> = (0..50).map(|number| format!("h{number}")).collect();

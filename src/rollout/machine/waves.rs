@@ -85,8 +85,7 @@ impl Machine {
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {
-        while self.leaving == 0
-            && self.effects.len() < self.prepared
+        while self.effects.len() < self.prepared
             && let Some(index) = self.next_to_send()
         {
             self.progress.next = index + 1;
