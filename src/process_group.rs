@@ -1,5 +1,6 @@
 //! Runs programs, and ends them with all that they start.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::os::fd::AsFd;
@@ -87,12 +88,12 @@ pub(crate) async fn end_of(
         if let Some(mut stdin) = stdin {
             stdin.write_all(input).await.ok();
         }
-        pending::<()>().await;
+        pending::<Infallible>().await
     };
     let output = async {
         tokio::select! {
             output = follow(&mut child, 0) => output,
-            () = feed => Err(io::ErrorKind::BrokenPipe.into()),
+            never = feed => match never {},
         }
     };
     let Output { status, mut stderr, .. } = timeout(limit, output).await??;
