@@ -18,7 +18,7 @@ pub use event::{
     Connection, Event, EventKind, EventWriter, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason,
     UnexpectedResponse, WaveIndex, WaveVerdict,
 };
-pub use machine::{Machine, PREPARED};
+pub use machine::{MAX_PREPARED, Machine};
 pub use summary::Summary;
 
 use crate::protocol::{HostReport, Request, RequestId, Response, Sender, Subject};
@@ -38,11 +38,12 @@ pub enum Input {
         request: RequestId,
     },
     /// Responses may have been lost: more arrived than the client buffers.
-    AnswersLost,
+    ResponsesLost,
     Connection(Connection),
     Answer(Answer),
     CheckDone(Result<(), String>),
-    Present(Box<HostReport>),
+    /// A host answered the roll call.
+    Discovered(Box<HostReport>),
     Interrupt(Interrupt),
 }
 

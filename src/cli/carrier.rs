@@ -22,7 +22,7 @@ use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{DriveError, Driver, Fleet, FleetTask};
 use crate::report::{Document, Liveness};
-use crate::rollout::{Interrupt, Machine, Outcome, PREPARED, Rollout, Summary};
+use crate::rollout::{Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary};
 
 pub(super) struct Carrier<'a> {
     pub(super) operator: &'a OperatorArgs,
@@ -45,13 +45,13 @@ impl Carrier<'_> {
     /// Starts a rollout and carries it out to its end. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
         let journal = self.state.journals().create(rollout.id)?;
-        let machine = Machine::new(Arc::new(rollout), clock::now(), PREPARED);
+        let machine = Machine::new(Arc::new(rollout), clock::now(), MAX_PREPARED);
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
 
     /// Resumes a rollout where its journal ends, and carries it out to its end.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
-        let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED).ok_or(NothingRecorded)?;
+        let machine = Machine::resume(recorded.clone(), clock::now(), MAX_PREPARED).ok_or(NothingRecorded)?;
         self.carry_out(bus, machine, recorded, journal).await
     }
 

@@ -18,7 +18,7 @@ use super::redact::Redactor;
 use crate::plan::ResolvedWave;
 use crate::protocol::{Action, HostName, Phase, RolloutId};
 use crate::report::{self, Liveness, Style, describe};
-use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
+use crate::rollout::summary::{HostProgress, HostState, WaveProgress, WaveState};
 use crate::rollout::{Event, EventKind, HostOutcome, Rollout, Summary, WaveVerdict};
 use crate::text::safe;
 
@@ -58,14 +58,14 @@ impl<'a> StatusReport<'a> {
         let words;
         (self.phases, words) = output.unwrap_or_default();
         let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
-        let turned_up = summary.turned_up.keys().take(5);
+        let turned_up = summary.late_hosts.keys().take(5);
         let turned_up = turned_up.map(|host| format!("{host} turned up meanwhile and was not deployed"));
         let warned = warnings.iter().take(10).map(|warning| redactor.first(warning, 300));
         let mut warnings: Vec<String> = warned.chain(turned_up).collect();
         if state == "cut_off" && !words.is_empty() {
             warnings.push(format!("its process said: {}", redactor.last(&words, 1_000)));
         }
-        let mut hosts: Vec<&HostView> = summary.hosts.iter().collect();
+        let mut hosts: Vec<&HostProgress> = summary.hosts.iter().collect();
         hosts.sort_by_key(|host| urgency(host));
         let waves = summary.waves.iter().zip(&rollout.plan.waves).take(MAX_WAVES);
         let told = json!({
@@ -89,10 +89,11 @@ impl<'a> StatusReport<'a> {
     }
 
     /// Reports a host, with so many lines and bytes of the end of its log.
-    fn host(&self, host: &HostView, (lines, bytes): (usize, usize)) -> Value {
+    fn host(&self, host: &HostProgress, (lines, bytes): (usize, usize)) -> Value {
         let redactor = &self.context.redactor;
         let facts = describe(host, self.rollout);
-        let is_moving = host.state.is_in_flight() || matches!(host.state, HostState::Waiting(_)) || host.is_returning();
+        let is_moving =
+            host.state.is_in_flight() || matches!(host.state, HostState::Waiting(_)) || host.is_rolling_back();
         let is_bad = !matches!(facts.status, "completed" | "pending" | "in_flight" | "returned");
         let by = if host.response.is_some() { BY_HOST } else { "" };
         let message = redactor.first(&facts.message, MAX_MESSAGE_BYTES);
@@ -115,7 +116,7 @@ impl<'a> StatusReport<'a> {
     }
 
     /// Reports a host, with as much of its log as fits into a result.
-    pub(super) fn host_log(&self, host: &HostView) -> CallToolResponse {
+    pub(super) fn host_log(&self, host: &HostProgress) -> CallToolResponse {
         let name = self.context.redactor.first(self.rollout.name(), 80);
         answer(json!({
             "rollout_id": self.rollout.id.to_string(),
@@ -168,9 +169,9 @@ pub(super) fn done(summary: &Summary) -> usize {
 }
 
 /// Returns the rank of a host in lists: failures first, then hosts in flight.
-fn urgency(host: &HostView) -> u8 {
+fn urgency(host: &HostProgress) -> u8 {
     match host.state {
-        _ if host.returning.is_some() => 0,
+        _ if host.rollback.is_some() => 0,
         HostState::Final(HostOutcome::Completed | HostOutcome::Current) => 3,
         HostState::Final(HostOutcome::Skipped(_)) => 4,
         HostState::Final(_) => 0,
@@ -179,7 +180,7 @@ fn urgency(host: &HostView) -> u8 {
     }
 }
 
-fn told_wave(view: &WaveView, wave: &ResolvedWave, redactor: &Redactor) -> Value {
+fn told_wave(view: &WaveProgress, wave: &ResolvedWave, redactor: &Redactor) -> Value {
     let (state, why) = match &view.state {
         WaveState::Pending => ("pending", None),
         WaveState::AwaitingConfirmation => ("awaiting_confirmation", None),
@@ -264,7 +265,7 @@ fn in_words(event: &EventKind) -> Option<String> {
             format!("{} is {outcome} and will be asked again", safe(host.as_str()))
         }
         EventKind::Final { host, outcome, .. } => format!("{} is {outcome}", safe(host.as_str())),
-        EventKind::Returning { host, .. } => format!("{} returns to what it ran before", safe(host.as_str())),
+        EventKind::RollingBack { host, .. } => format!("{} returns to what it ran before", safe(host.as_str())),
         EventKind::Draining { wave, .. } => format!("wave {wave} failed; hosts in flight are awaited"),
         EventKind::Baking { wave, .. } => format!("wave {wave} bakes"),
         EventKind::Checking { wave } => format!("wave {wave} is checked"),

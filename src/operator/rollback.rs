@@ -12,7 +12,7 @@ use super::journal::Recorded;
 use crate::plan::{Plan, Roster, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Commit, HostName, RequestId, RolloutId, Target, Tier};
 use crate::rollout::Rollout;
-use crate::rollout::summary::HostView;
+use crate::rollout::summary::HostProgress;
 use crate::text::did_you_mean;
 
 /// A plan that returns hosts to their earlier commit.
@@ -28,7 +28,7 @@ pub struct RollbackPlan {
 /// A host that a rollout changed.
 struct Changed<'a> {
     rollout: &'a Rollout,
-    view: &'a HostView,
+    view: &'a HostProgress,
     tier: Tier,
     wave: &'a str,
 }
@@ -154,7 +154,7 @@ impl RollbackPlan {
 }
 
 impl<'a> Changed<'a> {
-    fn new(rollout: &'a Rollout, view: &'a HostView) -> Option<Self> {
+    fn new(rollout: &'a Rollout, view: &'a HostProgress) -> Option<Self> {
         let wave = rollout.plan.waves.get(view.wave.0)?;
         Some(Self { rollout, view, tier: wave.hosts.get(view.index)?.tier, wave: &wave.name })
     }
@@ -170,7 +170,7 @@ impl<'a> Changed<'a> {
             if let Some(host) = view.and_then(|view| Changed::new(rollout, view)).filter(|host| host.tier == self.tier)
             {
                 runs.extend(host.view.request.clone());
-                runs.extend(host.view.returning.as_ref().map(|returning| returning.request.clone()));
+                runs.extend(host.view.rollback.as_ref().map(|returning| returning.request.clone()));
             }
             if is_this {
                 break;

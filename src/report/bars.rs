@@ -164,7 +164,7 @@ fn fact(page: &Layout<'_>, event: &Event) -> Option<Line> {
     match &event.kind {
         // A completed host is shown in place until its wave ends. A deployment without a plan has no wave line.
         EventKind::Final { outcome: HostOutcome::Completed, .. } if !wording::is_deployment(page.rollout) => None,
-        EventKind::Final { host, .. } | EventKind::Retrying { host, .. } | EventKind::Returned { host, .. } => {
+        EventKind::Final { host, .. } | EventKind::Retrying { host, .. } | EventKind::RollbackEnded { host, .. } => {
             let line = page.event(event)?;
             let wave = page.summary.host(host)?.wave;
             page.wave(line.symbol, wave, &line.text).or(Some(line))
@@ -179,13 +179,13 @@ fn fact(page: &Layout<'_>, event: &Event) -> Option<Line> {
         | EventKind::Connection { .. }
         | EventKind::UnexpectedResponse { .. }
         | EventKind::HookFailed { .. } => page.event(event),
-        EventKind::TurnedUp { .. }
+        EventKind::AnsweredLate { .. }
         | EventKind::AwaitingConfirmation { .. }
         | EventKind::WaveStarted { .. }
         | EventKind::Dispatched { .. }
         | EventKind::Accepted { .. }
         | EventKind::Started { .. }
-        | EventKind::Returning { .. }
+        | EventKind::RollingBack { .. }
         | EventKind::Baking { .. }
         | EventKind::Checking { .. }
         | EventKind::Ended { .. } => None,

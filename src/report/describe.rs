@@ -2,7 +2,7 @@
 
 use super::wording;
 use crate::protocol::{Commit, ErrorCode, Response};
-use crate::rollout::summary::{HostState, HostView};
+use crate::rollout::summary::{HostProgress, HostState};
 use crate::rollout::{HostOutcome, Rollout, SkipReason};
 
 /// The facts about a host of a rollout. Texts are as the host sent them: a display must make them safe to show.
@@ -22,7 +22,7 @@ pub struct HostFacts<'a> {
     pub reboot_required: bool,
 }
 
-pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
+pub fn describe<'a>(host: &'a HostProgress, rollout: &Rollout) -> HostFacts<'a> {
     let response = last_response(host);
     let error = match host.state {
         HostState::Final(HostOutcome::Skipped(cause)) => Some(skip_code(cause)),
@@ -50,8 +50,8 @@ pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
 }
 
 /// Returns the status of a host as a word. A rollback takes precedence over the deployment.
-fn status(host: &HostView) -> &'static str {
-    match host.returning.as_ref().map(|rollback| rollback.outcome) {
+fn status(host: &HostProgress) -> &'static str {
+    match host.rollback.as_ref().map(|rollback| rollback.outcome) {
         Some(None) => return "returning",
         Some(Some(HostOutcome::Completed)) => return "returned",
         Some(Some(_)) => return "could_not_return",
@@ -67,8 +67,8 @@ fn status(host: &HostView) -> &'static str {
 }
 
 /// Returns the host's last response: to the rollback once that has ended, else to the deployment.
-fn last_response(host: &HostView) -> Option<&Response> {
-    match &host.returning {
+fn last_response(host: &HostProgress) -> Option<&Response> {
+    match &host.rollback {
         Some(rollback) if rollback.outcome.is_some() => rollback.response.as_deref(),
         Some(_) | None => host.response.as_deref(),
     }
@@ -134,9 +134,9 @@ mod tests {
         assert_eq!(silent(HostOutcome::Unreachable), "unreachable ?");
         assert_eq!(silent(HostOutcome::TimedOut), "timed_out ?");
         assert_eq!(silent(HostOutcome::Skipped(SkipReason::EarlierWave)), "skipped old");
-        let returning = || EventKind::Returning { host: name("ns1"), request: request(2) };
+        let returning = || EventKind::RollingBack { host: name("ns1"), request: request(2) };
         assert_eq!(said(Switch, &[completed(), returning()]), "returning ?");
-        let returned = |outcome| EventKind::Returned { host: name("ns1"), outcome, response: None };
+        let returned = |outcome| EventKind::RollbackEnded { host: name("ns1"), outcome, response: None };
         assert_eq!(said(Switch, &[completed(), returning(), returned(Completed)]), "returned old");
         assert_eq!(said(Switch, &[completed(), returning(), returned(Failed)]), "could_not_return ?");
     }

@@ -16,7 +16,7 @@ use super::rollouts::{object, outcome};
 use super::{Liveness, wording};
 use crate::clock;
 use crate::protocol::Commit;
-use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
+use crate::rollout::summary::{HostProgress, HostState, WaveProgress, WaveState};
 use crate::rollout::{HostOutcome, Rollout, Summary, WaveIndex, WaveVerdict};
 
 pub use self::html::html;
@@ -35,11 +35,11 @@ pub struct Document<'a> {
 struct WaveSection<'a> {
     index: WaveIndex,
     name: String,
-    view: &'a WaveView,
+    view: &'a WaveProgress,
 }
 
 struct HostSection<'a> {
-    view: &'a HostView,
+    view: &'a HostProgress,
     facts: HostFacts<'a>,
     took: Option<DisplayDuration>,
 }
@@ -88,7 +88,7 @@ impl<'a> Document<'a> {
 
     fn hosts(&self, wave: WaveIndex) -> impl Iterator<Item = HostSection<'a>> {
         let document = *self;
-        let took = move |view: &HostView| document.took(view.sent_at, view.ended_at);
+        let took = move |view: &HostProgress| document.took(view.sent_at, view.ended_at);
         let hosts = self.summary.hosts_of(wave);
         hosts.map(move |view| HostSection { view, facts: describe(view, document.rollout), took: took(view) })
     }

@@ -36,7 +36,7 @@ impl<W: Write> Reporter for Json<W> {
             }
             match &event.kind {
                 EventKind::Begun(rollout) => cut_secret(rollout, line, begins)?,
-                EventKind::Final { host, .. } | EventKind::Returned { host, .. } => add_facts(host, summary, line),
+                EventKind::Final { host, .. } | EventKind::RollbackEnded { host, .. } => add_facts(host, summary, line),
                 _ => {}
             }
             Ok(())

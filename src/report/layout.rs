@@ -8,7 +8,7 @@ use super::format::{
 use super::{Style, wording};
 use crate::plan::ResolvedWave;
 use crate::protocol::HostName;
-use crate::rollout::summary::{Counts, HostState, HostView};
+use crate::rollout::summary::{Counts, HostProgress, HostState};
 use crate::rollout::{Connection, Event, EventKind, HostOutcome, Interrupt, Rollout, Summary, WaveIndex, WaveVerdict};
 
 /// State that a display keeps beside the summary, so that no event makes it iterate over all hosts.
@@ -134,7 +134,9 @@ impl<'a> Layout<'a> {
             EventKind::Final { outcome: HostOutcome::Skipped(_) | HostOutcome::Current, .. }
             | EventKind::Accepted { .. }
             | EventKind::Ended { .. } => None,
-            EventKind::Final { host, .. } | EventKind::Returning { host, .. } | EventKind::Returned { host, .. } => {
+            EventKind::Final { host, .. }
+            | EventKind::RollingBack { host, .. }
+            | EventKind::RollbackEnded { host, .. } => {
                 self.summary.host(host).map(|view| self.host_now(view, event.at))
             }
             EventKind::Draining { wave, cause } => {
@@ -163,7 +165,7 @@ impl<'a> Layout<'a> {
             EventKind::Staged => {
                 Some(Line::new(Good, "every host has fetched its system; from here on they are changed"))
             }
-            EventKind::TurnedUp { host, wave } => {
+            EventKind::AnsweredLate { host, wave } => {
                 let text = format!("{} turned up too late for this wave, and is not deployed", host.as_str());
                 self.wave(Symbol::Skipped, *wave, &text)
             }
@@ -282,9 +284,9 @@ impl<'a> Layout<'a> {
     }
 
     /// Returns the line for a host's current state, with the time that its run has taken.
-    pub(super) fn host_now(&self, host: &HostView, now: Timestamp) -> Line {
+    pub(super) fn host_now(&self, host: &HostProgress, now: Timestamp) -> Line {
         let (symbol, detail) = match host.state {
-            HostState::Final(_) if let Some(back) = &host.returning => {
+            HostState::Final(_) if let Some(back) = &host.rollback => {
                 (back.outcome.map_or(Symbol::UnderWay, symbol), wording::describe_rollback(host, back, self.rollout))
             }
             HostState::Pending => (Symbol::Waits, String::new()),

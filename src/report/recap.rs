@@ -7,7 +7,7 @@ use super::layout::Line;
 use super::{Style, wording};
 use crate::plan::Rollback;
 use crate::protocol::HostName;
-use crate::rollout::summary::{HostState, HostView, WaveState};
+use crate::rollout::summary::{HostProgress, HostState, WaveState};
 use crate::rollout::{HostOutcome, Outcome, Rollout, SkipReason, Summary, WaveIndex, WaveVerdict};
 
 /// The most skipped hosts that are listed. More are counted.
@@ -154,7 +154,7 @@ impl Recap<'_> {
     /// Formats the sentence about the hosts that were to roll back because their wave failed.
     fn returns(&self) -> String {
         let hosts = || self.summary.hosts.iter().filter(|host| self.was_to_return(host));
-        let (total, returned) = (hosts().count(), hosts().filter(|host| host.has_returned()).count());
+        let (total, returned) = (hosts().count(), hosts().filter(|host| host.has_rolled_back()).count());
         match total - returned {
             0 if total == 0 => String::new(),
             0 => format!(" {} that had completed returned to what ran before.", count(total, "host")),
@@ -165,7 +165,7 @@ impl Recap<'_> {
     }
 
     /// Whether a host completed in a wave that failed and rolls back.
-    fn was_to_return(&self, host: &HostView) -> bool {
+    fn was_to_return(&self, host: &HostProgress) -> bool {
         let view = self.summary.waves.get(host.wave.0);
         let wave = self.rollout.plan.waves.get(host.wave.0);
         host.state == HostState::Final(HostOutcome::Completed)
@@ -182,14 +182,14 @@ impl Recap<'_> {
 
     /// Returns a row or a few for each host that was asked and did not complete, then the skipped hosts.
     fn hosts(&self) -> Vec<String> {
-        let asked = |host: &&HostView| match host.state {
+        let asked = |host: &&HostProgress| match host.state {
             HostState::Final(HostOutcome::Completed) => self.was_to_return(host),
             HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Current) => false,
             HostState::Final(_) => true,
             // While a rollout is running, hosts in flight need no remark.
             _ => self.summary.outcome.is_some(),
         };
-        let asked: Vec<&HostView> = self.summary.hosts.iter().filter(asked).collect();
+        let asked: Vec<&HostProgress> = self.summary.hosts.iter().filter(asked).collect();
         let skipped = self.skipped();
         let listed = skipped.iter().filter(|_| skipped.len() <= MAX_SKIPPED).map(|(host, _)| *host);
         let width = widest(asked.iter().copied().chain(listed).map(|host| host.name.as_str()));
@@ -206,11 +206,11 @@ impl Recap<'_> {
         rows
     }
 
-    fn row(&self, host: &HostView, width: usize) -> String {
+    fn row(&self, host: &HostProgress, width: usize) -> String {
         let until = host.ended_at.or(self.summary.ended_at);
         let took = host.sent_at.zip(until).map(|(sent_at, until)| DisplayDuration::between(sent_at, until));
         let detail = match host.state {
-            HostState::Final(HostOutcome::Completed) => match &host.returning {
+            HostState::Final(HostOutcome::Completed) => match &host.rollback {
                 Some(back) if back.outcome.is_some() => wording::describe_rollback(host, back, self.rollout),
                 Some(_) => "left while it returns to what ran before".to_owned(),
                 None => "did NOT return: it was not asked to".to_owned(),
@@ -229,8 +229,8 @@ impl Recap<'_> {
     }
 
     /// Returns the hosts that were skipped in waves that had started. The headline counts the waves that had not.
-    fn skipped(&self) -> Vec<(&HostView, SkipReason)> {
-        let begun = |host: &HostView| {
+    fn skipped(&self) -> Vec<(&HostProgress, SkipReason)> {
+        let begun = |host: &HostProgress| {
             let state = self.summary.waves.get(host.wave.0).map(|wave| &wave.state);
             state != Some(&WaveState::Ended(WaveVerdict::Skipped))
         };
@@ -244,7 +244,7 @@ impl Recap<'_> {
     // -- the last sections
 
     fn anomalies(&self) -> Vec<String> {
-        let mut sentences = self.summary.anomalies.iter().map(|(host, anomaly)| {
+        let mut sentences = self.summary.unexpected_responses.iter().map(|(host, anomaly)| {
             let sentence = wording::anomaly(host, anomaly, self.summary);
             format!("    {sentence}")
         });
@@ -253,7 +253,7 @@ impl Recap<'_> {
     }
 
     fn turned_up(&self) -> Vec<String> {
-        let hosts: Vec<&str> = self.summary.turned_up.keys().map(HostName::as_str).collect();
+        let hosts: Vec<&str> = self.summary.late_hosts.keys().map(HostName::as_str).collect();
         if hosts.is_empty() {
             return Vec::new();
         }
@@ -272,7 +272,7 @@ impl Recap<'_> {
 }
 
 /// Returns the failed units of a host and the end of its log.
-fn evidence(host: &HostView) -> Vec<String> {
+fn evidence(host: &HostProgress) -> Vec<String> {
     let Some(response) = host.response.as_deref() else { return Vec::new() };
     let mut rows = Vec::new();
     if !response.failed_units.is_empty() {
@@ -285,9 +285,9 @@ fn evidence(host: &HostView) -> Vec<String> {
     rows
 }
 
-fn skipped_rows(skipped: &[(&HostView, SkipReason)], width: usize) -> Vec<String> {
+fn skipped_rows(skipped: &[(&HostProgress, SkipReason)], width: usize) -> Vec<String> {
     if skipped.len() <= MAX_SKIPPED {
-        let row = |(host, cause): &(&HostView, SkipReason)| {
+        let row = |(host, cause): &(&HostProgress, SkipReason)| {
             wording::host_row(host.name.as_str(), width, "skipped", None, wording::skipped(*cause))
         };
         return skipped.iter().map(|skipped| format!("  {}", row(skipped))).collect();

@@ -61,7 +61,7 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
             "in_flight": counts.in_flight,
             "completed": counts.completed,
             "current": counts.current,
-            "returned": counts.returned,
+            "returned": counts.rolled_back,
             "failed": counts.failed,
             "rejected": counts.rejected,
             "unreachable": counts.unreachable,

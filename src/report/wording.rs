@@ -10,7 +10,7 @@ use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
 use crate::clock;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
-use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
+use crate::rollout::summary::{Counts, HostProgress, HostRollback, HostState};
 use crate::rollout::{FailureReason, HostOutcome, Rollout, SkipReason, Summary, UnexpectedResponse, WaveIndex};
 
 /// The initial capacity of a row, in bytes: most rows of hosts fit.
@@ -89,8 +89,8 @@ pub(super) const fn state(state: HostState) -> &'static str {
 }
 
 /// Returns the current state of a host as a word, its rollback included.
-pub(super) fn doing(host: &HostView) -> &'static str {
-    match host.returning.as_ref().map(|rollback| rollback.outcome) {
+pub(super) fn doing(host: &HostProgress) -> &'static str {
+    match host.rollback.as_ref().map(|rollback| rollback.outcome) {
         Some(None) => "returning",
         Some(Some(HostOutcome::Completed)) => "returned",
         // A host that could not roll back did complete, and may still run the new system.
@@ -99,7 +99,7 @@ pub(super) fn doing(host: &HostView) -> &'static str {
 }
 
 /// Describes the rollback of a host whose wave failed.
-pub(super) fn describe_rollback(host: &HostView, back: &ReturnView, rollout: &Rollout) -> String {
+pub(super) fn describe_rollback(host: &HostProgress, back: &HostRollback, rollout: &Rollout) -> String {
     match back.outcome {
         None => "its wave has failed".to_owned(),
         Some(HostOutcome::Completed | HostOutcome::Current) => returned_to(host, rollout),
@@ -112,19 +112,19 @@ pub(super) fn describe_rollback(host: &HostView, back: &ReturnView, rollout: &Ro
     }
 }
 
-fn returned_to(host: &HostView, rollout: &Rollout) -> String {
+fn returned_to(host: &HostProgress, rollout: &Rollout) -> String {
     let before = host.ran_before(rollout).map(|commit| format!(" ({})", commit.short()));
     format!("{RETURNED}{}", before.unwrap_or_default())
 }
 
 /// Describes whether a failed host rolled back by itself, if its response says so.
-fn rolled_back(host: &HostView, rollout: &Rollout) -> Option<String> {
+fn rolled_back(host: &HostProgress, rollout: &Rollout) -> Option<String> {
     let returned = host.response.as_deref()?.rolled_back?;
     Some(if returned { returned_to(host, rollout) } else { "could NOT return to what ran before".to_owned() })
 }
 
 /// Describes the final outcome of a host.
-pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> String {
+pub(super) fn outcome(host: &HostProgress, outcome: HostOutcome, rollout: &Rollout) -> String {
     match outcome {
         HostOutcome::Completed => change(host, rollout),
         HostOutcome::Current => "it was not asked: it runs and boots this already".to_owned(),
@@ -154,7 +154,7 @@ pub(super) fn timeout(rollout: &Rollout, wave: WaveIndex) -> Option<DisplayDurat
 }
 
 /// Describes what changed on a completed host.
-fn change(host: &HostView, rollout: &Rollout) -> String {
+fn change(host: &HostProgress, rollout: &Rollout) -> String {
     let response = host.response.as_deref();
     let action = rollout.plan.waves.get(host.wave.0).map(|wave| wave.action);
     let pinned = rollout.revision.commit();
@@ -179,7 +179,7 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
 }
 
 /// Describes which commit a host that did not complete is known to run now, or else ran before.
-pub(super) fn standing(host: &HostView, rollout: &Rollout) -> Option<String> {
+pub(super) fn standing(host: &HostProgress, rollout: &Rollout) -> Option<String> {
     if rolled_back(host, rollout).is_some() {
         return None;
     }
@@ -258,7 +258,7 @@ pub(super) fn counts(counts: &Counts) -> String {
     let kinds = [
         (counts.completed, "completed"),
         (counts.current, "current"),
-        (counts.returned, "returned to what ran before"),
+        (counts.rolled_back, "returned to what ran before"),
         (counts.failed, "failed"),
         (counts.rejected, "rejected"),
         (counts.unreachable, "unreachable"),
@@ -285,13 +285,13 @@ pub(super) fn bake(plan: &ResolvedPlan, wave: WaveIndex) -> Option<DisplayDurati
 }
 
 /// Returns the hosts that were asked and are not final, or are rolling back.
-pub(super) fn in_flight(summary: &Summary) -> impl Iterator<Item = &HostView> {
+pub(super) fn in_flight(summary: &Summary) -> impl Iterator<Item = &HostProgress> {
     summary.hosts.iter().filter(|host| moves(host))
 }
 
 /// Whether a host was asked and is not final, or is rolling back.
-pub(super) fn moves(host: &HostView) -> bool {
-    !matches!(host.state, HostState::Pending | HostState::Final(_)) || host.is_returning()
+pub(super) fn moves(host: &HostProgress) -> bool {
+    !matches!(host.state, HostState::Pending | HostState::Final(_)) || host.is_rolling_back()
 }
 
 /// Formats the hosts that the operator waits for, by name if they are few.

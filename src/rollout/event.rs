@@ -66,12 +66,14 @@ pub enum EventKind {
         response: Option<Arc<Response>>,
     },
     /// A rollback request is about to be published: the host completed, but its wave failed.
-    Returning {
+    #[serde(rename = "returning")]
+    RollingBack {
         host: HostName,
         request: RequestId,
     },
     /// The outcome of a host's rollback: `Completed` if the host rolled back.
-    Returned {
+    #[serde(rename = "returned")]
+    RollbackEnded {
         host: HostName,
         #[serde(flatten)]
         outcome: HostOutcome,
@@ -115,7 +117,8 @@ pub enum EventKind {
         revision: Commit,
     },
     /// A host of one of the plan's groups answered only after the plan was resolved. It is not deployed.
-    TurnedUp {
+    #[serde(rename = "turned_up")]
+    AnsweredLate {
         host: HostName,
         wave: WaveIndex,
     },

@@ -26,11 +26,11 @@ use rustc_hash::FxHashMap;
 
 use self::contact::{Contact, Timer};
 use self::rollback::Return;
-use self::waves::WaveProgress;
+use self::waves::CurrentWave;
 use super::description::Rollout;
 use super::event::{Connection, Event, EventKind, Outcome};
 use super::flight::{InFlight, Timeouts};
-use super::summary::{HostView, Summary, WaveState};
+use super::summary::{HostProgress, Summary, WaveState};
 use super::{Effect, Input};
 use crate::plan::{ResolvedHost, ResolvedWave};
 use crate::protocol::{Replies, RequestId};
@@ -40,7 +40,7 @@ pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 
 /// The most effects that a driver has prepared at once, so that the first requests of a large wave are not all in
 /// memory before one is sent.
-pub const PREPARED: usize = 512;
+pub const MAX_PREPARED: usize = 512;
 
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -57,7 +57,7 @@ pub struct Machine {
     by_request: FxHashMap<RequestId, usize>,
     /// When hosts of the current wave are due, and their indices.
     timers: BTreeSet<(Duration, usize)>,
-    progress: WaveProgress,
+    progress: CurrentWave,
     /// Until when a host that did not answer the first roll call may still answer this one.
     roll_until: Option<Duration>,
     /// Whether the plan's `is_current` still holds: hosts may have changed before a resume.
@@ -102,7 +102,7 @@ impl Machine {
         if machine.state.current() == 0 {
             machine.call_roll(now);
         }
-        for index in machine.places(HostView::is_returning) {
+        for index in machine.places(HostProgress::is_rolling_back) {
             machine.send_back_again(now, index);
         }
         machine.advance(now);
@@ -126,7 +126,7 @@ impl Machine {
             ranges: ranges.collect(),
             by_request: FxHashMap::default(),
             timers: BTreeSet::new(),
-            progress: WaveProgress::default(),
+            progress: CurrentWave::default(),
             roll_until: None,
             knows_current: true,
             returning: None,
@@ -179,7 +179,7 @@ impl Machine {
     }
 
     /// Returns the indices of the hosts that satisfy a predicate, in order.
-    fn places(&self, is_wanted: impl Fn(&HostView) -> bool) -> Vec<usize> {
+    fn places(&self, is_wanted: impl Fn(&HostProgress) -> bool) -> Vec<usize> {
         self.state.hosts.iter().enumerate().filter(|(_, host)| is_wanted(host)).map(|(index, _)| index).collect()
     }
 
@@ -202,7 +202,7 @@ impl Machine {
     }
 
     #[expect(clippy::indexing_slicing, reason = "indices are made from the ranges of a vector of the same length")]
-    fn host(&self, index: usize) -> &HostView {
+    fn host(&self, index: usize) -> &HostProgress {
         &self.state.hosts[index]
     }
 
@@ -251,13 +251,13 @@ impl Machine {
             Input::Response { from, request, response } => self.respond(now, &from, &request, response),
             Input::OldResponse(response) => self.respond_in_old_form(now, response),
             Input::NoResponders { request } => self.no_responders(now, &request),
-            Input::AnswersLost => self.answers_lost(now),
+            Input::ResponsesLost => self.answers_lost(now),
             Input::Connection(Connection::Down) => self.disconnected(now),
             Input::Connection(Connection::Up) => self.reconnected(now),
             Input::Answer(answer) => self.answered(now, answer),
             Input::CheckDone(result) => self.checked(now, result),
             Input::Interrupt(how) => self.interrupted(now, how),
-            Input::Present(report) => self.present(now, &report),
+            Input::Discovered(report) => self.present(now, &report),
         }
         self.advance(now);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
-pub use self::view::{Counts, HostState, HostView, ReturnView, WaveState, WaveView};
+pub use self::view::{Counts, HostProgress, HostRollback, HostState, WaveProgress, WaveState};
 use super::description::Rollout;
 use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, UnexpectedResponse, WaveIndex, WaveVerdict};
 use crate::plan::Rollback;
@@ -20,12 +20,12 @@ pub struct Summary {
     pub rollout: Option<Arc<Rollout>>,
     pub began_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
-    pub waves: Vec<WaveView>,
+    pub waves: Vec<WaveProgress>,
     /// All hosts, in the order of waves and dispatch.
-    pub hosts: Vec<HostView>,
+    pub hosts: Vec<HostProgress>,
     /// Hosts of the plan's groups that answered too late to be deployed, and the waves that they would have been in.
-    pub turned_up: BTreeMap<HostName, WaveIndex>,
-    pub anomalies: Vec<(HostName, UnexpectedResponse)>,
+    pub late_hosts: BTreeMap<HostName, WaveIndex>,
+    pub unexpected_responses: Vec<(HostName, UnexpectedResponse)>,
     pub interrupt: Option<Interrupt>,
     pub outcome: Option<Outcome>,
     pub(super) was_resumed: bool,
@@ -78,14 +78,14 @@ impl Summary {
                     self.completed.extend(self.place(host));
                 }
             }
-            EventKind::Returning { host, request } => self.change(host, |view| {
-                let back = ReturnView { request: request.clone(), outcome: None, response: None };
-                view.returning = Some(Box::new(back));
+            EventKind::RollingBack { host, request } => self.change(host, |view| {
+                let back = HostRollback { request: request.clone(), outcome: None, response: None };
+                view.rollback = Some(Box::new(back));
                 // Under the old id the host would repeat that it completed.
                 view.used_ids += 1;
             }),
-            EventKind::Returned { host, outcome, response } => self.change(host, |view| {
-                if let Some(back) = &mut view.returning {
+            EventKind::RollbackEnded { host, outcome, response } => self.change(host, |view| {
+                if let Some(back) = &mut view.rollback {
                     back.outcome = Some(*outcome);
                     back.response.clone_from(response);
                 }
@@ -110,9 +110,9 @@ impl Summary {
                     Arc::make_mut(rollout).revision = revision.clone().into();
                 }
             }
-            EventKind::TurnedUp { host, wave } => _ = self.turned_up.insert(host.clone(), *wave),
+            EventKind::AnsweredLate { host, wave } => _ = self.late_hosts.insert(host.clone(), *wave),
             EventKind::UnexpectedResponse { host, anomaly } => {
-                self.anomalies.push((host.clone(), anomaly.clone()));
+                self.unexpected_responses.push((host.clone(), anomaly.clone()));
                 if *anomaly == UnexpectedResponse::TwoMachines {
                     self.take_back(host);
                 }
@@ -124,7 +124,7 @@ impl Summary {
         }
     }
 
-    pub fn host(&self, name: &HostName) -> Option<&HostView> {
+    pub fn host(&self, name: &HostName) -> Option<&HostProgress> {
         self.place(name).and_then(|place| self.hosts.get(place))
     }
 
@@ -133,7 +133,7 @@ impl Summary {
     }
 
     /// Returns the hosts of one wave, in the order of dispatch.
-    pub fn hosts_of(&self, wave: WaveIndex) -> impl Iterator<Item = &HostView> {
+    pub fn hosts_of(&self, wave: WaveIndex) -> impl Iterator<Item = &HostProgress> {
         self.hosts.iter().filter(move |host| host.wave == wave)
     }
 
@@ -148,14 +148,14 @@ impl Summary {
     }
 
     /// Returns the failed wave whose rollback is not finished, if any.
-    pub fn failed_and_returns(&self) -> Option<WaveIndex> {
+    pub fn unfinished_rollback(&self) -> Option<WaveIndex> {
         let waves = &self.rollout.as_ref()?.plan.waves;
         let is_it = |index: &usize| {
             let failed = matches!(
                 self.waves.get(*index),
-                Some(WaveView { state: WaveState::Ended(WaveVerdict::Failed(_)), .. })
+                Some(WaveProgress { state: WaveState::Ended(WaveVerdict::Failed(_)), .. })
             );
-            failed && self.hosts_of(WaveIndex(*index)).any(HostView::is_to_return)
+            failed && self.hosts_of(WaveIndex(*index)).any(HostProgress::is_to_return)
         };
         let returning = waves.iter().enumerate().filter(|(_, wave)| wave.limits.rollback == Rollback::Wave);
         returning.map(|(index, _)| index).find(is_it).map(WaveIndex)
@@ -171,12 +171,12 @@ impl Summary {
         self.hosts.reserve_exact(rollout.plan.hosts().count());
         self.is_staging = rollout.plan.stage;
         for (wave, resolved) in rollout.plan.waves.iter().enumerate() {
-            self.waves.push(WaveView::PENDING);
+            self.waves.push(WaveProgress::PENDING);
             // The staging wave has the hosts of all others.
             let are_known = self.is_staging && wave > 0;
             for (index, host) in resolved.hosts.iter().enumerate().filter(|_| !are_known) {
                 self.places.insert(host.hostname.clone(), self.hosts.len());
-                self.hosts.push(HostView::new(host.hostname.clone(), WaveIndex(wave), index));
+                self.hosts.push(HostProgress::new(host.hostname.clone(), WaveIndex(wave), index));
             }
         }
         self.rollout = Some(Arc::clone(rollout));
@@ -191,7 +191,7 @@ impl Summary {
             .own_waves()
             .flat_map(|(wave, resolved)| (0..resolved.hosts.len()).map(move |index| (WaveIndex(wave), index)));
         for (host, (wave, index)) in self.hosts.iter_mut().zip(places) {
-            *host = HostView::new(host.name.clone(), wave, index);
+            *host = HostProgress::new(host.name.clone(), wave, index);
         }
         self.completed.clear();
     }
@@ -205,8 +205,8 @@ impl Summary {
         self.ended_at = None;
         self.interrupt = None;
         self.current = self.waves.iter().take_while(|wave| wave.succeeded()).count();
-        let returns = self.failed_and_returns();
-        let is_behind = |index: WaveIndex, wave: &WaveView| wave.succeeded() || returns == Some(index);
+        let returns = self.unfinished_rollback();
+        let is_behind = |index: WaveIndex, wave: &WaveProgress| wave.succeeded() || returns == Some(index);
         let mut behind = Vec::with_capacity(self.waves.len());
         for (index, wave) in self.waves.iter_mut().enumerate() {
             behind.push(is_behind(WaveIndex(index), wave));
@@ -231,7 +231,7 @@ impl Summary {
 
     /// Fails a completed host that turned out to be two machines.
     fn take_back(&mut self, name: &HostName) {
-        let is_completed = |host: &HostView| host.state == HostState::Final(HostOutcome::Completed);
+        let is_completed = |host: &HostProgress| host.state == HostState::Final(HostOutcome::Completed);
         let Some(place) = self.place(name).filter(|place| self.hosts.get(*place).is_some_and(is_completed)) else {
             return;
         };
@@ -242,17 +242,17 @@ impl Summary {
         self.completed.retain(|completed| *completed != place);
     }
 
-    fn change(&mut self, name: &HostName, change: impl FnOnce(&mut HostView)) {
+    fn change(&mut self, name: &HostName, change: impl FnOnce(&mut HostProgress)) {
         if let Some(place) = self.place(name) {
             self.change_at(place, change);
         }
     }
 
     /// Changes a host, and the counts of its wave with it.
-    fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostView)) {
+    fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostProgress)) {
         let Some(host) = self.hosts.get_mut(place) else { return };
         let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);
-        let is_excused = |host: &HostView| plan.is_some_and(|plan| plan.excuses_silence(host.wave.0, &host.name));
+        let is_excused = |host: &HostProgress| plan.is_some_and(|plan| plan.excuses_silence(host.wave.0, &host.name));
         let Some(wave) = self.waves.get_mut(host.wave.0) else { return };
         if let Some(count) = wave.count_of(host, is_excused) {
             *count -= 1;

@@ -24,7 +24,7 @@ use crate::plan::{
 };
 use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
-use crate::rollout::summary::{HostState, HostView};
+use crate::rollout::summary::{HostProgress, HostState};
 use crate::rollout::{HostOutcome, Outcome, Summary};
 use crate::text::safe;
 
@@ -249,7 +249,7 @@ impl Carrier<'_> {
 }
 
 /// Returns the run of a host that completed, if its listener serves logs.
-fn run_to_read(view: &HostView, wave: &ResolvedWave) -> Option<(Sender, RequestId)> {
+fn run_to_read(view: &HostProgress, wave: &ResolvedWave) -> Option<(Sender, RequestId)> {
     let host = wave.hosts.get(view.index).filter(|host| host.supports_log)?;
     let completed = view.state == HostState::Final(HostOutcome::Completed);
     let id = view.request.clone().filter(|_| completed)?;

@@ -162,7 +162,7 @@ pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<
 pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<CallToolResponse, ToolError> {
     let has_log = |recorded: &Recorded| {
         recorded.summary.host(&asked.hostname).is_some_and(|host| {
-            let rollback = host.returning.as_ref().and_then(|rollback| rollback.response.as_ref());
+            let rollback = host.rollback.as_ref().and_then(|rollback| rollback.response.as_ref());
             host.response.iter().chain(rollback).any(|response| !response.log_tail.is_empty())
         })
     };

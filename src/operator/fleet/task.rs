@@ -228,7 +228,7 @@ impl FleetTask {
                 if late.is_some() && self.late.len() < MAX_LATE {
                     self.late.push(HostAnswer { report: report.clone(), proved: true });
                 }
-                Some(FleetEvent::Input(Input::Present(report)))
+                Some(FleetEvent::Input(Input::Discovered(report)))
             }
             Ok(_) => None,
             Err(error) => unreadable(message, &error),
@@ -239,7 +239,7 @@ impl FleetTask {
         Some(match event {
             BusEvent::Up => FleetEvent::Input(Input::Connection(Connection::Up)),
             BusEvent::Down => FleetEvent::Input(Input::Connection(Connection::Down)),
-            BusEvent::SlowConsumer => FleetEvent::Input(Input::AnswersLost),
+            BusEvent::SlowConsumer => FleetEvent::Input(Input::ResponsesLost),
             BusEvent::Refused(violation) if self.is_dispensable(&violation) => {
                 tracing::debug!("a rollout does without this: {violation}");
                 return None;

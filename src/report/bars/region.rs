@@ -9,7 +9,7 @@ use crate::protocol::HostName;
 use crate::report::format::{Symbol, count};
 use crate::report::layout::{Layout, Line};
 use crate::report::{Style, wording};
-use crate::rollout::summary::{Counts, HostState, HostView, WaveState};
+use crate::rollout::summary::{Counts, HostProgress, HostState, WaveState};
 use crate::rollout::{HostOutcome, WaveIndex};
 
 type LastLines = BTreeMap<HostName, String>;
@@ -28,7 +28,7 @@ pub(super) fn region(
 ) -> Vec<String> {
     let is_over = |state: &WaveState| matches!(state, WaveState::Ended(_));
     let runs = || page.summary.waves.iter().position(|wave| !is_over(&wave.state)).map(WaveIndex);
-    let returns = page.summary.failed_and_returns().filter(|_| page.summary.outcome.is_none());
+    let returns = page.summary.unfinished_rollback().filter(|_| page.summary.outcome.is_none());
     let Some(wave) = returns.or_else(runs) else { return Vec::new() };
     let rows = size.rows - size.rows.div_ceil(QUARTER);
     let later = waves_to_come(page, wave, (rows / QUARTER).max(1));
@@ -85,12 +85,12 @@ fn wave_to_come(page: &Layout<'_>, wave: WaveIndex) -> Option<Line> {
 
 /// Returns the hosts of a wave: all of them if they fit, else the active ones and a count of the others.
 fn hosts(page: &Layout<'_>, wave: WaveIndex, last_lines: &LastLines, now: Timestamp, room: usize) -> Vec<Line> {
-    let line = |host: &HostView| {
+    let line = |host: &HostProgress| {
         let mut line = page.host_now(host, now);
         line.aside = last_lines.get(&host.name).filter(|_| wording::moves(host)).cloned();
         line
     };
-    let hosts: Vec<&HostView> = page.summary.hosts_of(wave).filter(|host| !is_told_above(page, host)).collect();
+    let hosts: Vec<&HostProgress> = page.summary.hosts_of(wave).filter(|host| !is_told_above(page, host)).collect();
     if hosts.len() <= room {
         return hosts.into_iter().map(line).collect();
     }
@@ -103,10 +103,10 @@ fn hosts(page: &Layout<'_>, wave: WaveIndex, last_lines: &LastLines, now: Timest
 }
 
 /// Whether a line that scrolled by has already told how the host ended.
-fn is_told_above(page: &Layout<'_>, host: &HostView) -> bool {
+fn is_told_above(page: &Layout<'_>, host: &HostProgress) -> bool {
     match host.state {
         HostState::Final(HostOutcome::Completed) => {
-            wording::is_deployment(page.rollout) || host.returning.as_ref().is_some_and(|back| back.outcome.is_some())
+            wording::is_deployment(page.rollout) || host.rollback.as_ref().is_some_and(|back| back.outcome.is_some())
         }
         HostState::Final(_) => true,
         HostState::Pending

@@ -217,7 +217,7 @@ fn who_turned_up_too_late_is_named_even_after_a_success() {
     let mut story = Scenario::begin(rollout("evening", vec![wave("test", &["test1"]), wave("all", &["ns1"])]));
     story.wave_starts(0).deploys("test1").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1).sent("ns1");
     for late in ["nas", "laptop"] {
-        story.event(EventKind::TurnedUp { host: name(late), wave: WaveIndex(1) });
+        story.event(EventKind::AnsweredLate { host: name(late), wave: WaveIndex(1) });
     }
     story.wait(2).answered(answer("ns1", Status::Completed)).wave_ends(1, WaveVerdict::Succeeded);
     story.ends(Outcome::Succeeded);

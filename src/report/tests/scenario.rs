@@ -216,17 +216,21 @@ impl Scenario {
     }
 
     pub(in crate::report) fn sent_back(&mut self, host: &str) -> &mut Self {
-        self.event(EventKind::Returning { host: name(host), request: request(2) })
+        self.event(EventKind::RollingBack { host: name(host), request: request(2) })
     }
 
     /// Ends the rollback of a host with this response.
     pub(in crate::report) fn back(&mut self, response: Response) -> &mut Self {
         let outcome = HostOutcome::of(response.status).unwrap();
-        self.event(EventKind::Returned { host: response.hostname.clone(), outcome, response: Some(Arc::new(response)) })
+        self.event(EventKind::RollbackEnded {
+            host: response.hostname.clone(),
+            outcome,
+            response: Some(Arc::new(response)),
+        })
     }
 
     pub(in crate::report) fn not_back(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
-        self.event(EventKind::Returned { host: name(host), outcome, response: None })
+        self.event(EventKind::RollbackEnded { host: name(host), outcome, response: None })
     }
 
     pub(in crate::report) fn skipped(&mut self, hosts: &[&str], cause: SkipReason) -> &mut Self {

@@ -9,7 +9,7 @@ use crate::protocol::{ErrorCode, Request, RequestId, Response, Sender, Status};
 use crate::rollout::event::{EventKind, FailureReason, HostOutcome, SkipReason, UnexpectedResponse, WaveIndex};
 use crate::rollout::flight::InFlight;
 use crate::rollout::host::{Instances, MAX_ANOMALIES, after_final, is_to_be_confirmed, keep, unexpected};
-use crate::rollout::summary::{HostState, HostView};
+use crate::rollout::summary::{HostProgress, HostState};
 use crate::rollout::{Dispatch, Effect};
 
 impl Machine {
@@ -18,7 +18,7 @@ impl Machine {
         if self.resolved_host(index).shared_subject.is_some() {
             return self.send_together(now, index);
         }
-        let HostView { name, used_ids, .. } = self.host(index);
+        let HostProgress { name, used_ids, .. } = self.host(index);
         let (ids, attempt) = (&self.rollout.ids, used_ids + 1);
         let request = if self.state.is_staging { ids.fetch(name, attempt) } else { ids.id(name, attempt) };
         let dispatch = self.dispatch(now, index, request.clone());
@@ -35,7 +35,7 @@ impl Machine {
         }
         self.set_timer(index, Timer::InFlight(InFlight::new(now, self.timeouts())));
         self.by_request.insert(request.clone(), index);
-        let HostView { name, attempts, .. } = self.host(index);
+        let HostProgress { name, attempts, .. } = self.host(index);
         let (host, attempt) = (name.clone(), attempts + 1);
         self.record(now, EventKind::Dispatched { host, request, attempt });
     }
@@ -143,7 +143,7 @@ impl Machine {
             self.set_timer(index, Timer::InFlight(InFlight::new(now, timeouts)));
         }
         self.change_flight(index, |flight| flight.heard(now, timeouts));
-        let HostView { name, state, .. } = self.host(index);
+        let HostProgress { name, state, .. } = self.host(index);
         let (host, phase) = (name.clone(), response.phase);
         match (response.status, state) {
             (Status::Started, HostState::Started(_)) if phase.is_none() => {}

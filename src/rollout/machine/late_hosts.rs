@@ -38,13 +38,13 @@ impl Machine {
         if let Some(index) = asked.filter(|index| self.contact(*index).is_to_be_asked(now)) {
             self.ask_state(now, index);
         }
-        let (host, named) = (&report.hostname, &self.state.turned_up);
+        let (host, named) = (&report.hostname, &self.state.late_hosts);
         let is_of_plan = self.state.place(host).is_some() || self.rollout.plan.left_out.contains(host);
         if is_of_plan || named.contains_key(host) || named.len() >= MAX_NAMED {
             return;
         }
         if let Some(wave) = self.rollout.plan.wave_of_group(report) {
-            self.record(now, EventKind::TurnedUp { host: host.clone(), wave: WaveIndex(wave) });
+            self.record(now, EventKind::AnsweredLate { host: host.clone(), wave: WaveIndex(wave) });
         }
     }
 }

@@ -8,7 +8,7 @@ use super::Machine;
 use crate::protocol::{Request, RequestId, Response};
 use crate::rollout::event::{EventKind, HostOutcome, Outcome, SkipReason};
 use crate::rollout::flight::InFlight;
-use crate::rollout::summary::HostView;
+use crate::rollout::summary::HostProgress;
 use crate::rollout::{Dispatch, Effect};
 
 /// A host that was asked to roll back and has not finished.
@@ -41,7 +41,7 @@ impl Machine {
     fn next_to_return(&self) -> Option<(usize, RequestId)> {
         let wave = self.range();
         let newest_first = self.state.completed().iter().rev().copied().filter(|index| wave.contains(index));
-        newest_first.filter(|&index| self.host(index).returning.is_none()).find_map(|index| {
+        newest_first.filter(|&index| self.host(index).rollback.is_none()).find_map(|index| {
             let completed = self.host(index).request.clone()?;
             Some((index, completed))
         })
@@ -49,13 +49,13 @@ impl Machine {
 
     /// Whether this is the rollback request in flight.
     pub(super) fn is_rollback_request(&self, request: &RequestId) -> bool {
-        let back = self.returning.as_ref().and_then(|back| self.host(back.index).returning.as_ref());
+        let back = self.returning.as_ref().and_then(|back| self.host(back.index).rollback.as_ref());
         back.is_some_and(|back| back.request == *request)
     }
 
     fn roll_back(&mut self, now: Duration, index: usize, completed: &RequestId) {
         let request = self.rollout.ids.return_from(completed);
-        self.record(now, EventKind::Returning { host: self.host(index).name.clone(), request });
+        self.record(now, EventKind::RollingBack { host: self.host(index).name.clone(), request });
         self.returning = Some(Return { index, flight: InFlight::new(now, self.timeouts()) });
         let dispatch = self.rollback_request(now);
         self.effects.extend(dispatch.map(Effect::Send));
@@ -70,8 +70,8 @@ impl Machine {
     /// Builds the rollback request in flight.
     fn rollback_request(&self, now: Duration) -> Option<Dispatch> {
         let index = self.returning.as_ref()?.index;
-        let HostView { request: completed, returning, .. } = self.host(index);
-        let Dispatch { subject, request: deployment } = self.dispatch(now, index, returning.as_ref()?.request.clone());
+        let HostProgress { request: completed, rollback, .. } = self.host(index);
+        let Dispatch { subject, request: deployment } = self.dispatch(now, index, rollback.as_ref()?.request.clone());
         let request = Request { confirm_timeout_s: None, returns: completed.clone(), system: None, ..*deployment };
         Some(Dispatch { subject, request: Box::new(request) })
     }
@@ -135,7 +135,7 @@ impl Machine {
     fn returned(&mut self, now: Duration, outcome: HostOutcome, response: Option<Arc<Response>>) {
         if let Some(Return { index, .. }) = self.returning.take() {
             let host = self.host(index).name.clone();
-            self.record(now, EventKind::Returned { host, outcome, response });
+            self.record(now, EventKind::RollbackEnded { host, outcome, response });
         }
     }
 

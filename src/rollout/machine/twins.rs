@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::Machine;
 use crate::rollout::event::{EventKind, FailureReason, HostOutcome, SkipReason, UnexpectedResponse};
-use crate::rollout::summary::{HostState, HostView};
+use crate::rollout::summary::{HostProgress, HostState};
 
 impl Machine {
     /// Fails a host that turned out to be two machines, whatever either of them reports. If the host had completed, its
     /// wave may be over; then the rollout ends with the current wave.
     pub(super) fn fail_as_two_machines(&mut self, now: Duration, index: usize) {
-        let HostView { name: host, state, .. } = self.host(index).clone();
+        let HostProgress { name: host, state, .. } = self.host(index).clone();
         self.record(
             now,
             EventKind::UnexpectedResponse { host: host.clone(), anomaly: UnexpectedResponse::TwoMachines },

@@ -7,11 +7,11 @@ use super::Machine;
 use crate::plan::Rollback;
 use crate::rollout::Effect;
 use crate::rollout::event::{EventKind, FailureReason, HostOutcome, Outcome, SkipReason, WaveIndex, WaveVerdict};
-use crate::rollout::summary::{HostState, WaveState, WaveView};
+use crate::rollout::summary::{HostState, WaveProgress, WaveState};
 
 /// The progress of the current wave that is not recorded.
 #[derive(Debug, Clone, Default)]
-pub(super) struct WaveProgress {
+pub(super) struct CurrentWave {
     /// No host before this one is pending.
     next: usize,
     pub(super) last_final_at: Duration,
@@ -59,7 +59,7 @@ impl Machine {
         if self.state.interrupt.is_some() {
             return self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
         }
-        self.progress = WaveProgress { next: range.start, last_final_at: now, ..WaveProgress::default() };
+        self.progress = CurrentWave { next: range.start, last_final_at: now, ..CurrentWave::default() };
         // A wave that began before the rollout was resumed was confirmed if it had to be.
         let has_begun = self.counts().began_at.is_some();
         if self.wave().limits.confirm && !has_begun {
@@ -107,7 +107,7 @@ impl Machine {
 
     /// Returns the current wave with its counts of hosts.
     #[expect(clippy::indexing_slicing, reason = "asked only while a wave is under way, and so there is one")]
-    pub(super) fn counts(&self) -> &WaveView {
+    pub(super) fn counts(&self) -> &WaveProgress {
         &self.state.waves[self.state.current()]
     }
 
@@ -218,7 +218,7 @@ impl Machine {
     /// Skips all waves that are not over, and ends the rollout.
     pub(super) fn stop(&mut self, now: Duration, cause: SkipReason, outcome: Outcome) {
         for wave in self.state.current()..self.ranges.len() {
-            let is_over = |view: &WaveView| matches!(view.state, WaveState::Ended(_));
+            let is_over = |view: &WaveProgress| matches!(view.state, WaveState::Ended(_));
             if !self.state.waves.get(wave).is_some_and(is_over) {
                 self.skip(now, self.ranges.get(wave).cloned().unwrap_or_default(), cause);
                 self.record(now, EventKind::WaveEnded { wave: WaveIndex(wave), verdict: WaveVerdict::Skipped });

@@ -9,7 +9,7 @@ use crate::rollout::description::Rollout;
 use crate::rollout::event::{HostOutcome, WaveIndex, WaveVerdict};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WaveView {
+pub struct WaveProgress {
     pub state: WaveState,
     /// When the wave could send its first request.
     pub began_at: Option<Timestamp>,
@@ -36,7 +36,7 @@ pub enum WaveState {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostView {
+pub struct HostProgress {
     pub name: HostName,
     pub wave: WaveIndex,
     /// The host's place in the wave.
@@ -52,11 +52,11 @@ pub struct HostView {
     pub ended_at: Option<Timestamp>,
     pub response: Option<Arc<Response>>,
     /// The rollback of the host, if its wave failed and it was asked to roll back.
-    pub returning: Option<Box<ReturnView>>,
+    pub rollback: Option<Box<HostRollback>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReturnView {
+pub struct HostRollback {
     pub request: RequestId,
     /// `Completed` if the host rolled back; `None` until the rollback is over.
     pub outcome: Option<HostOutcome>,
@@ -85,7 +85,7 @@ pub struct Counts {
     /// Not sent a request, since they already run the requested system.
     pub current: usize,
     /// Completed, then rolled back.
-    pub returned: usize,
+    pub rolled_back: usize,
     pub failed: usize,
     pub rejected: usize,
     pub unreachable: usize,
@@ -93,12 +93,16 @@ pub struct Counts {
     pub skipped: usize,
 }
 
-impl WaveView {
+impl WaveProgress {
     pub(super) const PENDING: Self =
         Self { state: WaveState::Pending, began_at: None, ended_at: None, in_flight: 0, completed: 0, failures: 0 };
 
     /// Returns the count that includes a host in this state, if any does.
-    pub(super) fn count_of(&mut self, host: &HostView, is_excused: impl Fn(&HostView) -> bool) -> Option<&mut usize> {
+    pub(super) fn count_of(
+        &mut self,
+        host: &HostProgress,
+        is_excused: impl Fn(&HostProgress) -> bool,
+    ) -> Option<&mut usize> {
         match host.state {
             HostState::Pending | HostState::Final(HostOutcome::Skipped(_)) => None,
             HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
@@ -116,7 +120,7 @@ impl WaveView {
     }
 }
 
-impl HostView {
+impl HostProgress {
     pub(super) const fn new(name: HostName, wave: WaveIndex, index: usize) -> Self {
         Self {
             name,
@@ -129,7 +133,7 @@ impl HostView {
             sent_at: None,
             ended_at: None,
             response: None,
-            returning: None,
+            rollback: None,
         }
     }
 
@@ -155,7 +159,7 @@ impl HostView {
         use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
         use ErrorCode::{NotAvailable, Untrusted, WrongHost};
         let before = || self.ran_before(rollout).cloned();
-        if let Some(rollback) = &self.returning {
+        if let Some(rollback) = &self.rollback {
             return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
         }
         let response = self.response.as_deref();
@@ -207,22 +211,22 @@ impl HostView {
     }
 
     fn has_completed(&self) -> bool {
-        self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()
+        self.state == HostState::Final(HostOutcome::Completed) && self.rollback.is_none()
     }
 
     /// Whether the host completed, and has not finished rolling back.
     pub(super) fn is_to_return(&self) -> bool {
-        self.has_completed() || self.is_returning()
+        self.has_completed() || self.is_rolling_back()
     }
 
     /// Whether the host was asked to roll back and has not finished.
-    pub fn is_returning(&self) -> bool {
-        self.returning.as_ref().is_some_and(|back| back.outcome.is_none())
+    pub fn is_rolling_back(&self) -> bool {
+        self.rollback.as_ref().is_some_and(|back| back.outcome.is_none())
     }
 
     /// Whether the host rolled back.
-    pub fn has_returned(&self) -> bool {
-        self.returning.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
+    pub fn has_rolled_back(&self) -> bool {
+        self.rollback.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
     }
 }
 
@@ -234,7 +238,7 @@ impl HostState {
 }
 
 impl Counts {
-    pub fn of<'a>(hosts: impl IntoIterator<Item = &'a HostView>) -> Self {
+    pub fn of<'a>(hosts: impl IntoIterator<Item = &'a HostProgress>) -> Self {
         let mut counts = Self::default();
         for host in hosts {
             *match host.state {
@@ -242,7 +246,7 @@ impl Counts {
                 HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
                     &mut counts.in_flight
                 }
-                HostState::Final(HostOutcome::Completed) if host.has_returned() => &mut counts.returned,
+                HostState::Final(HostOutcome::Completed) if host.has_rolled_back() => &mut counts.rolled_back,
                 HostState::Final(HostOutcome::Completed) => &mut counts.completed,
                 HostState::Final(HostOutcome::Current) => &mut counts.current,
                 HostState::Final(HostOutcome::Failed) => &mut counts.failed,
@@ -260,7 +264,7 @@ impl Counts {
             + self.in_flight
             + self.completed
             + self.current
-            + self.returned
+            + self.rolled_back
             + self.failed
             + self.rejected
             + self.unreachable

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fixture::{EPOCH, PREPARED};
+use super::fixture::{EPOCH, MAX_PREPARED};
 use super::sim::{Begun, Entry, Log};
 use super::world::World;
 use crate::rollout::{Effect, Machine, Summary};
@@ -31,7 +31,7 @@ pub(super) fn taken_up(log: &Log, at: Duration) -> Begun {
         _ => None,
     });
     let recorded = Summary::of(events.filter(|event| event.kind.is_fact()));
-    Begun { at, executor: Machine::resume(recorded, EPOCH + at, PREPARED).expect("what is resumed has begun") }
+    Begun { at, executor: Machine::resume(recorded, EPOCH + at, MAX_PREPARED).expect("what is resumed has begun") }
 }
 
 impl World {

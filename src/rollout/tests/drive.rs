@@ -20,7 +20,7 @@ pub(super) struct Drive {
 impl Drive {
     /// Begins a plan of these waves.
     pub(super) fn plan(waves: impl Into<Vec<ResolvedWave>>) -> Self {
-        let executor = Machine::new(fixture::rollout(waves), EPOCH, fixture::PREPARED);
+        let executor = Machine::new(fixture::rollout(waves), EPOCH, fixture::MAX_PREPARED);
         Self::begin(Begun { at: Duration::ZERO, executor })
     }
 
@@ -32,7 +32,7 @@ impl Drive {
             host.system = Some(fixture::system_of(&host.hostname));
         }
         plan.fetch_first();
-        Self::begin(Begun { at: Duration::ZERO, executor: Machine::new(rollout, EPOCH, fixture::PREPARED) })
+        Self::begin(Begun { at: Duration::ZERO, executor: Machine::new(rollout, EPOCH, fixture::MAX_PREPARED) })
     }
 
     /// Kills the operator's process now, and resumes the rollout at this time.
@@ -127,7 +127,7 @@ impl Drive {
 
     /// Lets a host answer the roll call.
     pub(super) fn is_present(&mut self, seconds: f64, report: HostReport) -> &mut Self {
-        self.at(seconds, Input::Present(Box::new(report)))
+        self.at(seconds, Input::Discovered(Box::new(report)))
     }
 
     /// Waits until this time without any input.

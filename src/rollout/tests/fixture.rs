@@ -18,7 +18,7 @@ use crate::rollout::Rollout;
 pub(super) const EPOCH: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// How many effects a test machine prepares: so few that small rollouts reach the limit.
-pub(super) const PREPARED: usize = 3;
+pub(super) const MAX_PREPARED: usize = 3;
 
 /// The commit of every test rollout.
 pub(super) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";

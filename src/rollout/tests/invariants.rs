@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::commit_invariants::one_commit;
 use super::fixture::EPOCH;
 use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retries, silence};
-use super::ledger::{Ledger, WaveProgress};
+use super::ledger::{Ledger, ObservedWave};
 use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
 use super::rollback;
 use super::seen::Seen;
@@ -122,7 +122,7 @@ fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     confirmed && ledger.waves[..wave].iter().enumerate().all(|(earlier, wave)| is_behind(ledger, earlier, wave, at))
 }
 
-fn is_behind(ledger: &Ledger, number: usize, progress: &WaveProgress, now: Duration) -> bool {
+fn is_behind(ledger: &Ledger, number: usize, progress: &ObservedWave, now: Duration) -> bool {
     let limits = &progress.wave.limits;
     let mut finals = ledger.hosts_of(number).map(|seen| seen.outcome);
     let is_current = |seen: &Seen| matches!(seen.outcome, Some((_, HostOutcome::Current)));
@@ -253,7 +253,7 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         return true;
     };
     let progress = &ledger.waves[seen.wave];
-    let failed = |progress: &WaveProgress| matches!(progress.verdict, Some(WaveVerdict::Failed(_)));
+    let failed = |progress: &ObservedWave| matches!(progress.verdict, Some(WaveVerdict::Failed(_)));
     let is_true = match cause {
         SkipReason::WaveHalted => ledger.charged(seen.wave) > progress.wave.limits.max_failures,
         SkipReason::EarlierWave => ledger.waves[..seen.wave].iter().any(failed),
@@ -274,7 +274,7 @@ fn write_ahead(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         Entry::Did(Effect::Send(Dispatch { request, .. })) => {
             let recorded = match &ledger.last {
                 Some(Effect::Report(event)) => {
-                    matches!(event.kind, EventKind::Dispatched { .. } | EventKind::Returning { .. })
+                    matches!(event.kind, EventKind::Dispatched { .. } | EventKind::RollingBack { .. })
                 }
                 _ => false,
             };
@@ -341,7 +341,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         };
         // A request is recorded before it is sent, so the summary may be one ahead.
         let ahead = usize::from(ledger.announced.is_some() && view.request == ledger.announced);
-        let back = view.returning.as_ref().map(|back| (&back.request, back.outcome));
+        let back = view.rollback.as_ref().map(|back| (&back.request, back.outcome));
         let same_way_back = back == seen.back.as_ref().map(|back| (&back.request, back.outcome));
         (state || ahead == 1)
             && same_way_back
@@ -360,7 +360,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         && summary.outcome == ledger.outcome
         && summary.interrupt <= ledger.interrupt
         && summary.rollout.as_ref().map(|rollout| &rollout.revision) == Some(ledger.revision)
-        && summary.turned_up.keys().eq(BTreeSet::from_iter(&ledger.named))
+        && summary.late_hosts.keys().eq(BTreeSet::from_iter(&ledger.named))
 }
 
 /// The counts of the recap agree with the outcomes, and add up to all hosts.
@@ -370,8 +370,8 @@ fn sums(ledger: &Ledger, summary: &Summary) -> bool {
         ledger.hosts.iter().filter_map(|seen| seen.outcome).filter(|(_, outcome)| wanted(outcome)).count()
     };
     counts.total() == ledger.hosts.len()
-        && counts.completed + counts.returned == count(|outcome| *outcome == HostOutcome::Completed)
-        && counts.returned == ledger.hosts.iter().filter(|seen| has_returned(seen)).count()
+        && counts.completed + counts.rolled_back == count(|outcome| *outcome == HostOutcome::Completed)
+        && counts.rolled_back == ledger.hosts.iter().filter(|seen| has_rolled_back(seen)).count()
         && counts.current == count(|outcome| *outcome == HostOutcome::Current)
         && counts.failed == count(|outcome| *outcome == HostOutcome::Failed)
         && counts.rejected == count(|outcome| *outcome == HostOutcome::Rejected)
@@ -412,7 +412,7 @@ pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
     may_stay || (seen.host.system.is_some() && !seen.supports_system)
 }
 
-fn has_returned(seen: &Seen) -> bool {
+fn has_rolled_back(seen: &Seen) -> bool {
     seen.back.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
 }
 

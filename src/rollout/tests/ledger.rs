@@ -16,7 +16,7 @@ use crate::rollout::{
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
 pub(super) struct Ledger<'a> {
-    pub(super) waves: Vec<WaveProgress<'a>>,
+    pub(super) waves: Vec<ObservedWave<'a>>,
     pub(super) hosts: Vec<Seen<'a>>,
     pub(super) events: Vec<Event>,
     pub(super) down_since: Option<Duration>,
@@ -54,7 +54,7 @@ pub(super) struct Ledger<'a> {
 
 /// The observations of a wave.
 #[derive(Debug)]
-pub(super) struct WaveProgress<'a> {
+pub(super) struct ObservedWave<'a> {
     pub(super) wave: &'a ResolvedWave,
     pub(super) asked_at: Option<Duration>,
     pub(super) answered: Option<(Duration, Answer)>,
@@ -72,7 +72,7 @@ impl<'a> Ledger<'a> {
         let hosts = hosts.flat_map(|(number, wave)| wave.hosts.iter().map(move |host| Seen::new(host, number)));
         let hosts = hosts.map(|seen| Seen { wave: if world.stages { 0 } else { seen.wave }, ..seen });
         Self {
-            waves: waves.iter().map(WaveProgress::new).collect(),
+            waves: waves.iter().map(ObservedWave::new).collect(),
             hosts: hosts.collect(),
             events: Vec::new(),
             down_since: None,
@@ -157,7 +157,7 @@ impl<'a> Ledger<'a> {
                     seen.nobody |= is_believed && seen.said.is_empty();
                 }
             }
-            Input::AnswersLost => {
+            Input::ResponsesLost => {
                 self.was_disturbed = true;
                 self.all_have_to_be_asked();
             }
@@ -184,7 +184,7 @@ impl<'a> Ledger<'a> {
                 }
             }
             Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
-            Input::Present(report) => {
+            Input::Discovered(report) => {
                 let host = &report.hostname;
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.host.hostname == *host) {
                     seen.supports_rollback |= report.has(&Feature::Rollback);
@@ -258,10 +258,10 @@ impl<'a> Ledger<'a> {
         let on_their_way_back = self.on_their_way_back();
         let waves = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
         for (_, progress) in waves.filter(|(_, progress)| progress.verdict != Some(WaveVerdict::Succeeded)) {
-            *progress = WaveProgress {
+            *progress = ObservedWave {
                 started_at: progress.started_at,
                 answered: progress.answered.filter(|_| progress.started_at.is_some()),
-                ..WaveProgress::new(progress.wave)
+                ..ObservedWave::new(progress.wave)
             };
         }
         let announced = self.announced.take();
@@ -353,11 +353,11 @@ impl<'a> Ledger<'a> {
                 seen.waiting_since = Some(at);
                 seen.came_to(*outcome);
             }
-            EventKind::Returning { host, request } => {
+            EventKind::RollingBack { host, request } => {
                 self.announced = Some(request.clone());
                 self.host_mut(host).back = Some(Back::new(at, request.clone()));
             }
-            EventKind::Returned { host, outcome, .. } => {
+            EventKind::RollbackEnded { host, outcome, .. } => {
                 self.host_mut(host).back.iter_mut().for_each(|back| back.outcome = Some(*outcome));
             }
             EventKind::Final { host, outcome, .. } => {
@@ -374,7 +374,7 @@ impl<'a> Ledger<'a> {
                 self.hosts.iter_mut().for_each(Seen::has_fetched);
             }
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
-            EventKind::TurnedUp { host, .. } => {
+            EventKind::AnsweredLate { host, .. } => {
                 self.to_be_named.retain(|named| named != host);
                 self.named.push(host.clone());
             }
@@ -398,7 +398,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-impl<'a> WaveProgress<'a> {
+impl<'a> ObservedWave<'a> {
     fn new(wave: &'a ResolvedWave) -> Self {
         Self {
             wave,

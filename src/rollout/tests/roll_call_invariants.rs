@@ -11,7 +11,7 @@ use crate::rollout::{Effect, EventKind, WaveIndex};
 pub(super) fn latecomers_are_named(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
-            EventKind::TurnedUp { host, wave } => {
+            EventKind::AnsweredLate { host, wave } => {
                 let takes_all = ledger.waves.iter().position(|progress| !progress.wave.groups.is_empty());
                 ledger.to_be_named.contains(host) && takes_all == Some(wave.0)
             }

@@ -49,11 +49,11 @@ pub(super) fn who_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 pub(super) fn one_rollback(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
-            EventKind::Returning { host, request } => {
+            EventKind::RollingBack { host, request } => {
                 let seen = ledger.host(host);
                 seen.back.is_none() && ledger.hosts.iter().all(|other| !other.ever_knew(request))
             }
-            EventKind::Returned { host, .. } => ledger.host(host).is_on_its_way_back(),
+            EventKind::RollbackEnded { host, .. } => ledger.host(host).is_on_its_way_back(),
             _ => true,
         },
         Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if dispatch.request.returns.is_some() => {
@@ -84,7 +84,7 @@ pub(super) fn one_at_a_time(ledger: &Ledger, _: Duration, entry: &Entry) -> bool
 pub(super) fn returned_is_what_hosts_said(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
-            EventKind::Returned { host, outcome, response } => {
+            EventKind::RollbackEnded { host, outcome, response } => {
                 let seen = ledger.host(host);
                 let limits = &ledger.waves[seen.wave].wave.limits;
                 let Some(back) = &seen.back else {

@@ -55,7 +55,7 @@ impl Agenda {
     pub(super) fn new(deadline_first: bool, losses: &[Range<Duration>]) -> Self {
         let mut agenda = Self { deadline_first, losses: losses.to_vec(), ..Self::default() };
         for loss in losses {
-            agenda.surely(loss.end, Input::AnswersLost);
+            agenda.surely(loss.end, Input::ResponsesLost);
         }
         agenda
     }

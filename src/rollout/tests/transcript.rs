@@ -55,11 +55,11 @@ fn told(input: &Input, names: &mut Names) -> String {
         }
         Input::OldResponse(response) => format!("in the old form: {}", answer(response)),
         Input::NoResponders { request } => format!("{}: 503, nobody is there", names.of(request)),
-        Input::AnswersLost => "answers were lost".to_owned(),
+        Input::ResponsesLost => "answers were lost".to_owned(),
         Input::Connection(connection) => format!("connection {connection:?}"),
         Input::Answer(answer) => format!("the operator says {answer:?}"),
         Input::CheckDone(result) => format!("the check says {result:?}"),
-        Input::Present(report) => format!("{} is there", report.hostname),
+        Input::Discovered(report) => format!("{} is there", report.hostname),
         Input::Interrupt(how) => format!("interrupt: {how:?}"),
     }
 }
@@ -110,8 +110,8 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::Retrying { host, outcome, delay } => format!("{host} {outcome}, retry in {}", seconds(*delay)),
         EventKind::Final { host, outcome: HostOutcome::Skipped(cause), .. } => format!("{host} SKIPPED: {cause:?}"),
         EventKind::Final { host, outcome, .. } => format!("{host} {}", outcome.as_str().to_uppercase()),
-        EventKind::Returning { host, request } => format!("{host} returning: {}", names.of(request)),
-        EventKind::Returned { host, outcome, .. } => format!("{host} return {}", outcome.as_str().to_uppercase()),
+        EventKind::RollingBack { host, request } => format!("{host} returning: {}", names.of(request)),
+        EventKind::RollbackEnded { host, outcome, .. } => format!("{host} return {}", outcome.as_str().to_uppercase()),
         EventKind::Draining { wave, cause } => format!("wave {wave} draining: {}", because(cause)),
         EventKind::Baking { wave, remaining } => format!("wave {wave} baking for {}", seconds(*remaining)),
         EventKind::Checking { wave } => format!("wave {wave} checking"),
@@ -120,7 +120,7 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::Interrupted { how } => format!("interrupted: {how:?}"),
         EventKind::Connection { state } => format!("connection {state:?}"),
         EventKind::Resolved { host, revision } => format!("{host} found {}", revision.short()),
-        EventKind::TurnedUp { host, wave } => format!("{host} turned up too late for wave {wave}"),
+        EventKind::AnsweredLate { host, wave } => format!("{host} turned up too late for wave {wave}"),
         EventKind::UnexpectedResponse { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
         EventKind::HookFailed { hook, reason } => format!("{hook} failed: {reason}"),
         EventKind::Ended { outcome } => format!("the rollout {outcome:?}"),

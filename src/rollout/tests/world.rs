@@ -80,7 +80,7 @@ impl World {
 
     /// Runs the whole rollout.
     pub(super) fn run(&self) -> Log {
-        let executor = Machine::new(self.rollout(), EPOCH, fixture::PREPARED);
+        let executor = Machine::new(self.rollout(), EPOCH, fixture::MAX_PREPARED);
         self.live(Begun { at: Duration::ZERO, executor }, self.network(), self.agenda())
     }
 
@@ -146,11 +146,11 @@ impl World {
                         self.late_answer
                     };
                     if let Some(after) = after {
-                        agenda.over_the_bus(now + after, Input::Present(Box::new(report)));
+                        agenda.over_the_bus(now + after, Input::Discovered(Box::new(report)));
                     }
                 }
                 for host in self.latecomers.iter().filter(|host| host.since <= now) {
-                    agenda.over_the_bus(now + host.after, Input::Present(Box::new(host.report.clone())));
+                    agenda.over_the_bus(now + host.after, Input::Discovered(Box::new(host.report.clone())));
                 }
             }
             Effect::Confirm(_) | Effect::Report(_) | Effect::Ask(_) | Effect::RunCheck(_) => {}

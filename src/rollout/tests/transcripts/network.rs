@@ -63,7 +63,7 @@ fn a_host_that_answered_and_falls_silent_is_asked_how_far_it_is() {
 fn nothing_is_sent_before_the_bus_is_back() {
     let mut drive = Drive::plan([wave_with("a", |limits| limits.bake_time = secs(10)), wave("b")]);
     drive.says(1.0, "a", Completed).at(5.0, Input::Connection(Connection::Down)).silence_until(20.0);
-    drive.at(20.0, Input::AnswersLost).at(21.0, Input::Connection(Connection::Up)).says(22.0, "b", Completed);
+    drive.at(20.0, Input::ResponsesLost).at(21.0, Input::Connection(Connection::Up)).says(22.0, "b", Completed);
     insta::assert_snapshot!(drive.transcript(), @r"
      0s sunday begins
      0s wave 1 started
@@ -142,7 +142,7 @@ fn a_bus_that_stays_away_fails_the_wave() {
 #[test]
 fn when_answers_were_lost_hosts_are_asked_how_far_they_are() {
     let mut drive = Drive::plan([wave("a b")]);
-    drive.says(1.0, "b", Completed).at(2.0, Input::AnswersLost).says(2.1, "a", Completed);
+    drive.says(1.0, "b", Completed).at(2.0, Input::ResponsesLost).says(2.1, "a", Completed);
     insta::assert_snapshot!(drive.transcript(), @"
       0s sunday begins
       0s wave 1 started

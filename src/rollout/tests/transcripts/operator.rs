@@ -6,7 +6,9 @@ use crate::plan::Groups;
 use crate::protocol::Status::Completed;
 use crate::protocol::{Sender, Tier};
 use crate::rollout::tests::drive::Drive;
-use crate::rollout::tests::fixture::{EPOCH, PREPARED, check, name, report, response, rollout, secs, wave, wave_with};
+use crate::rollout::tests::fixture::{
+    EPOCH, MAX_PREPARED, check, name, report, response, rollout, secs, wave, wave_with,
+};
 use crate::rollout::{Answer, Effect, Input, Interrupt, Machine};
 
 #[test]
@@ -297,7 +299,7 @@ fn who_turns_up_late_is_named_and_not_asked() {
 /// The operator's machine slept for ten minutes. A request sent then is not expired already.
 #[test]
 fn requests_expire_by_the_wall_clock_at_the_moment_in_which_they_are_sent() {
-    let mut machine = Machine::new(rollout([wave_with("a b", |limits| limits.max_parallel = 1)]), EPOCH, PREPARED);
+    let mut machine = Machine::new(rollout([wave_with("a b", |limits| limits.max_parallel = 1)]), EPOCH, MAX_PREPARED);
     let sent = |machine: &mut Machine| {
         std::iter::from_fn(|| machine.poll_effect())
             .find_map(|effect| if let Effect::Send(dispatch) = effect { dispatch.request.expires_at } else { None })
