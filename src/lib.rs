@@ -13,7 +13,7 @@
 //! - [`lookup`]: the commit of a branch or tag, for operators and listeners;
 //! - [`nats_config`]: the permissions in the NATS server's configuration, pure;
 //! - [`private_dir`]: folders that no other user can write to;
-//! - [`clock`]: the wall clock; [`notify`]: messages to systemd; [`text`]: foreign text, made safe to show;
+//! - [`clock`]: the wall clock; [`text`]: foreign text, made safe to show;
 //! - [`cli`]: the command line.
 
 pub mod bus;
@@ -23,7 +23,6 @@ pub mod listener;
 pub mod lookup;
 pub mod mcp;
 pub mod nats_config;
-pub mod notify;
 pub mod operator;
 pub mod plan;
 pub mod private_dir;

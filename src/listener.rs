@@ -10,24 +10,13 @@
 //!             history ◄──── phase, commit, result ◄───┘
 //! ```
 
-mod admission;
 mod config;
-mod history;
-mod host;
-mod inbox;
-mod launch;
-mod metrics;
+mod nixos;
 mod output;
-mod problems;
-mod publisher;
-mod rebuild;
 mod run;
 mod service;
-mod snapshot;
-mod state_dir;
 pub mod supervisor;
-mod verdict;
-mod watchdog;
+mod systemd;
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,16 +31,16 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 pub use self::config::{Config, RebuildFlag, RunSettings, SystemKey, UserUnits, deploy_subjects};
-use self::history::RequestHistory;
-use self::host::Host;
-pub use self::inbox::SUBSCRIPTION_CAPACITY;
-use self::metrics::{Exporter, Metrics};
-pub use self::problems::{ask, missing};
+use self::nixos::Host;
 pub use self::run::UnitEnd;
 use self::service::Service;
-use self::state_dir::StateDir;
-pub use self::state_dir::StateError;
-pub use self::watchdog::Watchdog;
+pub use self::service::discovery::{flake_problem, missing};
+use self::service::history::RequestHistory;
+pub use self::service::inbox::SUBSCRIPTION_CAPACITY;
+use self::service::metrics::{Exporter, Metrics};
+use self::service::state_dir::StateDir;
+pub use self::service::state_dir::StateError;
+pub use self::systemd::Systemd;
 use crate::bus::{Bus, BusError, Settings};
 
 /// The namespace of all UUIDs that the listener derives from names.
@@ -85,7 +74,7 @@ pub enum ListenerError {
 pub async fn listen(
     config: Config,
     settings: &Settings,
-    mut watchdog: Watchdog,
+    mut systemd: Systemd,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
     let history = RequestHistory::new(config.run.host.clone());
@@ -99,29 +88,28 @@ pub async fn listen(
 
     let mut stop = pin!(stop);
     let bus = tokio::select! {
-        bus = connect(settings, &mut watchdog) => bus?,
+        bus = connect(settings, &mut systemd) => bus?,
         () = &mut stop => return Ok(()),
     };
     // Boxed, since every caller's future would otherwise contain that of the loop.
-    Box::pin(Service::new(config, (bus.client, bus.renewal), recovered, watchdog, metrics).serve(bus.events, stop))
-        .await
+    Box::pin(Service::new(config, (bus.client, bus.renewal), recovered, systemd, metrics).serve(bus.events, stop)).await
 }
 
 /// Connects to the server, however long it takes.
 ///
 /// After a moment the listener tells systemd that it is up even without a connection. Otherwise the boot and every
 /// switch would wait with it, and the server may be what they are about to start.
-async fn connect(settings: &Settings, watchdog: &mut Watchdog) -> Result<Bus, BusError> {
+async fn connect(settings: &Settings, systemd: &mut Systemd) -> Result<Bus, BusError> {
     let mut connecting = pin!(Bus::connect_patiently(settings));
     let mut moment = pin!(sleep(UP_WITHIN));
     loop {
         tokio::select! {
             bus = &mut connecting => return bus,
-            () = &mut moment, if !watchdog.is_up => {
-                watchdog.status("no NATS server can be reached, trying again".to_owned());
-                watchdog.up();
+            () = &mut moment, if !systemd.is_up => {
+                systemd.status("no NATS server can be reached, trying again".to_owned());
+                systemd.ready();
             }
-            () = watchdog.due() => watchdog.beat(),
+            () = systemd.beat_due() => systemd.beat(),
         }
     }
 }

@@ -60,12 +60,8 @@ pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io:
 
 /// Like [`output_within`], with a bound on the answer in bytes.
 pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: usize) -> io::Result<Output> {
-    let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     // git removes its locks on SIGTERM, and not when it is killed.
-    let group = Group::led_by(&child, Signal::TERM);
-    let output = timeout(limit, follow(&mut child, most)).await??;
-    group.ended();
-    Ok(output)
+    run(command.stdin(Stdio::null()).stdout(Stdio::piped()), &[], Signal::TERM, limit, most).await
 }
 
 /// Runs a program whose stderr the operator sees, and which Ctrl-C ends with this one. It also ends with its caller.
@@ -81,8 +77,17 @@ pub(crate) async fn end_of(
     input: &[u8],
     limit: Duration,
 ) -> io::Result<(ExitStatus, Option<String>)> {
-    let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()))?;
-    let group = Group::led_by(&child, Signal::KILL);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let Output { status, mut stderr, .. } = run(command, input, Signal::KILL, limit, 0).await?;
+    keep_last(&mut stderr, LAST_LINE_BYTES);
+    let said = String::from_utf8_lossy(&stderr);
+    Ok((status, said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe)))
+}
+
+/// Runs a program in a group of its own, so that Ctrl-C does not reach it, and this signal ends all that it started.
+async fn run(command: &mut Command, input: &[u8], signal: Signal, limit: Duration, most: usize) -> io::Result<Output> {
+    let mut child = command.stderr(Stdio::piped()).process_group(0).spawn()?;
+    let group = Group::led_by(&child, signal);
     let stdin = child.stdin.take();
     let feed = async {
         if let Some(mut stdin) = stdin {
@@ -92,20 +97,13 @@ pub(crate) async fn end_of(
     };
     let output = async {
         tokio::select! {
-            output = follow(&mut child, 0) => output,
+            output = follow(&mut child, most) => output,
             never = feed => match never {},
         }
     };
-    let Output { status, mut stderr, .. } = timeout(limit, output).await??;
+    let output = timeout(limit, output).await??;
     group.ended();
-    keep_last(&mut stderr, LAST_LINE_BYTES);
-    let said = String::from_utf8_lossy(&stderr);
-    Ok((status, said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe)))
-}
-
-/// Starts a program in a group of its own, so that Ctrl-C does not reach it, and all that it starts can be ended.
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    command.stderr(Stdio::piped()).process_group(0).spawn()
+    Ok(output)
 }
 
 async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {

@@ -1,23 +1,21 @@
 //! Reads the output of git, Nix and `nixos-rebuild`. Pure.
 
-pub(super) mod switch;
-
 use crate::protocol::{ErrorCode, Phase};
 use crate::text::safe;
 
-/// The first words of lines that `switch-to-configuration` prints once the system begins to change.
-const ACTIVATION: [&str; 10] = [
-    "activating the configuration",
+/// The first words of lines that `switch-to-configuration` prints as it changes the system. The boot loader comes first.
+const CHANGES: [&str; 7] = [
     "stopping the following units",
     "NOT restarting the following changed units",
+    "activating the configuration",
     "setting up /etc",
     "restarting the following units",
     "reloading the following units",
     "starting the following units",
-    "updating GRUB",
-    "would activate the configuration",
-    "would stop the following units",
 ];
+
+/// The first words of other lines of an activation.
+const ACTIVATION: [&str; 3] = ["updating GRUB", "would activate the configuration", "would stop the following units"];
 
 /// The bash `nixos-rebuild`'s message about a failed activation.
 const SWITCHING_FAILED: &str = "error(s) occurred while switching to the new configuration";
@@ -39,12 +37,37 @@ const DISTRUST: [&str; 7] = [
     "while decompressing",
 ];
 
+/// The words before the names of failed units of the system, and of a user.
+const UNITS_FAILED: &str = "the following units failed:";
+const USER_UNITS_FAILED: &str = "the following user units failed:";
+
+/// The words before the user's name when a user's activation begins, and when it failed.
+const USER_BEGINS: &str = "reloading user units for ";
+const USER_FAILED: &str = "user activation for ";
+
+/// The user's unit that runs the user's activation. If it cannot be started, it looks like a unit of the system.
+const USER_ACTIVATION: &str = "nixos-activation.service";
+
+/// The message when the activation script failed, which runs once the boot loader is installed.
+const ACTIVATION_FAILED: &str = "Failed to run activate script";
+
+const LOCKED: &str = "Could not acquire lock";
+
+/// Part of the pre-switch check's message about changes that a running system cannot take.
+const CRITICAL: &str = "changes to critical components of the system";
+
+/// The message when the boot loader could not be installed.
+const NO_BOOT_LOADER: &str = "Failed to install bootloader";
+
+/// Part of systemd's message about a unit whose name is taken.
+const TAKEN: &str = " was already loaded or has a fragment file";
+
 /// The longest part of a line that is read, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
 
 pub(super) fn phase_of(line: &str) -> Option<Phase> {
     let line = line.trim_start();
-    ACTIVATION.iter().any(|start| line.starts_with(start)).then_some(Phase::Activate)
+    CHANGES.iter().chain(&ACTIVATION).any(|start| line.starts_with(start)).then_some(Phase::Activate)
 }
 
 #[derive(Debug)]
@@ -125,7 +148,7 @@ pub(super) fn built_system(lines: &[String]) -> Option<&str> {
 pub(super) fn tells_failed_activation(line: &str) -> bool {
     line.contains(SWITCHING_FAILED)
         || line.contains("switch-to-configuration") && line.contains("returned non-zero exit status")
-        || switch::changed_nothing(line)
+        || changed_nothing(line)
 }
 
 /// Returns the line with the cause: the first failed build, since later errors only follow from it; else the last
@@ -182,88 +205,159 @@ fn without_passwords(line: &str) -> String {
     plain
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BootLoader {
+    /// It starts the new system.
+    New,
+    /// It starts the old system: the activation ended before the boot loader was installed.
+    Old,
+}
 
-    use super::*;
+pub(super) fn about_failed_units(lines: &[String]) -> Option<&str> {
+    lines.iter().rev().find(|line| line.contains(UNITS_FAILED)).map(|line| without_label(line))
+}
 
-    #[test]
-    fn lines_are_cleaned_for_people() {
-        let output = "\u{1b}[31;1merror:\u{1b}[0m no\tattribute\r\n\r\n\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!\n10%\r50%\rdone\n\u{7}x";
-        assert_eq!(clean_lines(output), ["error: no attribute", "link!", "done", "x"]);
-    }
+pub(super) fn failed_units(lines: &[String]) -> Vec<String> {
+    names_after(UNITS_FAILED, about_failed_units(lines).unwrap_or_default())
+}
 
-    #[test]
-    fn git_complains_with_its_cause() {
-        let complaint = |output: &str| git_complaint(&clean_lines(output)).unwrap_or_default();
-        insta::assert_snapshot!(complaint("building the system configuration...
-ssh: connect to host git.example.com port 22: Connection refused
-fatal: Could not read from remote repository.
+fn names_after(words: &str, line: &str) -> Vec<String> {
+    let names = line.split_once(words).map(|(_, names)| names).unwrap_or_default();
+    names.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
 
-Please make sure you have the correct access rights
-error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connect to host git.example.com port 22: Connection refused (Could not read from remote repository)");
-        insta::assert_snapshot!(complaint("building the system configuration...\nfatal: Could not read from remote repository."), @"Could not read from remote repository.");
-        insta::assert_snapshot!(complaint("fatal: unable to access 'https://h/x/': Could not resolve host: h\nfatal: later"), @"unable to access 'https://h/x/': Could not resolve host: h");
-        insta::assert_snapshot!(complaint("error: Server does not allow request for unadvertised object 8c1f\nerror: program 'git' failed"), @"Server does not allow request for unadvertised object 8c1f");
-        assert_eq!(complaint("error: attribute 'x' missing"), "");
-    }
+/// Returns the units whose systemd job failed. If only a dependency failed, the list of failed units lacks them.
+pub(super) fn failed_jobs(lines: &[String]) -> Vec<String> {
+    lines.iter().filter_map(|line| job_in(line)).filter(|&unit| unit != USER_ACTIVATION).map(str::to_owned).collect()
+}
 
-    #[test]
-    fn a_system_that_cannot_be_fetched_is_missing_or_not_trusted() {
-        let refused = |output: &str| {
-            let (error, why) = refused_fetch(&clean_lines(output));
-            format!("{error}: {why}")
-        };
-        // The output of Nix 2.26.
-        insta::assert_snapshot!(refused("these 2 paths will be fetched (0.00 MiB download, 0.00 MiB unpacked):\n  /nix/store/k-dep\n  /nix/store/v-nixos\nwarning: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'");
-        insta::assert_snapshot!(refused("copying path '/nix/store/v-nixos' from 'http://h'...\nerror: hash mismatch importing path '/nix/store/v-nixos';\n         specified: sha256:0w\n         got:       sha256:0k\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: hash mismatch importing path '/nix/store/v-nixos';");
-        insta::assert_snapshot!(refused("copying path '/nix/store/v-archive (x' from 'http://h'...\nerror: Failed to open archive (Lzma library error: Corrupted input data)\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: Failed to open archive (Lzma library error: Corrupted input data)");
-        insta::assert_snapshot!(refused("error: bad archive: input doesn't look like a Nix archive\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: bad archive: input doesn't look like a Nix archive");
-        insta::assert_snapshot!(refused("don't know how to build these paths:\n  /nix/store/v-decompress\nerror: build of '/nix/store/v-decompress' failed"), @"not_available: no cache of this host has /nix/store/v-decompress");
-        insta::assert_snapshot!(refused("copying path '/nix/store/v-nixos' from 'http://h'...\nerror: file 'nar/0w.nar' does not exist in binary cache 'http://h'\nerror: build of '/nix/store/v-nixos' failed"), @"not_available: file 'nar/0w.nar' does not exist in binary cache 'http://h'");
-        insta::assert_snapshot!(refused("warning: error: unable to download 'http://h/6q.narinfo': Could not connect to server (7); retrying in 308 ms\nerror: unable to download 'http://h/6q.narinfo': Could not connect to server (7)"), @"not_available: unable to download 'http://h/6q.narinfo': Could not connect to server (7)");
-        insta::assert_snapshot!(refused(""), @"not_available: nix-store failed and said nothing");
-    }
+/// Returns the unit in a line like `Failed to start dns.service`, which a colon and a reason may follow.
+fn job_in(line: &str) -> Option<&str> {
+    let (verb, rest) = line.strip_prefix("Failed to ")?.split_once(' ')?;
+    let unit = rest.split_once(": ").map_or(rest, |(unit, _)| unit);
+    let is_unit = unit.contains('.') && !unit.contains(char::is_whitespace);
+    (is_unit && ["start", "restart", "reload", "stop"].contains(&verb)).then_some(unit)
+}
 
-    #[test]
-    fn passwords_do_not_leave_the_host() {
-        let output =
-            "fatal: unable to access 'https://bob:s3cret@git.example.com/x/': 401\nsee https://h/a@b and ssh://t@h";
-        assert_eq!(
-            clean_lines(output),
-            ["fatal: unable to access 'https://git.example.com/x/': 401", "see https://h/a@b and ssh://h"]
-        );
-    }
-
-    #[test]
-    fn the_phase_is_found_in_pieces_and_is_no_word_inside_a_line() {
-        let mut finder = PhaseFinder::new();
-        assert_eq!(finder.read(b"building\nnginx> activating the configuration...\nstopp"), None);
-        assert_eq!(finder.read(b"ing the following un"), None);
-        assert_eq!(finder.read(b"its: x.service\n"), Some(Phase::Activate));
-        assert_eq!(finder.read(b"activating the configuration...\n"), None);
-        assert_eq!(finder.phase, Phase::Activate);
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_that_steers_a_terminal_is_left(output in "[\\PC\\x00-\\x1f\\x7f-\\x9f]{0,80}") {
-            for line in clean_lines(&output) {
-                prop_assert!(!line.contains(char::is_control), "{line:?}");
-                prop_assert!(line.len() <= MAX_LINE_BYTES && !line.is_empty());
+/// Returns the failures of users' services: `dbus.service of alice`, or `the activation of alice` if no unit is named.
+pub(super) fn user_failures(lines: &[String]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut units = Vec::new();
+    for line in lines {
+        if line.starts_with(USER_BEGINS) {
+            units.clear();
+        } else if line.contains(USER_UNITS_FAILED) {
+            units = names_after(USER_UNITS_FAILED, line);
+        } else if let Some(user) = user_in(line) {
+            let named = units.drain(..).map(|unit| format!("{unit} of {user}"));
+            let before = failures.len();
+            failures.extend(named);
+            if failures.len() == before {
+                failures.push(format!("the activation of {user}"));
             }
         }
+    }
+    // The line that names the user may be lost.
+    failures.extend(units);
+    failures
+}
 
-        #[test]
-        fn how_output_is_cut_into_pieces_does_not_matter(text in "(activating the configuration\\n|x|\\n| ){0,12}", cut in 0..200usize) {
-            let bytes = text.as_bytes();
-            let (before, after) = bytes.split_at(cut.min(bytes.len()));
-            let (mut whole, mut pieces) = (PhaseFinder::new(), PhaseFinder::new());
-            whole.read(bytes);
-            pieces.read(before);
-            pieces.read(after);
-            prop_assert_eq!(whole.phase, pieces.phase);
-        }
+/// Returns the user in a line like `warning: user activation for alice failed`.
+fn user_in(line: &str) -> Option<&str> {
+    without_label(line).strip_prefix(USER_FAILED)?.strip_suffix(" failed")
+}
+
+/// Returns the line about a failed activation script. The exit code does not show it if units failed too.
+pub(super) fn about_failed_script(lines: &[String]) -> Option<&str> {
+    let tells = |line: &&String| {
+        line.starts_with("Activation script snippet ") && line.contains(" failed")
+            || line.starts_with(ACTIVATION_FAILED)
+    };
+    lines.iter().find(tells).map(String::as_str)
+}
+
+/// Returns that the boot loader could not be installed, with its last words: usually a full disk.
+pub(super) fn about_boot_loader(lines: &[String]) -> Option<String> {
+    let failed = lines.iter().position(|line| line.starts_with(NO_BOOT_LOADER))?;
+    let why = lines.get(..failed).unwrap_or_default().last().filter(|line| phase_of(line).is_none());
+    Some(why.map_or_else(|| NO_BOOT_LOADER.to_owned(), |why| format!("{NO_BOOT_LOADER}: {}", why.trim())))
+}
+
+/// Returns the error that ended the program, and its causes in order. Errors of its processes for users do not count.
+pub(super) fn cause_of_death(lines: &[String]) -> Option<String> {
+    let after_users = lines.iter().rposition(|line| user_in(line).is_some()).map_or(0, |last| last + 1);
+    let lines = lines.get(after_users..).unwrap_or_default();
+    let dies = lines.iter().rposition(|line| line.starts_with("Error: "))?;
+    let mut said = lines.get(dies..).unwrap_or_default().iter().map(String::as_str);
+    let what = said.next()?.strip_prefix("Error: ")?.trim();
+    let mut parts = vec![what];
+    let mut causes = said.skip_while(|line| line.starts_with(' ')).peekable();
+    if causes.next_if(|line| line.trim() == "Caused by:").is_some() {
+        parts.extend(causes.take_while(|line| line.starts_with(' ')).map(without_number));
+    }
+    Some(parts.join(": "))
+}
+
+fn without_number(line: &str) -> &str {
+    let cause = line.trim();
+    match cause.split_once(": ") {
+        Some((number, cause)) if number.bytes().all(|byte| byte.is_ascii_digit()) => cause,
+        _ => cause,
     }
 }
+
+pub(super) fn is_locked_out(lines: &[String]) -> bool {
+    lines.iter().any(|line| without_label(line) == LOCKED)
+}
+
+/// Returns the name of the activation's unit, if another unit has taken it.
+pub(super) fn taken_unit(lines: &[String]) -> Option<&str> {
+    let before = lines.iter().find_map(|line| line.split_once(TAKEN))?.0;
+    before.split_whitespace().next_back()
+}
+
+/// Whether a check that precedes all changes prints this line.
+pub(super) fn refuses(line: &str) -> bool {
+    line.starts_with("Pre-switch check") || line.contains(CRITICAL)
+}
+
+/// Returns why a system refuses to replace the running one.
+pub(super) fn refusal(lines: &[String]) -> Option<String> {
+    let refusing = lines.iter().position(|line| refuses(line))?;
+    let said = lines.get(refusing..).unwrap_or_default();
+    let changes = said.iter().map(|line| line.trim()).take_while(|line| !line.starts_with("Switching into"));
+    let changes: Vec<&str> = changes.filter(|line| line.contains(" -> ")).collect();
+    if changes.is_empty() {
+        return said.iter().find(|line| line.starts_with("Pre-switch check")).or(said.first()).cloned();
+    }
+    Some(format!("critical components of the system would change ({})", changes.join(", ")))
+}
+
+/// Whether this line says that the activation ended before it changed anything.
+pub(super) fn changed_nothing(line: &str) -> bool {
+    refuses(line) || without_label(line) == LOCKED || line.contains(TAKEN)
+}
+
+/// Whether this line says that the system can only be booted, such as when its `init` differs.
+pub(super) fn needs_reboot(line: &str) -> bool {
+    line.contains("until you reboot")
+}
+
+/// Returns the system that the boot loader starts, if the output tells.
+pub(super) fn boot_loader(lines: &[String]) -> Option<BootLoader> {
+    let is_before = |line: &String| changed_nothing(line) || line.starts_with(NO_BOOT_LOADER);
+    let is_after = |line: &String| {
+        CHANGES.iter().chain(&[ACTIVATION_FAILED, USER_BEGINS]).any(|start| line.starts_with(start))
+            || line.contains(UNITS_FAILED)
+            || needs_reboot(line)
+    };
+    match (lines.iter().any(is_before), lines.iter().any(is_after)) {
+        (true, false) => Some(BootLoader::Old),
+        (false, true) => Some(BootLoader::New),
+        // Both happen only if other programs print such lines, too.
+        (true, true) | (false, false) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

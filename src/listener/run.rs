@@ -1,22 +1,43 @@
-//! A run in files. The listener writes down the order, the supervisor the progress and the result.
+//! A run in files: begun, watched and concluded by the listener, which shares only these files with its supervisor. The
+//! listener writes the request, the supervisor the progress and the result.
 
 mod dir;
-pub(super) mod files;
+pub(super) mod launch;
 mod output;
+pub(super) mod verdict;
+pub(super) mod watch;
+
+use std::marker::PhantomData;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
-pub(super) use self::dir::name_of;
-pub(super) use self::files::prepare_spares;
-pub(super) use self::output::{OutputPage, OutputWriter, TAIL_BYTES};
+pub(super) use self::dir::{name_of, prepare_spares};
+pub(super) use self::output::{OutputLog, OutputPage};
 use super::config::RunSettings;
+use super::nixos::SystemSnapshot;
 use super::output::clean;
-use super::snapshot::SystemSnapshot;
 use crate::protocol::{
-    Action, BusyWith, Commit, ErrorCode, Phase, ReplySubject, Request, RequestId, Revision, Status, SystemPath,
+    Action, BusyWith, Commit, ErrorCode, Phase, ReplySubject, Request, RequestId, Response, Revision, Status,
+    SystemPath,
 };
+
+/// A file of a run that holds one value.
+pub struct Record<T>(&'static str, PhantomData<fn() -> T>);
+
+pub(super) const REQUEST: Record<Spec> = Record("request.json", PhantomData);
+/// The state of the host before the run, to which it can roll back.
+pub(super) const BEFORE: Record<SystemSnapshot> = Record("before.json", PhantomData);
+/// The result, from the supervisor.
+pub(super) const RESULT: Record<RunResult> = Record("result.json", PhantomData);
+/// The end of the run's unit, from systemd.
+pub(super) const UNIT: Record<UnitEnd> = Record("unit.json", PhantomData);
+/// The final response.
+pub(super) const FINAL: Record<Response> = Record("final.json", PhantomData);
+pub(super) const PHASE: Record<Phase> = Record("phase", PhantomData);
+/// The commit, once it is resolved.
+pub(super) const COMMIT: Record<Commit> = Record("commit", PhantomData);
 
 /// The longest confirmation timeout, in seconds: while it waits, the host takes no other request.
 const LONGEST_CONFIRMATION: u64 = 60 * 60;
@@ -25,31 +46,25 @@ const LONGEST_CONFIRMATION: u64 = 60 * 60;
 pub struct Spec {
     /// Two deliveries with the same key are the same request.
     pub key: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
     pub reply_to: ReplySubject,
     pub action: Action,
     pub revision: Revision,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     pub accepted_at: Timestamp,
     /// Its place in the order of this host's runs, which does not depend on the clock.
     #[serde(default)]
     pub number: u64,
     /// The boot in which the request was accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
     #[serde(flatten)]
     pub settings: RunSettings,
     /// The system to deploy if it was built elsewhere: then nothing is evaluated or built here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemPath>,
     /// The time that the host waits for a confirmation after the activation, in milliseconds. Without a confirmation,
     /// or after a failure, it rolls back. If absent, the host stays as it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_timeout_ms: Option<u64>,
     /// The target of a rollback; absent for a deployment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub return_to: Option<Box<RollbackTarget>>,
 }
 
@@ -58,10 +73,8 @@ pub struct RollbackTarget {
     /// The run whose previous state is the target.
     pub run: String,
     pub facts: SystemSnapshot,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     /// The system that the run deployed, if known. If somebody else has replaced it, the replacement stays.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<String>,
 }
 
@@ -81,18 +94,22 @@ pub struct RunResult {
 pub struct Verdict {
     /// `completed` or `failed`.
     pub status: Status,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorCode>,
     pub message: String,
     /// Whether the deployment takes effect only after a reboot; absent if nothing can be compared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot_required: Option<bool>,
     /// The units that failed because of the run.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub failed_units: Vec<String>,
     /// Whether the host rolled back; `false` if it tried and failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back: Option<bool>,
+}
+
+/// The commit that was deployed last, and the system that it built if that is known.
+#[derive(Debug, Clone)]
+pub(super) struct Deployed {
+    pub(super) commit: Commit,
+    pub(super) system: Option<String>,
 }
 
 /// The end of a run's unit, as systemd passes it to `ExecStopPost=`.
@@ -137,6 +154,13 @@ impl Spec {
     /// Returns the run as the reason why the host is busy.
     pub(super) fn holder(&self) -> BusyWith {
         BusyWith { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
+    }
+}
+
+impl Deployed {
+    /// Returns the commit, if this system is the one that it built.
+    pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
+        (self.system.as_deref() == running).then_some(&self.commit)
     }
 }
 

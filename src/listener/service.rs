@@ -1,8 +1,14 @@
 //! The loop that serves NATS: it handles one input after another, and none of them takes long.
 
-mod course;
-mod link;
-mod questions;
+mod admission;
+mod connection;
+pub(super) mod discovery;
+pub(super) mod history;
+pub(super) mod inbox;
+pub(super) mod metrics;
+mod publisher;
+mod runs;
+pub(super) mod state_dir;
 
 use std::mem;
 use std::pin::Pin;
@@ -14,31 +20,25 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-use self::course::Step;
-use self::questions::{READERS, RollCalls};
+use self::admission::{Decision, Refusal, addressed, decide};
+use self::discovery::{Problems, RollCalls};
+use self::history::{RequestHistory, Stage};
+use self::inbox::{Allowance, Inbox, Letter};
+use self::metrics::Metrics;
+use self::publisher::{Publisher, Trial};
+use self::runs::{LOG_READERS, Step};
+use self::state_dir::{RecoveredState, StateDir};
 use super::ListenerError;
-use super::admission::{Decision, Refusal, addressed, decide};
 use super::config::Config;
-use super::history::{RequestHistory, Stage};
-use super::host::{Host, instance};
-use super::inbox::{Allowance, Inbox, Letter};
-use super::launch::Launcher;
-use super::metrics::Metrics;
-use super::problems::{Problems, compare_clocks, look_for_programs};
-use super::publisher::{Publisher, Trial};
-use super::rebuild;
-use super::run::{RollbackTarget, Spec, files};
-use super::snapshot::System;
-use super::state_dir::{RecoveredState, StateDir, Undelivered};
-use super::watchdog::Watchdog;
+use super::nixos::{Host, System, instance};
+use super::run::launch::Launcher;
+use super::run::{BEFORE, COMMIT, RollbackTarget, RunDir, Spec, watch as run_watch};
+use super::systemd::Systemd;
 use crate::bus::{Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
 use crate::text::safe;
-
-/// The age up to which a final response is repeated after the connection was lost.
-const REPEAT_FINAL_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
 /// The heartbeat interval of a run that waits for its confirmation.
 const ASK_FOR_CONFIRMATION: Duration = Duration::from_secs(2);
@@ -83,13 +83,13 @@ pub(super) struct Service {
     launcher: Launcher,
     host: Host,
     boot_id: Option<String>,
-    /// The final responses that the server does not have yet.
-    undelivered: Vec<Undelivered>,
+    /// The ended runs whose final response the server does not have yet.
+    undelivered: Vec<(RunDir, Spec, Response)>,
     /// Whether a batch of them is on its way. One at a time: the next one may contain the same.
     delivering: bool,
     /// The last system that was asked for its commit, and the answer.
-    said: Option<(System, Option<Commit>)>,
-    watchdog: Watchdog,
+    revision: Option<(System, Option<Commit>)>,
+    systemd: Systemd,
     metrics: watch::Sender<Metrics>,
     steps: JoinSet<Step>,
     heartbeat: Interval,
@@ -101,7 +101,7 @@ impl Service {
         config: Config,
         (client, renewal): (Client, Renewal),
         RecoveredState { state_dir, history, undelivered, unfinished }: RecoveredState,
-        watchdog: Watchdog,
+        systemd: Systemd,
         metrics: watch::Sender<Metrics>,
     ) -> Self {
         let host = Host::new(config.run.root.clone());
@@ -122,7 +122,7 @@ impl Service {
             lockout: Lockout::default(),
             trial: None,
             roll_calls: RollCalls::default(),
-            log_readers: Arc::new(Semaphore::new(READERS)),
+            log_readers: Arc::new(Semaphore::new(LOG_READERS)),
             problems: Problems::default(),
             answers: Allowance::new(ANSWERS.0, ANSWERS.1),
             lines: Allowance::new(LINES.0, LINES.1),
@@ -131,15 +131,15 @@ impl Service {
             boot_id,
             undelivered,
             delivering: false,
-            said: None,
-            watchdog,
+            revision: None,
+            systemd,
             metrics,
             steps: JoinSet::new(),
             config,
             state_dir,
         };
         for (dir, spec) in unfinished {
-            service.take_up(dir, spec);
+            service.resume(dir, spec);
         }
         service
     }
@@ -150,61 +150,61 @@ impl Service {
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), ListenerError> {
         let echo = self.echo.clone();
-        self.hear_requests().await?;
+        self.subscribe_to_requests().await?;
         while let Some(trial) = &mut self.trial {
             tokio::select! {
-                () = sleep_until(trial.over_at) => self.rights_known(),
+                () = sleep_until(trial.over_at) => self.end_trial(),
                 () = echo.notified() => trial.read(),
-                Some(event) = events.recv() => self.bus(event).await?,
+                Some(event) = events.recv() => self.handle_bus(event).await?,
             }
         }
-        self.hear_questions().await?;
-        look_for_programs(&self.config.run.flake, &mut self.problems);
+        self.subscribe_to_questions().await?;
+        self.problems.look_for_programs(&self.config.run.flake);
         self.ask_flake(Duration::ZERO);
         // Waiting operators may have missed what happened while no listener ran.
-        self.tell_progress().await;
+        self.report_progress().await;
         self.deliver();
-        self.show();
-        self.watchdog.up();
+        self.report_state();
+        self.systemd.ready();
         let end = loop {
             let trial_over = self.trial.as_ref().map_or_else(Instant::now, |trial| trial.over_at);
             tokio::select! {
-                Some(letter) = self.requests.letters.recv() => self.deploy(&letter).await,
-                Some(letter) = self.questions.letters.recv() => self.discover(letter).await,
-                Some(over) = self.steps.join_next() => self.step(over).await,
-                _ = self.heartbeat.tick(), if self.history.stage() == Some(Stage::Running) => self.tell_progress().await,
-                () = self.watchdog.due() => self.watchdog.beat(),
-                Some(event) = events.recv() => if let Err(error) = self.bus(event).await {
+                Some(letter) = self.requests.letters.recv() => self.handle_request(&letter).await,
+                Some(letter) = self.questions.letters.recv() => self.answer_roll_call(letter).await,
+                Some(done) = self.steps.join_next() => self.handle_step(done).await,
+                _ = self.heartbeat.tick(), if self.history.stage() == Some(Stage::Running) => self.report_progress().await,
+                () = self.systemd.beat_due() => self.systemd.beat(),
+                Some(event) = events.recv() => if let Err(error) = self.handle_bus(event).await {
                     break Err(error);
                 },
                 () = echo.notified() => if let Some(trial) = &mut self.trial {
                     trial.read();
                 },
-                () = sleep_until(trial_over), if self.trial.is_some() => self.rights_known(),
+                () = sleep_until(trial_over), if self.trial.is_some() => self.end_trial(),
                 () = &mut stop => break Ok(()),
             }
-            self.show();
+            self.report_state();
         };
         self.finish().await;
         end
     }
 
     /// Reports the state of the listener to systemd and Prometheus.
-    fn show(&mut self) {
+    fn report_state(&mut self) {
         let connected = self.publisher.connected;
         self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.connected, connected) != connected);
         let doing = match &self.history.current {
             Some(current) => format!("{} of {}", current.spec.action, current.spec.revision),
             None => "waiting for requests".to_owned(),
         };
-        self.watchdog.status(if connected { doing } else { format!("{doing}; not connected to NATS, trying again") });
+        self.systemd.status(if connected { doing } else { format!("{doing}; not connected to NATS, trying again") });
     }
 
-    async fn deploy(&mut self, letter: &Letter) {
+    async fn handle_request(&mut self, letter: &Letter) {
         let host = (self.config.tier, &self.config.run.host);
         let request = Request::parse(&letter.payload);
         if let Ok(Request { expires_at: Some(at), .. }) = &request {
-            compare_clocks(*at, clock::now(), &mut self.problems);
+            self.problems.compare_clocks(*at, clock::now());
         }
         let request = addressed(request, host, self.publisher.rights, &self.history);
         let elsewhere = || self.state_dir.damaged_holder().or_else(|| self.host.activation());
@@ -216,7 +216,7 @@ impl Service {
                         tracing::info!("asked again on {}: {}", shown(reply_to.as_str()), state.status);
                     }
                     let state = self.with_phase(state);
-                    self.publisher.say(&reply_to, &state).await;
+                    self.publisher.respond(&reply_to, &state).await;
                 }
             }
             Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
@@ -254,9 +254,9 @@ impl Service {
         };
         self.history.accepted(spec.clone());
         // Before anything slow, so that the operator knows at once that the host has the request.
-        self.tell_progress().await;
+        self.report_progress().await;
         let (launcher, dir) = (self.launcher.clone(), self.state_dir.run_dir(&spec.key));
-        self.steps.spawn_blocking(move || Step::Run(rebuild::begin(&launcher, &dir, &spec)));
+        self.steps.spawn_blocking(move || Step::Run(run_watch::begin(&launcher, &dir, &spec)));
     }
 
     /// Returns the run that a request asks for, or why it is refused.
@@ -269,7 +269,7 @@ impl Service {
         };
         let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
         let (action, end) = self.history.returnable(run.as_str()).map_err(cannot)?;
-        let facts = self.state_dir.run_dir(run.as_str()).get(files::BEFORE);
+        let facts = self.state_dir.run_dir(run.as_str()).get(BEFORE);
         let facts = facts.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
         let return_to =
@@ -287,7 +287,7 @@ impl Service {
             }
         }
         let state = self.with_phase(state);
-        self.publisher.say(reply_to, &state).await;
+        self.publisher.respond(reply_to, &state).await;
     }
 
     async fn reject(&mut self, refusal: Refusal) {
@@ -307,14 +307,14 @@ impl Service {
             holder: refusal.holder.map(Box::new),
             ..Response::new(self.config.run.host.clone(), Status::Rejected, message)
         };
-        self.publisher.say(&refusal.reply_to, &response).await;
+        self.publisher.respond(&refusal.reply_to, &response).await;
         self.history.rejected(key, response);
     }
 
     /// Reports the progress of the current run to its operator.
-    async fn tell_progress(&self) {
+    async fn report_progress(&self) {
         if let (Some(current), Some(state)) = (&self.history.current, self.history.current_state(clock::now())) {
-            self.publisher.say(&current.spec.reply_to, &self.with_phase(state)).await;
+            self.publisher.respond(&current.spec.reply_to, &self.with_phase(state)).await;
         }
     }
 
@@ -328,7 +328,7 @@ impl Service {
                     Phase::Confirm if dir.is_confirmed() => Phase::Verify,
                     phase => phase,
                 };
-                Response { phase: Some(phase), revision: dir.get(files::COMMIT).or(state.revision), ..state }
+                Response { phase: Some(phase), revision: dir.get(COMMIT).or(state.revision), ..state }
             }
             _ => state,
         }
@@ -336,11 +336,11 @@ impl Service {
 
     /// Stops: flushes what is about to be published, and leaves a run to its supervisor.
     async fn finish(mut self) {
-        self.watchdog.stopping();
+        self.systemd.stopping();
         while matches!(self.history.stage(), Some(Stage::Beginning | Stage::Concluding))
             && let Some(step) = self.steps.join_next().await
         {
-            self.step(step).await;
+            self.handle_step(step).await;
         }
         if let Some(current) = &self.history.current {
             tracing::info!(key = current.spec.key, "the run goes on without this listener");
@@ -348,9 +348,9 @@ impl Service {
         while self.delivering
             && let Ok(Some(step)) = timeout(DELIVER_WITHIN, self.steps.join_next()).await
         {
-            self.step(step).await;
+            self.handle_step(step).await;
         }
-        self.state_dir.settle();
+        self.state_dir.copy_all();
         self.publisher.flush().await;
         tracing::info!("stopped");
     }

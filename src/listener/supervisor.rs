@@ -9,7 +9,6 @@
 mod activation;
 mod build;
 mod deployment;
-mod log;
 mod process;
 mod rollback;
 
@@ -19,17 +18,16 @@ use std::io;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use self::deployment::Deployment;
-use self::log::Log;
 use self::process::{ProcessRunner, ProcessTree, StopSignal};
-use super::host::Host;
+use super::nixos::Host;
 pub use super::run::RunDir;
-use super::run::{UnitEnd, files};
-use crate::notify::Notifier;
+use super::run::{FINAL, OutputLog, RESULT, UNIT, UnitEnd};
+use super::systemd::Systemd;
 
 /// Carries out the run in this directory, and writes down the result. Notifies the starter once it holds the lock.
-pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
+pub async fn supervise(dir: RunDir, mut starter: Systemd) -> io::Result<()> {
     let spec = dir.spec()?;
-    let _lock = take_in_hand(&dir)?;
+    let _lock = take_lock(&dir)?;
     starter.ready();
     // A session without the listener's terminal and process group. Fails harmlessly if it already leads one.
     rustix::process::setsid().ok();
@@ -43,23 +41,23 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
         bounds: StopSignal::of(spec.settings.timeout())?,
         tree: ProcessTree::new()?,
         grace: spec.settings.grace(),
-        log: Log::create(&dir),
+        log: OutputLog::create(&dir),
         activation: None,
     };
     let host = Host::new(spec.settings.root.clone());
     // Boxed, since every caller's future would otherwise contain it.
     let result = Box::pin(Deployment { dir: dir.clone(), spec, host, runner }.carry_out()).await?;
-    dir.keep(files::RESULT, &result)
+    dir.keep(RESULT, &result)
 }
 
 pub fn note_unit_end(dir: &RunDir, end: &UnitEnd) -> io::Result<()> {
-    dir.keep(files::UNIT, end)
+    dir.keep(UNIT, end)
 }
 
 /// Takes the lock of the run, for this process and all that it starts. Fails if the run has been concluded.
-fn take_in_hand(dir: &RunDir) -> io::Result<File> {
+fn take_lock(dir: &RunDir) -> io::Result<File> {
     let lock = dir.wait_for_lock()?;
-    if dir.is_concluded() {
+    if dir.has(RESULT) || dir.has(FINAL) {
         return Err(io::Error::other("it is over: this process came too late"));
     }
     fcntl_setfd(&lock, FdFlags::empty())?;

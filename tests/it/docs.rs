@@ -40,7 +40,7 @@ fn the_examples_of_the_protocol_are_read_as_they_are_meant() {
 
 #[test]
 fn the_page_names_every_problem_that_a_listener_tells() {
-    let source = include_str!("../../src/listener/problems.rs");
+    let source = include_str!("../../src/listener/service/discovery.rs");
     let codes = source.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split('"').nth(1));
     let codes: Vec<&str> = codes.collect();
     assert!(codes.len() >= 8, "{codes:?}");

@@ -208,7 +208,7 @@ async fn metrics_tell_of_runs_the_connection_and_what_was_before_a_restart() {
 #[test]
 fn the_sample_alerts_ask_for_metrics_that_there_are() {
     let rules = include_str!("../../examples/alerts.yaml");
-    let metrics = include_str!("../../src/listener/metrics.rs");
+    let metrics = include_str!("../../src/listener/service/metrics.rs");
     let asked = rules
         .split(|c: char| !c.is_ascii_lowercase() && c != '_')
         .filter_map(|word| word.strip_prefix("homelab_deploy_"));

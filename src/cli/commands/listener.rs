@@ -18,8 +18,7 @@ use crate::cli::block_on;
 use crate::cli::connection::{ConnectionArgs, HEADING};
 use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::log::LogArgs;
-use crate::listener::{self, Config, RebuildFlag, RunSettings, SystemKey, UserUnits, Watchdog, deploy_subjects};
-use crate::notify::Notifier;
+use crate::listener::{self, Config, RebuildFlag, RunSettings, SystemKey, Systemd, UserUnits, deploy_subjects};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
@@ -148,12 +147,12 @@ impl Listener {
             subscription_capacity: listener::SUBSCRIPTION_CAPACITY,
             ..self.connection.settings(name, SeedReaders::Refuse)
         };
-        let notifier = Notifier::new(self.notify_socket.as_deref()).map_err(SetupError)?;
+        let systemd = Systemd::at(self.notify_socket.as_deref()).map_err(SetupError)?;
         let watchdog = self.watchdog_usec.map(Duration::from_micros);
         let config = self.config().or_usage()?;
         block_on(async {
             let stop = stop_signal().map_err(SetupError)?;
-            listener::listen(config, &settings, Watchdog::new(notifier, watchdog), stop).await?;
+            listener::listen(config, &settings, systemd.with_watchdog(watchdog), stop).await?;
             Ok(Exit::Success)
         })?
     }

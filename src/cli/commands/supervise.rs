@@ -10,9 +10,8 @@ use thiserror::Error;
 
 use crate::cli::block_on;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::listener::UnitEnd;
 use crate::listener::supervisor::{RunDir, note_unit_end, supervise};
-use crate::notify::Notifier;
+use crate::listener::{Systemd, UnitEnd};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Supervise {
@@ -58,8 +57,8 @@ impl Supervise {
             let end = UnitEnd { result: self.service_result, code: self.exit_code, status: self.exit_status };
             note_unit_end(&dir, &end)
         } else {
-            let starter = Notifier::new(self.notify_socket.as_deref());
-            block_on(async { supervise(dir, &starter?).await })?
+            let starter = Systemd::at(self.notify_socket.as_deref());
+            block_on(async { supervise(dir, starter?).await })?
         };
         supervised.map_err(|error| Exit::Failed.with(SuperviseError(self.run_dir, error)))?;
         Ok(Exit::Success)

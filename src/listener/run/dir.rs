@@ -6,32 +6,44 @@
 //! on disk     a copy of the request, the baseline, the result and the final response; the output
 //! ```
 //!
-//! Without a directory in memory, the disk has it all. Room for copies is reserved in advance, see
-//! [`files`](super::files).
+//! Without a directory in memory, the disk has it all. The directories of the next runs are made while there is room.
+//! They contain each file that must outlive a reboot, in its largest size, and a run writes over them. A disk that
+//! writes in place, as most do, needs no more room for that.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::Spec;
-use super::files::{
-    BEFORE, COMMIT, COPIED, FINAL, LOCK, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove,
-    remove_all, take_spare, write, write_durably,
-};
+use super::{BEFORE, COMMIT, FINAL, PHASE, REQUEST, RESULT, Record, Spec, UNIT};
 use crate::listener::NAMESPACE;
 use crate::protocol::{Phase, Response};
 
+/// Held by the supervisor and all that it starts, while the run goes on.
+const LOCK: &str = "lock";
+/// There once the server has the final response.
 const TOLD: &str = "told";
+/// There once the operator has confirmed the activation.
 const CONFIRMED: &str = "confirmed";
-
 /// The link that `nixos-rebuild build` makes to the built system. It also keeps the garbage collector from it.
 const BUILT: &str = "result";
+/// The environment of a run that does not inherit one. It may hold secrets.
+const ENVIRONMENT: &str = "environment";
+
+/// The files that are copied to disk, in order, and the bytes reserved for each. Log tails take the most.
+const COPIED: [(&str, usize); 5] =
+    [(REQUEST.0, 8 * KIB), (BEFORE.0, 8 * KIB), (RESULT.0, 40 * KIB), (UNIT.0, KIB), (FINAL.0, 40 * KIB)];
+const KIB: usize = 1024;
+
+/// The folder of spare directories, beside that of the runs, and the number of consecutive runs that a full disk can
+/// take.
+const SPARES_FOLDER: &str = "spares";
+const SPARES: usize = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
@@ -60,12 +72,8 @@ impl RunDir {
         &self.live
     }
 
-    pub(super) fn kept(&self) -> &Path {
-        &self.kept
-    }
-
     /// Returns the arguments that tell a supervisor its directories.
-    pub(in crate::listener) fn arguments(&self) -> Vec<OsString> {
+    pub(super) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec![self.live.clone().into_os_string()];
         if self.live != self.kept {
             arguments.extend(["--kept".into(), self.kept.clone().into_os_string()]);
@@ -86,17 +94,12 @@ impl RunDir {
 
     /// Removes unreadable remains of a run with the same key.
     fn clear(&self) -> io::Result<()> {
-        let (output, previous) = self.output_files();
-        let leftovers = [PHASE.0, COMMIT.0, "part", BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
-        for file in leftovers.iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]) {
-            remove(&file)?;
-        }
-        remove(&output)?;
-        remove(&previous)
+        let names = [PHASE.0, COMMIT.0, "part", BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
+        let records = names.into_iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]);
+        records.chain(self.output_files()).try_for_each(|file| remove(&file))
     }
 
-    /// Takes the lock of the run. The supervisor and all that it starts hold it while the run goes on. The error is
-    /// [`io::ErrorKind::WouldBlock`] if somebody else holds it.
+    /// Takes the lock of the run. The error is [`io::ErrorKind::WouldBlock`] if somebody else holds it.
     pub(in crate::listener) fn lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.try_lock()?;
@@ -114,7 +117,7 @@ impl RunDir {
         File::create(self.live.join(LOCK))
     }
 
-    pub(in crate::listener) fn is_in_hand(&self) -> bool {
+    pub(in crate::listener) fn is_locked(&self) -> bool {
         match self.lock() {
             // Unlocked explicitly: a process that is being spawned has a copy of the file until it execs.
             Ok(lock) => lock.unlock().is_err(),
@@ -122,7 +125,7 @@ impl RunDir {
         }
     }
 
-    /// Writes a record in memory, and on disk unless that is full. Missing copies are made [later](Self::settle).
+    /// Writes a record in memory, and on disk unless that is full. Missing copies are made [later](Self::copy_all).
     pub(in crate::listener) fn keep<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
         if self.live == self.kept {
@@ -142,11 +145,11 @@ impl RunDir {
 
     /// Returns a record, if it exists and can be read.
     pub(in crate::listener) fn get<T: DeserializeOwned>(&self, record: Record<T>) -> Option<T> {
-        self.read(record).ok()
+        read(&self.live, record).ok()
     }
 
-    fn read<T: DeserializeOwned>(&self, Record(name, _): Record<T>) -> io::Result<T> {
-        Ok(serde_json::from_slice(&fs::read(self.live.join(name))?)?)
+    pub(in crate::listener) fn has<T>(&self, Record(name, _): Record<T>) -> bool {
+        self.live.join(name).exists()
     }
 
     /// Writes a file to the disk unless it has this content already: writing it again would need more room.
@@ -159,34 +162,38 @@ impl RunDir {
     }
 
     /// Makes the copies for which the disk had no room.
-    pub(in crate::listener) fn settle(&self) -> io::Result<()> {
+    pub(in crate::listener) fn copy_all(&self) -> io::Result<()> {
         let written = COPIED.iter().filter_map(|(name, _)| Some((name, fs::read(self.live.join(name)).ok()?)));
         written.into_iter().try_for_each(|(name, bytes)| self.copy(name, &bytes))
     }
 
     pub fn spec(&self) -> io::Result<Spec> {
         // One of the two may be damaged.
-        self.read(REQUEST).or_else(|error| {
-            let copy = fs::read(self.kept.join(REQUEST.0)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            copy.ok_or(error)
-        })
+        read(&self.live, REQUEST).or_else(|error| read(&self.kept, REQUEST).map_err(|_| error))
     }
 
-    /// Returns the file with the run's environment, if it does not inherit one.
-    pub(in crate::listener) fn environment_file(&self) -> PathBuf {
-        self.live.join("environment")
+    /// Returns the final response; `None` if the run has not been concluded.
+    pub(in crate::listener) fn final_response(&self) -> io::Result<Option<Response>> {
+        match read(&self.live, FINAL) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            response => response.map(Some),
+        }
+    }
+
+    pub(super) fn environment_file(&self) -> PathBuf {
+        self.live.join(ENVIRONMENT)
     }
 
     /// Writes down the run's environment, readable by its owner only.
-    pub(in crate::listener) fn write_environment(&self, environment: &str) -> io::Result<()> {
+    pub(super) fn write_environment(&self, environment: &str) -> io::Result<()> {
         let mut file =
             File::options().create(true).write(true).truncate(true).mode(0o600).open(self.environment_file())?;
         file.write_all(environment.as_bytes())
     }
 
-    /// Removes the environment of a run that is over: it may hold secrets.
-    pub(in crate::listener) fn remove_environment(&self) -> io::Result<()> {
-        remove(&self.environment_file())
+    /// Completes the records of a run that is over, and removes what only a running one needs.
+    pub(super) fn tidy_up(&self) -> [io::Result<()>; 3] {
+        [self.copy_all(), remove(&self.environment_file()), self.forget_built()]
     }
 
     pub(in crate::listener) fn phase(&self) -> Phase {
@@ -217,16 +224,6 @@ impl RunDir {
         remove(&self.live.join(CONFIRMED))
     }
 
-    /// Whether the supervisor or systemd has noted the end of the run.
-    pub(in crate::listener) fn has_ended(&self) -> bool {
-        [RESULT.0, UNIT.0].iter().any(|file| self.live.join(file).exists())
-    }
-
-    /// Whether the run has been concluded. The caller should hold the lock.
-    pub(in crate::listener) fn is_concluded(&self) -> bool {
-        [RESULT.0, FINAL.0].iter().any(|file| self.live.join(file).exists())
-    }
-
     /// Notes that the server has the final response. Not durable: in doubt it is delivered again.
     pub(in crate::listener) fn write_told(&self) -> io::Result<()> {
         fs::write(self.live.join(TOLD), "")?;
@@ -237,21 +234,15 @@ impl RunDir {
         self.live.join(TOLD).exists()
     }
 
-    /// Returns the final response; `None` if the run has not been concluded.
-    pub(in crate::listener) fn final_response(&self) -> io::Result<Option<Response>> {
-        match self.read(FINAL) {
-            Ok(response) => Ok(Some(response)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Returns the files of the output: the current part and the previous one.
+    pub(in crate::listener) fn output_files(&self) -> [PathBuf; 2] {
+        ["output.log", "output.log.1"].map(|name| self.kept.join(name))
     }
 
     /// Removes the output and the unused room from disk, and from memory what is complete on disk.
     pub(in crate::listener) fn shrink(&self) -> io::Result<()> {
-        let (current, previous) = self.output_files();
-        remove(&current)?;
-        remove(&previous)?;
-        COPIED.iter().try_for_each(|(name, _)| remove(&draft(&self.kept, name)))?;
+        let unused = COPIED.map(|(name, _)| draft(&self.kept, name));
+        self.output_files().iter().chain(&unused).try_for_each(|file| remove(file))?;
         if self.live != self.kept && self.kept.join(FINAL.0).exists() { remove_all(&self.live) } else { Ok(()) }
     }
 
@@ -259,4 +250,84 @@ impl RunDir {
         remove_all(&self.live)?;
         remove_all(&self.kept)
     }
+}
+
+fn read<T: DeserializeOwned>(directory: &Path, Record(name, _): Record<T>) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(directory.join(name))?)?)
+}
+
+/// Creates a directory for its owner only, as output may contain secrets, unless it exists.
+fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_file(file))
+}
+
+/// Removes a directory with its content, if it exists.
+fn remove_all(directory: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_dir_all(directory))
+}
+
+fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        // If the disk had no room for a directory, its files are missing, too.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the place of a file until it is complete.
+fn draft(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.new"))
+}
+
+/// Writes a file atomically.
+fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = draft(directory, name);
+    fs::write(&new, bytes)?;
+    fs::rename(new, directory.join(name))
+}
+
+/// Writes a file so that after a power cut it is there whole or not at all. This waits for the disk, perhaps for
+/// seconds: the loop that serves NATS must not call it.
+fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = draft(directory, name);
+    // Written over the reserved room.
+    let mut file = File::options().write(true).create(true).truncate(false).open(&new)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()?;
+    fs::rename(&new, directory.join(name))?;
+    // The directory may be as new as its first file.
+    directory.ancestors().take(2).try_for_each(|directory| File::open(directory)?.sync_all())
+}
+
+/// Makes the missing spare directories beside this folder of runs.
+pub(in crate::listener) fn prepare_spares(runs: &Path) -> io::Result<()> {
+    let new = runs.with_file_name(SPARES_FOLDER).join("new");
+    for spare in spares(runs).filter(|spare| !spare.exists()) {
+        make_spare(&new).and_then(|()| fs::rename(&new, spare)).inspect_err(|_| drop(remove_all(&new)))?;
+    }
+    Ok(())
+}
+
+fn make_spare(directory: &Path) -> io::Result<()> {
+    remove_all(directory)?;
+    private_directory(directory)?;
+    File::create(directory.join(LOCK))?;
+    COPIED.iter().try_for_each(|&(name, bytes)| fs::write(draft(directory, name), vec![b' '; bytes]))
+}
+
+/// Turns a spare directory into that of a run, unless that exists. Fails if there is no spare one.
+fn take_spare(directory: &Path) -> io::Result<()> {
+    let runs = directory.parent().unwrap_or(directory);
+    let mut taken = spares(runs).map(|spare| fs::rename(spare, directory));
+    taken.find(Result::is_ok).unwrap_or(Err(io::ErrorKind::NotFound.into()))
+}
+
+fn spares(runs: &Path) -> impl Iterator<Item = PathBuf> {
+    let folder = runs.with_file_name(SPARES_FOLDER);
+    (1..=SPARES).map(move |number| folder.join(number.to_string()))
 }

@@ -1,18 +1,23 @@
-//! The output of a run on disk: written within bounds, and read while it is written and rotated.
+//! The output of a run: written to disk within bounds, and read while it is written and rotated.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::RunDir;
-use super::files::Record;
+use super::{PHASE, Record, RunDir};
+use crate::listener::output::{PhaseFinder, clean_lines};
+use crate::protocol::Phase;
 
 /// The length of the output's end that the verdict is based on, in bytes.
-pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
+pub(super) const TAIL_BYTES: usize = 64 * 1024;
+
+/// The size at which the output is rotated, in bytes.
+const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// The start of the current part of the output, or of the part that is about to become current.
 const PART: Record<OutputPart> = Record("part", PhantomData);
@@ -24,55 +29,73 @@ struct OutputPart {
     start: u64,
 }
 
-impl RunDir {
-    /// Returns the files of the current part and of the previous one.
-    pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
-        (self.kept().join("output.log"), self.kept().join("output.log.1"))
-    }
-
-    /// Returns the end of the output, as far as the disk took it.
-    pub(in crate::listener) fn output_tail(&self) -> String {
-        let (current, previous) = self.output_files();
-        let tail = tail_of(&current, TAIL_BYTES);
-        // The output may have been rotated just before the end.
-        let before = tail_of(&previous, TAIL_BYTES.saturating_sub(tail.len()));
-        String::from_utf8_lossy(&[before, tail].concat()).into_owned()
-    }
-}
-
-/// Returns the last bytes of a file, at most so many; none if it cannot be read.
-fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
-    let bytes = bytes as u64;
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let start = file.metadata()?.len().saturating_sub(bytes);
-        file.seek(SeekFrom::Start(start))?;
-        let mut tail = Vec::new();
-        file.take(bytes).read_to_end(&mut tail)?;
-        Ok(tail)
-    };
-    read().unwrap_or_default()
-}
-
-/// Writes the output. At a certain size it rotates the file, and keeps one previous part.
-pub(in crate::listener) struct OutputWriter {
+/// The writer of the output. It keeps the end in memory, for the verdict, and the phase that the output shows.
+pub(in crate::listener) struct OutputLog {
     dir: RunDir,
-    /// `None` if the disk has no room for it.
+    /// The current part. `None` if the disk has no room for it.
     file: Option<File>,
     written: usize,
     /// The length of all previous parts.
     start: u64,
     part_bytes: usize,
+    tail: VecDeque<u8>,
+    finder: PhaseFinder,
 }
 
-impl OutputWriter {
-    pub(in crate::listener) fn with_parts_of(part_bytes: usize, dir: RunDir) -> Self {
-        Self { file: File::create(dir.output_files().0).ok(), dir, written: 0, start: 0, part_bytes }
+impl OutputLog {
+    pub(in crate::listener) fn create(dir: &RunDir) -> Self {
+        let [current, _] = dir.output_files();
+        Self {
+            dir: dir.clone(),
+            file: File::create(current).ok(),
+            written: 0,
+            start: 0,
+            part_bytes: PART_BYTES,
+            tail: VecDeque::new(),
+            finder: PhaseFinder::new(),
+        }
     }
 
-    pub(in crate::listener) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Enters a phase. If it cannot be written down, only the progress report is lost.
+    pub(in crate::listener) fn enter(&mut self, phase: Phase) {
+        self.finder.phase = phase;
+        self.dir.note(PHASE, &phase).ok();
+    }
+
+    /// Enters a phase unless a later one was reached.
+    pub(in crate::listener) fn reach(&mut self, phase: Phase) {
+        if self.phase() < phase {
+            self.enter(phase);
+        }
+    }
+
+    pub(in crate::listener) const fn phase(&self) -> Phase {
+        self.finder.phase
+    }
+
+    pub(in crate::listener) fn tail(&self) -> String {
+        let (front, back) = self.tail.as_slices();
+        String::from_utf8_lossy(&[front, back].concat()).into_owned()
+    }
+
+    pub(in crate::listener) fn lines(&self) -> Vec<String> {
+        clean_lines(&self.tail())
+    }
+
+    /// Keeps this output. On a full disk only its end is kept: the rebuild goes on, as it may free the disk.
+    pub(in crate::listener) fn write(&mut self, bytes: &[u8]) {
+        if let Some(phase) = self.finder.read(bytes) {
+            self.enter(phase);
+        }
+        self.tail.extend(bytes);
+        let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
+        self.tail.drain(..surplus);
+        self.write_to_disk(bytes).ok();
+    }
+
+    fn write_to_disk(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written > 0 && self.written + bytes.len() > self.part_bytes {
-            self.set_aside()?;
+            self.rotate()?;
         }
         if let Some(file) = &mut self.file {
             file.write_all(bytes)?;
@@ -81,9 +104,10 @@ impl OutputWriter {
         Ok(())
     }
 
-    /// Rotates the output. The start of the new part is noted before files are renamed, so that readers always know it.
-    fn set_aside(&mut self) -> io::Result<()> {
-        let (current, previous) = self.dir.output_files();
+    /// Begins another part, and keeps one previous part. The start of the new one is noted before files are renamed, so
+    /// that readers always know it.
+    fn rotate(&mut self) -> io::Result<()> {
+        let [current, previous] = self.dir.output_files();
         self.start += fs::metadata(&current)?.len();
         let next = current.with_extension("next");
         let file = File::create(&next)?;
@@ -96,7 +120,18 @@ impl OutputWriter {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl RunDir {
+    /// Returns the end of the output, as far as the disk took it.
+    pub(in crate::listener) fn output_tail(&self) -> String {
+        let page = |offset| OutputPage::read(self, offset, TAIL_BYTES).ok().flatten().unwrap_or_default();
+        let OutputPage { offset, bytes, .. } = page(page(u64::MAX).offset.saturating_sub(TAIL_BYTES as u64));
+        // The output may have been rotated just before the end.
+        let rest = page(offset + bytes.len() as u64).bytes;
+        String::from_utf8_lossy(&[bytes, rest].concat()).into_owned()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::listener) struct OutputPage {
     pub(in crate::listener) offset: u64,
     pub(in crate::listener) bytes: Vec<u8>,
@@ -107,15 +142,15 @@ pub(in crate::listener) struct OutputPage {
 impl OutputPage {
     /// Reads the page at this offset, or at the beginning of what is kept; `None` if nothing is kept.
     pub(in crate::listener) fn read(dir: &RunDir, offset: u64, most: usize) -> io::Result<Option<Self>> {
-        let (current, previous) = dir.output_files();
+        let [current, previous] = dir.output_files();
         let (current, part) = (open(&current)?, dir.get(PART));
         let previous = open(&previous)?;
         if current.is_none() && previous.is_none() {
             return Ok(None);
         }
         // The length is read after the note: a part that the note does not name is complete by then.
-        let (inode, length) = facts(current.as_ref())?;
-        let (previous_inode, previous_length) = facts(previous.as_ref())?;
+        let (inode, length) = inode_and_length(current.as_ref())?;
+        let (previous_inode, previous_length) = inode_and_length(previous.as_ref())?;
         // The current part may have been rotated in between.
         let kept_before = if previous_inode == inode { 0 } else { previous_length };
         let start = match part {
@@ -153,7 +188,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Returns the inode and the length of a file.
-fn facts(file: Option<&File>) -> io::Result<(Option<u64>, u64)> {
+fn inode_and_length(file: Option<&File>) -> io::Result<(Option<u64>, u64)> {
     let metadata = file.map(File::metadata).transpose()?;
     Ok(metadata.map_or((None, 0), |metadata| (Some(metadata.ino()), metadata.len())))
 }
@@ -173,7 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::in_one(folder.path().to_owned());
         assert_eq!(OutputPage::read(&dir, 0, 8).unwrap(), None);
-        let (current, previous) = dir.output_files();
+        let [current, previous] = dir.output_files();
         let next = current.with_extension("next");
         fs::write(&current, "23456").unwrap();
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
@@ -203,5 +238,35 @@ mod tests {
             page.leave_half_character();
             assert_eq!(page.bytes.len(), left, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn output_is_bounded_and_its_end_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::in_one(folder.path().to_owned());
+        let mut log = OutputLog { part_bytes: 100, ..OutputLog::create(&dir) };
+        for number in 0..1_000 {
+            log.write(format!("line {number:05}\n").as_bytes());
+        }
+        log.write(b"activating the configuration...\n");
+        let [current, previous] = dir.output_files();
+        let size = |path| fs::metadata(path).unwrap().len();
+        assert!(size(current) <= 100 && size(previous) <= 100);
+        assert!(dir.output_tail().ends_with("line 00998\nline 00999\nactivating the configuration...\n"));
+        assert_eq!((log.phase(), dir.phase()), (Phase::Activate, Phase::Activate));
+    }
+
+    #[test]
+    fn the_end_is_there_without_a_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path().to_owned(), "/dev/full/run".into());
+        let mut log = OutputLog::create(&dir);
+        for number in 0..20_000 {
+            log.write(format!("line {number:05}\n").as_bytes());
+        }
+        let lines = log.lines();
+        assert_eq!(lines.last().unwrap(), "line 19999");
+        assert!((5_000..6_000).contains(&lines.len()), "{}", lines.len());
+        assert_eq!(dir.output_tail(), "");
     }
 }

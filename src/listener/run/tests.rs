@@ -3,6 +3,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::output::TAIL_BYTES;
 use super::*;
 use crate::listener::config::UserUnits;
 use crate::protocol::{Phase, Response};
@@ -51,7 +52,7 @@ fn a_run_is_locked_from_the_moment_it_exists() {
     give_back(&lock);
     assert!(dir.lock().is_ok());
     assert_eq!(dir.spec().unwrap(), spec("a"));
-    assert_eq!(dir.get(files::RESULT), None);
+    assert_eq!(dir.get(RESULT), None);
     assert!(dir.final_response().unwrap().is_none());
 }
 
@@ -59,7 +60,7 @@ fn a_run_is_locked_from_the_moment_it_exists() {
 fn the_tail_reaches_back_into_what_was_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::in_one(folder.path().to_owned());
-    let (current, previous) = dir.output_files();
+    let [current, previous] = dir.output_files();
     assert_eq!(dir.output_tail(), "");
     fs::write(previous, format!("{}before\n", "x".repeat(200_000))).unwrap();
     fs::write(&current, "after\n").unwrap();
@@ -78,19 +79,19 @@ fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(ErrorCode::Timeout, "");
     dir.keep(
-        files::RESULT,
+        RESULT,
         &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
     )
     .unwrap();
-    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
-    dir.note(files::COMMIT, &"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
-    fs::write(dir.output_files().0, "old").unwrap();
-    dir.note(files::PHASE, &Phase::Activate).unwrap();
-    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.keep(BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.note(COMMIT, &"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
+    fs::write(&dir.output_files()[0], "old").unwrap();
+    dir.note(PHASE, &Phase::Activate).unwrap();
+    dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
 
     let _lock = dir.create(&spec("a")).unwrap();
-    assert_eq!((dir.get(files::RESULT), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
-    assert_eq!((dir.get(files::BEFORE), dir.get(files::COMMIT)), (None, None));
+    assert_eq!((dir.get(RESULT), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
+    assert_eq!((dir.get(BEFORE), dir.get(COMMIT)), (None, None));
     assert_eq!(dir.final_response().unwrap(), None);
     assert!(dir.create(&spec("a")).is_err(), "a run that goes on is not begun again");
 }
@@ -125,21 +126,21 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     let lock = dir.create(&spec("a")).unwrap();
     assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(lock);
-    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
-    dir.note(files::PHASE, &Phase::Confirm).unwrap();
+    dir.keep(BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.note(PHASE, &Phase::Confirm).unwrap();
     dir.write_confirmed().unwrap();
     dir.write_environment("A=1").unwrap();
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(ErrorCode::Timeout, "");
     let result =
         RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() };
-    dir.keep(files::RESULT, &result).unwrap();
+    dir.keep(RESULT, &result).unwrap();
     let response = Response::new("ns1".parse().unwrap(), Status::Completed, "");
-    dir.keep(files::FINAL, &response).unwrap();
-    assert_eq!((dir.spec().unwrap(), dir.get(files::BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
-    assert_eq!((dir.phase(), dir.is_confirmed(), dir.get(files::RESULT)), (Phase::Confirm, true, Some(result)));
+    dir.keep(FINAL, &response).unwrap();
+    assert_eq!((dir.spec().unwrap(), dir.get(BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
+    assert_eq!((dir.phase(), dir.is_confirmed(), dir.get(RESULT)), (Phase::Confirm, true, Some(result)));
     assert_eq!(dir.final_response().unwrap(), Some(response));
-    assert!(dir.settle().is_err());
+    assert!(dir.copy_all().is_err());
 }
 
 #[test]
@@ -149,16 +150,16 @@ fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
     fs::write(folder.path().join("disk"), "in the way").unwrap();
     let dir = RunDir::new(live.clone(), kept.clone());
     drop(dir.create(&spec("a")).unwrap());
-    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
-    dir.settle().unwrap_err();
+    dir.keep(BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.copy_all().unwrap_err();
     fs::remove_file(folder.path().join("disk")).unwrap();
-    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
-    dir.settle().unwrap();
+    dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.copy_all().unwrap();
 
     // The reboot.
     fs::remove_dir_all(live).unwrap();
     let dir = RunDir::in_one(kept);
-    assert_eq!((dir.spec().unwrap(), dir.get(files::BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
+    assert_eq!((dir.spec().unwrap(), dir.get(BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
     assert!(dir.final_response().unwrap().is_some());
 }
 
@@ -182,7 +183,7 @@ fn memory_is_given_back_once_the_disk_has_it_all() {
     drop(dir.create(&spec("a")).unwrap());
     dir.shrink().unwrap();
     assert!(live.exists(), "the disk does not have its end");
-    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     dir.shrink().unwrap();
     assert!(!live.exists() && kept.join("final.json").exists());
     dir.remove().unwrap();
@@ -202,23 +203,18 @@ fn a_run_is_written_over_room_that_was_there_before() {
     let room = inodes("spares/1", ".new");
     let dir = RunDir::new(at("live"), at("runs/a"));
     drop(dir.create(&spec("a")).unwrap());
-    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.keep(BEFORE, &SystemSnapshot::default()).unwrap();
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(ErrorCode::Timeout, "");
     dir.keep(
-        files::RESULT,
+        RESULT,
         &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
     )
     .unwrap();
-    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     assert_eq!(inodes("runs/a", ""), room);
     let kept = RunDir::in_one(at("runs/a"));
-    assert!(
-        kept.spec().is_ok()
-            && kept.get(files::BEFORE).is_some()
-            && kept.get(files::RESULT).is_some()
-            && kept.lock().is_ok()
-    );
+    assert!(kept.spec().is_ok() && kept.get(BEFORE).is_some() && kept.get(RESULT).is_some() && kept.lock().is_ok());
 
     // Unused room is freed with the output, and the next run has its own.
     assert!(at("runs/a/unit.json.new").exists() && !at("spares/1").exists());
@@ -235,11 +231,11 @@ fn what_is_on_the_disk_already_needs_no_more_room() {
     let dir = RunDir::in_one(folder.path().join("a"));
     drop(dir.create(&spec("a")).unwrap());
     let found = SystemSnapshot::default();
-    dir.keep(files::BEFORE, &found).unwrap();
+    dir.keep(BEFORE, &found).unwrap();
     // Nothing can be written there any more.
     fs::create_dir(dir.path().join("before.json.new")).unwrap();
-    dir.keep(files::BEFORE, &found).unwrap();
+    dir.keep(BEFORE, &found).unwrap();
     let other = SystemSnapshot { specialisation: Some("lab".to_owned()), ..found.clone() };
-    dir.keep(files::BEFORE, &other).unwrap_err();
-    assert_eq!(dir.get(files::BEFORE), Some(found));
+    dir.keep(BEFORE, &other).unwrap_err();
+    assert_eq!(dir.get(BEFORE), Some(found));
 }

@@ -7,11 +7,10 @@ use jiff::Timestamp;
 use rustix::process::Signal;
 use tokio::process::Command;
 
-use super::log::Log;
-use crate::listener::host::{ACTIVATION, is_activation};
+use crate::listener::nixos::{ACTIVATION, ask, is_activation};
 use crate::listener::output::built_system;
-use crate::listener::snapshot::ask;
-use crate::listener::verdict::End;
+use crate::listener::run::OutputLog;
+use crate::listener::run::verdict::End;
 use crate::process_group::output_within;
 use crate::protocol::Phase;
 
@@ -33,7 +32,7 @@ pub(super) struct Activation {
 }
 
 /// Returns the system that the run was seen to switch to, or that `nixos-rebuild` names at its end.
-pub(super) fn switched_to(activation: Option<&Activation>, log: &Log) -> Option<String> {
+pub(super) fn switched_to(activation: Option<&Activation>, log: &OutputLog) -> Option<String> {
     let seen = activation.and_then(|activation| activation.system.clone());
     seen.or_else(|| built_system(&log.lines()).map(str::to_owned))
 }
@@ -98,7 +97,7 @@ fn left_over(listing: &str) -> Vec<&str> {
 /// Adds the activation's output to the log, and returns the end of the program that began at `began`. If the
 /// activation's unit was stopped, by a shutdown or by hand, `nixos-rebuild` exits with 0; the returned end is another
 /// one.
-pub(super) async fn settled(activation: Option<&Activation>, log: &mut Log, end: End, began: Timestamp) -> End {
+pub(super) async fn settled(activation: Option<&Activation>, log: &mut OutputLog, end: End, began: Timestamp) -> End {
     if !matches!(end, End::Exited(_) | End::Killed(_) | End::TimedOut) {
         return end;
     }

@@ -6,11 +6,10 @@ use std::process::Command;
 
 use super::process::ProcessRunner;
 use crate::listener::config::{RebuildFlag, SystemKey};
-use crate::listener::host::Host;
+use crate::listener::nixos::{Host, answer};
 use crate::listener::output::{clean, refused_fetch};
 use crate::listener::run::Spec;
-use crate::listener::snapshot::answer;
-use crate::listener::verdict::End;
+use crate::listener::run::verdict::End;
 use crate::lookup::Remote;
 use crate::protocol::{ErrorCode, FlakeAttr, FlakeUrl, Revision, SystemPath};
 

@@ -9,13 +9,12 @@ use tokio::time::sleep;
 use super::activation;
 use super::build::{fetch, nixos_rebuild};
 use super::process::ProcessRunner;
-use super::rollback::{ActivationStep, Change, Changes, RolledBack, follow_baseline, note_baseline, roll_back};
+use super::rollback::{self, ActivationStep, Change, Changes, RolledBack, follow_baseline, note_baseline};
 use crate::clock;
-use crate::listener::host::Host;
+use crate::listener::nixos::{Host, SystemSnapshot};
 use crate::listener::output::{clean, tells_unadvertised};
-use crate::listener::run::{RollbackTarget, RunDir, RunResult, Spec, Verdict, files};
-use crate::listener::snapshot::SystemSnapshot;
-use crate::listener::verdict::{End, Evidence, judge, left_traces};
+use crate::listener::run::verdict::{End, Evidence, judge, left_traces};
+use crate::listener::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunResult, Spec, Verdict};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
@@ -48,11 +47,11 @@ impl Deployment {
     /// Deploys or rolls back. Fails if nothing was begun.
     pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
         let started_at = clock::now();
-        let found = SystemSnapshot::learned(&self.host).await;
-        self.dir.keep(files::BEFORE, &found)?;
+        let found = SystemSnapshot::capture(&self.host).await;
+        self.dir.keep(BEFORE, &found)?;
         let (verdict, after) = match self.spec.return_to.clone() {
-            Some(to) => self.return_to(&to).await,
-            None => self.deploy_for_good(found).await,
+            Some(target) => self.roll_back_run(&target).await,
+            None => self.deploy_and_confirm(found).await,
         };
         self.dir.forget_built().ok();
         let tail = bounded_tail(&self.runner.log.lines());
@@ -60,7 +59,7 @@ impl Deployment {
     }
 
     /// Deploys, and rolls back after a failure or without a confirmation, if the request asks for that.
-    async fn deploy_for_good(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
+    async fn deploy_and_confirm(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let mut attempt = self.deploy(found).await;
         let (verdict, after, traces) = self.judge(&attempt).await;
         let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
@@ -68,7 +67,7 @@ impl Deployment {
         };
         let failure = if verdict.status == Status::Completed {
             match self.confirmed(limit).await {
-                Ok(()) => return self.still_so(verdict, after).await,
+                Ok(()) => return self.verify_again(verdict, after).await,
                 Err(End::TimedOut) => {
                     let why = format!("nobody confirmed within {} s that the host was heard from", limit.as_secs());
                     Verdict::failed(ErrorCode::NotConfirmed, why)
@@ -84,12 +83,15 @@ impl Deployment {
         } else {
             verdict
         };
-        match self.go_back(&attempt.before, attempt.built.as_deref()).await {
-            RolledBack::Back { problem, theirs, now } => (rolled_back(failure, problem, theirs, &now), now),
-            RolledBack::Nowhere { theirs, now } => {
-                (failure.with(&format!("nothing is undone: {theirs}")).with(&what_runs(&now)), now)
-            }
-        }
+        let RolledBack { is_tried, problem, theirs, now } =
+            self.roll_back(&attempt.before, attempt.built.as_deref()).await;
+        let rolled_back = is_tried.then_some(problem.is_none());
+        let verdict = match problem {
+            None => failure.with("the host returned to what ran before"),
+            Some((_, why)) if is_tried => failure.with(&format!("the host could not return to what ran before: {why}")),
+            Some((_, why)) => failure.with(&format!("nothing is undone: {why}")),
+        };
+        (Verdict { rolled_back, ..with_all(verdict, theirs).with(&what_runs(&now)) }, now)
     }
 
     /// Waits for the confirmation, which a listener notes in the run's directory. The error is the timeout or a signal.
@@ -113,37 +115,31 @@ impl Deployment {
     }
 
     /// Judges a confirmed deployment: somebody may have switched the host to another system before the confirmation.
-    async fn still_so(&self, verdict: Verdict, after: SystemSnapshot) -> (Verdict, SystemSnapshot) {
-        let now = SystemSnapshot::seen(&self.host);
+    async fn verify_again(&self, verdict: Verdict, after: SystemSnapshot) -> (Verdict, SystemSnapshot) {
+        let now = SystemSnapshot::from_links(&self.host);
         let changes = Changes::by_others(&after, &now);
         let Some(theirs) = changes.theirs(&now) else { return (verdict, after) };
         let action = self.spec.action;
         let spoilt = action == Action::Switch || action.activates() && changes.current == Change::Theirs;
         let verdict = if spoilt { Verdict::failed(ErrorCode::VerifyFailed, theirs) } else { verdict.with(&theirs) };
-        (verdict, SystemSnapshot::learned(&self.host).await)
+        (verdict, SystemSnapshot::capture(&self.host).await)
     }
 
     /// Rolls back an earlier run, which is all that was asked for.
-    async fn return_to(&mut self, to: &RollbackTarget) -> (Verdict, SystemSnapshot) {
-        let not_returned = |error, why: &str, now: &SystemSnapshot| {
-            let verdict = Verdict::failed(error, format!("not returned to what ran before {}: {why}", to.run));
-            Verdict { rolled_back: Some(false), ..verdict.with(&what_runs(now)) }
+    async fn roll_back_run(&mut self, to: &RollbackTarget) -> (Verdict, SystemSnapshot) {
+        let RolledBack { problem, theirs, now, .. } = self.roll_back(&to.facts, to.made.as_deref()).await;
+        let rolled_back = Some(problem.is_none());
+        let verdict = match problem {
+            None => with_all(Verdict::completed(format!("returned to what ran before {}", to.run)), theirs),
+            Some((error, why)) => Verdict::failed(error, format!("not returned to what ran before {}: {why}", to.run)),
         };
-        match self.go_back(&to.facts, to.made.as_deref()).await {
-            RolledBack::Back { problem: None, theirs, now } => {
-                let verdict = Verdict::completed(format!("returned to what ran before {}", to.run));
-                let verdict = with_all(verdict, theirs).with(&what_runs(&now));
-                (Verdict { rolled_back: Some(true), ..verdict }, now)
-            }
-            RolledBack::Back { problem: Some((error, why)), now, .. } => (not_returned(error, &why, &now), now),
-            RolledBack::Nowhere { theirs, now } => (not_returned(ErrorCode::VerifyFailed, &theirs, &now), now),
-        }
+        (Verdict { rolled_back, ..verdict.with(&what_runs(&now)) }, now)
     }
 
-    async fn go_back(&mut self, before: &SystemSnapshot, made: Option<&str>) -> RolledBack {
+    async fn roll_back(&mut self, before: &SystemSnapshot, made: Option<&str>) -> RolledBack {
         // An operator waits no longer for a rollback, even if deployments have more time.
         let limit = RETURN_WITHIN.min(self.spec.settings.timeout());
-        roll_back(&mut self.runner, &self.host, self.spec.action, before, made, limit).await
+        rollback::roll_back(&mut self.runner, &self.host, self.spec.action, before, made, limit).await
     }
 
     async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
@@ -190,7 +186,7 @@ impl Deployment {
         let found = self.runner.within_bounds(commit_of(&self.spec.revision, &self.spec.settings.flake)).await?;
         let commit = found.map_err(|error| unresolved(&error))?;
         // A full disk must not stop the run; the deployment may be what frees it.
-        self.dir.note(files::COMMIT, &commit).ok();
+        self.dir.note(COMMIT, &commit).ok();
         Ok(commit)
     }
 
@@ -215,7 +211,7 @@ impl Deployment {
 
     /// Records the baseline right before anything changes.
     async fn begin_to_change(&self, attempt: &mut Attempt) -> Result<(), End> {
-        let before = SystemSnapshot::learned(&self.host).await;
+        let before = SystemSnapshot::capture(&self.host).await;
         note_baseline(&self.host, &self.dir, &before).map_err(|error| {
             let why = format!("cannot note what runs now, and so could not return to it: {error}");
             End::Refused(ErrorCode::BuildFailed, why)
@@ -257,7 +253,7 @@ impl Deployment {
         }
         // After a stop, no further program is started.
         let after =
-            if by_itself { SystemSnapshot::learned(&self.host).await } else { SystemSnapshot::seen(&self.host) };
+            if by_itself { SystemSnapshot::capture(&self.host).await } else { SystemSnapshot::from_links(&self.host) };
         let lines = self.runner.log.lines();
         let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
         let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
@@ -286,21 +282,6 @@ fn full_disk(lines: &[String]) -> Option<String> {
 
 fn with_all(verdict: Verdict, additions: impl IntoIterator<Item = String>) -> Verdict {
     additions.into_iter().fold(verdict, |verdict, addition| verdict.with(&addition))
-}
-
-/// Composes the verdict on a failed deployment that was rolled back.
-fn rolled_back(
-    verdict: Verdict,
-    problem: Option<(ErrorCode, String)>,
-    theirs: Option<String>,
-    now: &SystemSnapshot,
-) -> Verdict {
-    let rolled_back = Some(problem.is_none());
-    let verdict = match problem {
-        None => verdict.with("the host returned to what ran before"),
-        Some((_, why)) => verdict.with(&format!("the host could not return to what ran before: {why}")),
-    };
-    Verdict { rolled_back, ..with_all(verdict, theirs).with(&what_runs(now)) }
 }
 
 fn what_runs(now: &SystemSnapshot) -> String {

@@ -15,9 +15,9 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::activation::{self, Activation};
-use super::log::Log;
-use crate::listener::host::Host;
-use crate::listener::verdict::End;
+use crate::listener::nixos::Host;
+use crate::listener::run::OutputLog;
+use crate::listener::run::verdict::End;
 use crate::lookup::in_plain_words;
 use crate::protocol::Phase;
 
@@ -38,7 +38,7 @@ pub(super) struct ProcessRunner {
     pub(super) bounds: StopSignal,
     /// The time that processes get to end after SIGTERM.
     pub(super) grace: Duration,
-    pub(super) log: Log,
+    pub(super) log: OutputLog,
     /// The activation that the program was seen to wait for.
     pub(super) activation: Option<Activation>,
 }
@@ -121,7 +121,7 @@ async fn watch(
 }
 
 /// Keeps all output, and looks for an activation.
-async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Option<Activation>) -> Infallible {
+async fn keep(output: &mut pipe::Receiver, log: &mut OutputLog, activation: &mut Option<Activation>) -> Infallible {
     let mut piece = [0; PIECE_BYTES];
     let mut is_open = true;
     let (mut looks, host) = (interval(LOOK_EVERY), Host::new("/".into()));

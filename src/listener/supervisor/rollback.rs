@@ -15,10 +15,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::process::ProcessRunner;
-use crate::listener::host::Host;
-use crate::listener::run::{RunDir, files};
-use crate::listener::snapshot::{PROFILE, SystemSnapshot};
-use crate::listener::verdict::{End, UNITS_FAILED};
+use crate::listener::nixos::{Host, PROFILE, SystemSnapshot};
+use crate::listener::run::verdict::{End, UNITS_FAILED};
+use crate::listener::run::{BEFORE, RunDir};
 use crate::protocol::{Action, ErrorCode, Phase};
 
 /// The interval at which changes by others are looked for.
@@ -83,14 +82,14 @@ pub(super) async fn follow_baseline(
     made: Option<&str>,
 ) -> Infallible {
     loop {
-        let now = SystemSnapshot::seen(host);
+        let now = SystemSnapshot::from_links(host);
         let Changes { current, profile } = Changes::between(before, &now, made);
         // The phase is read last, so that the snapshot is older than any activation.
         if [current, profile].contains(&Change::Ours) || dir.phase() >= Phase::Activate {
             return pending().await;
         }
         if [current, profile].contains(&Change::Theirs) {
-            *before = now.completed(host).await;
+            *before = now.with_answers(host).await;
             // Written over the earlier record, which has the room.
             note_baseline(host, dir, before).ok();
         }
@@ -101,7 +100,7 @@ pub(super) async fn follow_baseline(
 /// Records the baseline, and keeps its systems from the garbage collector.
 pub(super) fn note_baseline(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
     host.keep(before.current_path(), before.profile_path());
-    dir.keep(files::BEFORE, before)
+    dir.keep(BEFORE, before)
 }
 
 /// A step from one system to another.
@@ -131,16 +130,14 @@ impl ActivationStep {
 }
 
 #[derive(Debug)]
-pub(super) enum RolledBack {
-    /// Nothing was undone: somebody else has replaced all of it meanwhile.
-    Nowhere { theirs: String, now: SystemSnapshot },
-    Back {
-        /// Why the host is not as it was before.
-        problem: Option<(ErrorCode, String)>,
-        /// The changes of others, which stay.
-        theirs: Option<String>,
-        now: SystemSnapshot,
-    },
+pub(super) struct RolledBack {
+    /// Whether there was anything to undo: somebody else may have replaced all of it meanwhile.
+    pub(super) is_tried: bool,
+    /// Why the host is not as it was before.
+    pub(super) problem: Option<(ErrorCode, String)>,
+    /// The changes of others, which stay.
+    pub(super) theirs: Option<String>,
+    pub(super) now: SystemSnapshot,
 }
 
 /// Undoes a run that built the system `made`, if known, within the limit.
@@ -152,14 +149,13 @@ pub(super) async fn roll_back(
     made: Option<&str>,
     limit: Duration,
 ) -> RolledBack {
-    let now = SystemSnapshot::seen(host);
+    let now = SystemSnapshot::from_links(host);
     let changes = Changes::between(before, &now, made);
     let theirs = changes.theirs(&now);
     let way = steps(action, before, &now, changes);
-    if let Some(theirs) = &theirs
-        && way.is_empty()
-    {
-        return RolledBack::Nowhere { theirs: theirs.clone(), now: SystemSnapshot::learned(host).await };
+    if way.is_empty() && theirs.is_some() {
+        let problem = theirs.map(|theirs| (ErrorCode::VerifyFailed, theirs));
+        return RolledBack { is_tried: false, problem, theirs: None, now: SystemSnapshot::capture(host).await };
     }
     runner.log.enter(Phase::Return);
     runner.bounds.renew(limit);
@@ -174,10 +170,10 @@ pub(super) async fn roll_back(
             break;
         }
     }
-    let now = SystemSnapshot::learned(host).await;
+    let now = SystemSnapshot::capture(host).await;
     let difference = difference(before, &now, changes).map(|text| (ErrorCode::VerifyFailed, text));
     let problem = problem.filter(|problem| !is_old_news(problem, before, &now)).or(difference);
-    RolledBack::Back { problem, theirs, now }
+    RolledBack { is_tried: true, problem, theirs, now }
 }
 
 /// Returns the steps that undo `action` on a host in this state, except where somebody else has changed it.
@@ -240,7 +236,7 @@ fn difference(before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::snapshot::{Profile, System};
+    use crate::listener::nixos::{Profile, System};
 
     /// Returns a host that runs one system, and boots another next.
     fn facts(current: &str, profile: &str) -> SystemSnapshot {

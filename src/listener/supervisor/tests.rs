@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::listener::host::tests::{make_system, point};
+use crate::listener::nixos::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
-use crate::listener::run::{RunResult, Spec, Verdict};
+use crate::listener::run::{BEFORE, COMMIT as COMMIT_RECORD, RunResult, Spec, Verdict};
 use crate::lookup::testing::{git, repository};
 use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
 use crate::testing::make_program;
@@ -36,7 +36,7 @@ mod systems;
 fn be_the_supervisor() {
     let Some(dir) = std::env::var_os(RUN_DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(supervise(RunDir::in_one(dir.into()), &Notifier::new(None).unwrap())).unwrap();
+    runtime.block_on(supervise(RunDir::in_one(dir.into()), Systemd::at(None).unwrap())).unwrap();
 }
 
 /// A run whose `nixos-rebuild` is a shell script, and its supervisor. The script activates; the build before makes the
@@ -82,7 +82,7 @@ impl Supervised {
 
     fn ended(mut self) -> (RunResult, String, Self) {
         assert!(self.supervisor.wait().unwrap().success());
-        (self.dir.get(files::RESULT).unwrap(), self.dir.output_tail(), self)
+        (self.dir.get(RESULT).unwrap(), self.dir.output_tail(), self)
     }
 
     /// Returns the content of a file that the script makes, once it is complete.
@@ -137,7 +137,7 @@ fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
     let (result, output, run) = Supervised::new("cat; printf '%s|' \"$@\"", |_| ()).ended();
     assert_eq!(verdict(&result), "completed: switch completed");
     assert_eq!(output, format!("switch|--flake|git+https://h/x?rev={COMMIT}#ns1|"));
-    assert_eq!(run.dir.get(files::COMMIT).unwrap().as_str(), COMMIT);
+    assert_eq!(run.dir.get(COMMIT_RECORD).unwrap().as_str(), COMMIT);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
     run.supervisor.kill().unwrap();
     run.supervisor.wait().unwrap();
     assert!(run.dir.lock().is_err(), "the host is not free as long as its program goes on");
-    assert_eq!(run.dir.get(files::RESULT), None);
+    assert_eq!(run.dir.get(RESULT), None);
     terminate(&run.file("left"));
     // Not at once: a process that ends frees its memory before its files.
     eventually("the host is free", || run.dir.lock().ok());
@@ -230,9 +230,9 @@ fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::in_one(folder.path().join("run"));
     give_back(&dir.create(&spec("r-1")).unwrap());
-    give_back(&take_in_hand(&dir).unwrap());
-    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
-    assert!(take_in_hand(&dir).is_err());
+    give_back(&take_lock(&dir).unwrap());
+    dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
+    assert!(take_lock(&dir).is_err());
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_flood_of_output_neither_stops_the_run_nor_fills_the_disk() {
     let (result, output, run) = Supervised::new("yes 0123456789 | head -c 20000000; echo the end", |_| ()).ended();
     assert_eq!(result.verdict.status, Status::Completed);
     assert!(output.ends_with("the end\n"));
-    let (current, previous) = run.dir.output_files();
+    let [current, previous] = run.dir.output_files();
     let size = fs::metadata(current).unwrap().len() + fs::metadata(previous).unwrap().len();
     assert!(size <= 16 * 1024 * 1024, "{size}");
 }
@@ -283,7 +283,7 @@ fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
     assert_eq!(result.verdict.status, Status::Completed);
     let commit = git(repository.path(), &["rev-parse", "main"]);
     assert_eq!(output, format!("{flake}?rev={commit}#ns1\n"));
-    assert_eq!(run.dir.get(files::COMMIT).unwrap().as_str(), commit);
+    assert_eq!(run.dir.get(COMMIT_RECORD).unwrap().as_str(), commit);
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     let (asked, _) = server.accept().unwrap();
     terminate(&run.supervisor.id().to_string());
     assert!(run.supervisor.wait().unwrap().success());
-    insta::assert_snapshot!(verdict(&run.dir.get(files::RESULT).unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
+    insta::assert_snapshot!(verdict(&run.dir.get(RESULT).unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
     // The supervisor's git is gone, and has closed its connection.
     let mut asked = asked;
     asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -382,7 +382,7 @@ fn what_was_so_before_is_on_record_before_anything_is_changed() {
     assert!(output.contains(r#""current":{"path":"/nix/store/old""#), "{output}");
     assert_eq!(verdict(&result), "completed: switched to generation 42");
     assert_eq!(result.after.current_path(), Some("/nix/store/new"));
-    assert_eq!(run.dir.get(files::BEFORE).unwrap().generation(), Some(41));
+    assert_eq!(run.dir.get(BEFORE).unwrap().generation(), Some(41));
 }
 
 #[test]

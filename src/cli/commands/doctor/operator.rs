@@ -42,7 +42,7 @@ impl OperatorCheckup<'_> {
         self.plans(&hosts, &mut findings);
         self.records(&mut findings);
         if let Some(flake) = &self.args.flake {
-            match listener::ask(flake.clone(), Duration::ZERO).await {
+            match listener::flake_problem(flake.clone(), Duration::ZERO).await {
                 // Nix would have to fetch the whole flake to answer.
                 None if flake.git_remote().is_none() => findings.ok("flake", "it is not for git to ask"),
                 None => findings.ok("flake", "it can be asked"),

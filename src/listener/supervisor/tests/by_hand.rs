@@ -43,7 +43,7 @@ fn what_was_switched_to_during_the_build_is_what_the_host_returns_to() {
     let (result, _, run) = meanwhile(BY_HAND, SWITCH).ended();
     insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
-    assert_eq!(run.dir.get(files::BEFORE).unwrap().current_path(), Some("/nix/store/hand"));
+    assert_eq!(run.dir.get(BEFORE).unwrap().current_path(), Some("/nix/store/hand"));
 }
 
 /// Waits until the supervisor knows that this system runs.
@@ -54,7 +54,7 @@ fn what_was_switched_to_before_anything_moves_is_what_the_host_returns_to() {
     let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{SWITCH}")).ended();
     insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
-    assert_eq!(run.dir.get(files::BEFORE).unwrap().current_path(), Some("/nix/store/hand"));
+    assert_eq!(run.dir.get(BEFORE).unwrap().current_path(), Some("/nix/store/hand"));
 
     // A system that evaluates differently each time is still the run's, and the one that it replaced is unknown.
     let another = SWITCH.replace("new", "another");
@@ -62,7 +62,7 @@ fn what_was_switched_to_before_anything_moves_is_what_the_host_returns_to() {
     let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{another}\necho {said}")).ended();
     insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
-    assert_eq!(run.dir.get(files::BEFORE).unwrap().current_path(), Some("/nix/store/old"));
+    assert_eq!(run.dir.get(BEFORE).unwrap().current_path(), Some("/nix/store/old"));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn what_was_switched_to_while_the_run_waits_to_be_confirmed_stays() {
 #[test]
 fn what_was_switched_to_after_another_run_is_not_returned_from() {
     let (_, _, run) = Supervised::on(host(), SWITCH, |_| ()).ended();
-    let facts = run.dir.get(files::BEFORE).unwrap();
+    let facts = run.dir.get(BEFORE).unwrap();
     let Supervised { folder, .. } = run;
     make_activatable_by_hand(&folder);
     assert!(Command::new("sh").args(["-c", BY_HAND]).current_dir(folder.path()).status().unwrap().success());

@@ -51,7 +51,7 @@ impl Supervised {
 fn a_host_that_is_confirmed_in_time_stays_as_it_is() {
     let run = switch(SWITCH, 20_000);
     run.reaches(Phase::Confirm);
-    assert_eq!(run.dir.get(files::RESULT), None);
+    assert_eq!(run.dir.get(RESULT), None);
     run.dir.write_confirmed().unwrap();
     let (result, _, run) = run.ended();
     assert_eq!(verdict(&result), "completed: switched to generation 42");
@@ -154,7 +154,7 @@ fn a_supervisor_that_is_asked_to_end_while_it_waits_leaves_the_host_as_it_is() {
 #[test]
 fn a_host_returns_to_what_ran_before_another_run() {
     let (_, _, run) = Supervised::on(host(), SWITCH, |_| ()).ended();
-    let facts = run.dir.get(files::BEFORE).unwrap();
+    let facts = run.dir.get(BEFORE).unwrap();
     let roots = run.path("root/nix/var/nix/gcroots");
     fs::create_dir_all(&roots).unwrap();
     let Supervised { folder, .. } = run;

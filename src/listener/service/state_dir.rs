@@ -11,18 +11,19 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::history::{FINALS, RequestHistory};
-use super::run::{RunDir, Spec, name_of, prepare_spares};
 use crate::clock;
+use crate::listener::run::{RunDir, Spec, name_of, prepare_spares};
 use crate::private_dir::{PrivateDir, PrivateDirError};
-use crate::protocol::{BusyWith, ReplySubject, Response};
+use crate::protocol::{BusyWith, Response};
 
 const RUNS: &str = "runs";
 
+/// The number of ended runs whose output is kept.
 const OUTPUTS: usize = 20;
 
 /// The state directory, and the one in memory if there is one.
 #[derive(Debug)]
-pub(super) struct StateDir {
+pub(in crate::listener) struct StateDir {
     /// The folder of runs since the last boot.
     live: PathBuf,
     /// The folder of runs on disk; equal to `live` if there is none in memory.
@@ -37,30 +38,13 @@ pub(super) struct StateDir {
 }
 
 #[derive(Debug)]
-pub(super) struct RecoveredState {
+pub(in crate::listener) struct RecoveredState {
     pub(super) state_dir: StateDir,
-    pub(super) history: RequestHistory,
-    /// Final responses that the server may not have, oldest first.
-    pub(super) undelivered: Vec<Undelivered>,
+    pub(in crate::listener) history: RequestHistory,
+    /// Ended runs whose final response the server may not have, oldest first.
+    pub(super) undelivered: Vec<(RunDir, Spec, Response)>,
     /// Runs that were not concluded, oldest first.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
-}
-
-/// A final response that has to be delivered.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Undelivered {
-    pub(super) dir: RunDir,
-    pub(super) reply_to: ReplySubject,
-    pub(super) response: Response,
-}
-
-impl Undelivered {
-    /// Notes that the server has it, so that the next listener does not deliver it again.
-    pub(super) fn told(&self) {
-        if let Err(error) = self.dir.write_told() {
-            tracing::warn!("cannot note that the end of the run in {} was told: {error}", self.dir.path().display());
-        }
-    }
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -83,7 +67,7 @@ pub enum StateError {
 impl StateDir {
     /// Opens the state directory, and creates it if it is missing. `runtime_dir` is in memory, and has room when the
     /// disk is full. Unreadable runs are logged and left alone.
-    pub(super) fn open(
+    pub(in crate::listener) fn open(
         state_dir: &Path,
         runtime_dir: Option<&Path>,
         history: RequestHistory,
@@ -98,16 +82,16 @@ impl StateDir {
         })?;
 
         let opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
-        let recovered = opened.recall(history).map_err(unusable)?;
+        let recovered = opened.recover(history).map_err(unusable)?;
         prepare(&recovered.state_dir.kept);
         Ok(recovered)
     }
 
-    fn recall(mut self, mut history: RequestHistory) -> io::Result<RecoveredState> {
+    fn recover(mut self, mut history: RequestHistory) -> io::Result<RecoveredState> {
         let (mut ended, mut unfinished, mut undelivered) = (Vec::new(), Vec::new(), Vec::new());
         for name in self.names()? {
             let dir = self.dir(&name.to_string());
-            if let Err(error) = dir.settle() {
+            if let Err(error) = dir.copy_all() {
                 tracing::warn!("what is known of the run in {} cannot be kept: {error}", dir.path().display());
             }
             match (dir.spec(), dir.final_response()) {
@@ -134,8 +118,7 @@ impl StateDir {
 
         for (dir, spec, response) in ended {
             if !dir.was_told() {
-                let (reply_to, response) = (spec.reply_to.clone(), response.clone());
-                undelivered.push(Undelivered { dir: dir.clone(), reply_to, response });
+                undelivered.push((dir.clone(), spec.clone(), response.clone()));
             }
             self.ended(dir)();
             history.ended(spec, response);
@@ -180,7 +163,7 @@ impl StateDir {
 
     /// Returns the damaged run that is still locked, if there is one.
     pub(super) fn damaged_holder(&self) -> Option<BusyWith> {
-        let dir = self.damaged.iter().find(|dir| dir.is_in_hand())?;
+        let dir = self.damaged.iter().find(|dir| dir.is_locked())?;
         let since = fs::metadata(dir.path()).and_then(|dir| dir.created()).ok();
         let since = since.and_then(|since| since.try_into().ok()).unwrap_or_else(clock::now);
         Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })
@@ -205,9 +188,9 @@ impl StateDir {
     }
 
     /// Makes the copies for which the disk had no room.
-    pub(super) fn settle(&self) {
+    pub(super) fn copy_all(&self) {
         for dir in &self.ended {
-            dir.settle().ok();
+            dir.copy_all().ok();
         }
     }
 }
@@ -231,19 +214,19 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::listener::run::files;
+    use crate::listener::run::FINAL;
     use crate::listener::run::tests::{give_back, spec};
     use crate::protocol::Status;
 
     fn conclude(state_dir: &mut StateDir, key: &str, second: i64) {
         let dir = state_dir.run_dir(key);
         dir.create(&Spec { number: state_dir.next_number(), ..spec(key) }).unwrap();
-        fs::write(dir.output_files().0, "output").unwrap();
+        fs::write(&dir.output_files()[0], "output").unwrap();
         let response = Response {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
-        dir.keep(files::FINAL, &response).unwrap();
+        dir.keep(FINAL, &response).unwrap();
         state_dir.ended(dir)();
     }
 
@@ -268,7 +251,7 @@ mod tests {
         let keys: Vec<&str> = history.ended.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
         assert_eq!(state_dir.number, FINALS as u64 + 5);
-        let outputs = state_dir.ended.iter().filter(|dir| dir.output_files().0.exists()).count();
+        let outputs = state_dir.ended.iter().filter(|dir| dir.output_files()[0].exists()).count();
         assert_eq!(outputs, OUTPUTS);
     }
 
@@ -313,7 +296,7 @@ mod tests {
     fn conclude_only(state_dir: &StateDir, key: &str) {
         let dir = state_dir.run_dir(key);
         dir.create(&spec(key)).unwrap();
-        dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
+        dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
     }
 
     #[test]

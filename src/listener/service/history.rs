@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::run::{Spec, name_of};
-use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
+use crate::listener::run::{Deployed, Spec, name_of};
+use crate::protocol::{Action, BusyWith, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
 /// The number of ended runs that are remembered.
 pub(super) const FINALS: usize = 200;
@@ -16,7 +16,7 @@ const REJECTIONS: usize = 1_000;
 const REJECTION_BYTES: usize = 512 * 1024;
 
 #[derive(Debug)]
-pub(super) struct RequestHistory {
+pub(in crate::listener) struct RequestHistory {
     hostname: HostName,
     pub(super) current: Option<Current>,
     /// The runs that ended, oldest first.
@@ -24,13 +24,6 @@ pub(super) struct RequestHistory {
     rejections: Rejections,
     /// Runs whose key cannot be read any more, by the UUID that the key leads to.
     pub(super) damaged: HashMap<Uuid, Response>,
-}
-
-/// The commit that was deployed last, and the system that it built if that is known.
-#[derive(Debug, Clone)]
-pub(super) struct Deployed {
-    commit: Commit,
-    pub(super) system: Option<String>,
 }
 
 /// The run that is going or about to begin.
@@ -57,7 +50,7 @@ struct Rejections {
 }
 
 impl RequestHistory {
-    pub(super) fn new(hostname: HostName) -> Self {
+    pub(in crate::listener) fn new(hostname: HostName) -> Self {
         Self {
             hostname,
             current: None,
@@ -138,7 +131,7 @@ impl RequestHistory {
     }
 
     /// Returns the last deployment. After a failure that may have changed something, the commit is unknown.
-    pub(super) fn last_deployed(&self) -> Option<Deployed> {
+    pub(in crate::listener) fn last_deployed(&self) -> Option<Deployed> {
         let mut runs = self.ended.iter().rev();
         let (_, end) = runs.find(|(spec, end)| spec.action.activates() && !changed_nothing(end))?;
         let commit = end.revision.clone().filter(|_| end.status == Status::Completed)?;
@@ -160,7 +153,7 @@ impl RequestHistory {
     }
 
     /// Records the end of the current run, or of one from before this listener started.
-    pub(super) fn ended(&mut self, spec: Spec, response: Response) {
+    pub(in crate::listener) fn ended(&mut self, spec: Spec, response: Response) {
         self.current.take_if(|current| current.spec.key == spec.key);
         self.ended.push_back((spec, response));
         if self.ended.len() > FINALS {
@@ -216,13 +209,6 @@ fn is_as_before(last: &Response, response: &Response) -> bool {
     let is_known = response.system.is_some() && response.rolled_back.is_none();
     let is_same = (&last.system, last.generation) == (&response.system, response.generation);
     response.status == Status::Failed && is_known && is_same
-}
-
-impl Deployed {
-    /// Returns the commit, if this system is the one that it built.
-    pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
-        (self.system.as_deref() == running).then_some(&self.commit)
-    }
 }
 
 impl Current {

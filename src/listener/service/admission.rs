@@ -83,33 +83,35 @@ pub(super) fn decide(
     history: &RequestHistory,
     elsewhere: impl FnOnce() -> Option<BusyWith>,
 ) -> Decision {
-    let confirms = request.as_ref().is_ok_and(|request| request.confirmed);
-    let refused = match request {
-        Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why),
+    let asked = match request {
+        Ok(request) => Ok(request),
         Err(BadRequest::Rejected { reply_to, id, error, message, .. }) => {
             Err(Refusal { reply_to, id, error, message, holder: None })
         }
-        Ok(request) => match objection(&request, now, history, elsewhere) {
-            None => Ok(request),
-            Some((error, message, holder)) => {
-                Err(Refusal { reply_to: request.reply_to, id: request.id, error, message, holder })
-            }
-        },
+        Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why),
     };
-    let (key, reply_to) = match &refused {
-        Ok(request) => (request.key(), &request.reply_to),
-        Err(refusal) => (refusal.key(), &refusal.reply_to),
+    let (key, reply_to, confirms) = match &asked {
+        Ok(request) => (request.key(), &request.reply_to, request.confirmed),
+        Err(refusal) => (refusal.key(), &refusal.reply_to, false),
     };
     if let Some(state) = history.state(key, now) {
         let (key, reply_to) = (key.to_owned(), reply_to.clone());
-        let goes_on = state.status == Status::Started;
-        return if confirms && goes_on {
+        return if confirms && state.status == Status::Started {
             Decision::Confirm { key, reply_to, state }
         } else {
             Decision::Answer { reply_to, state }
         };
     }
-    refused.map_or_else(Decision::Reject, Decision::Accept)
+    let request = match asked {
+        Ok(request) => request,
+        Err(refusal) => return Decision::Reject(refusal),
+    };
+    match objection(&request, now, history, elsewhere) {
+        None => Decision::Accept(request),
+        Some((error, message, holder)) => {
+            Decision::Reject(Refusal { reply_to: request.reply_to, id: request.id, error, message, holder })
+        }
+    }
 }
 
 /// Returns the reason against running a request whose key is unknown.
@@ -145,10 +147,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::listener::history::Stage;
-    use crate::listener::publisher::May;
     use crate::listener::run::Spec;
     use crate::listener::run::tests::spec;
+    use crate::listener::service::history::Stage;
+    use crate::listener::service::publisher::May;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_795_000_000 + second).unwrap()

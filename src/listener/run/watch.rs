@@ -4,13 +4,12 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::history::Deployed;
 use super::launch::Launcher;
-use super::output::clean_lines;
-use super::run::{RunDir, RunResult, Spec, UnitEnd, Verdict, files};
+use super::{BEFORE, COMMIT, Deployed, FINAL, RESULT, RunDir, RunResult, Spec, UNIT, UnitEnd, Verdict};
 use crate::clock;
+use crate::listener::output::clean_lines;
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, ErrorCode, Phase, Response, Status};
 
@@ -20,19 +19,10 @@ const POLL: Duration = Duration::from_millis(50);
 /// systemd still has to report the unit's end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A watcher of the files of a run that is going.
 #[derive(Debug)]
-pub(super) struct Watcher {
-    dir: RunDir,
-    pub(super) phase: Phase,
-    /// The time since which nobody holds the lock.
-    abandoned: Option<Instant>,
-}
-
-#[derive(Debug)]
-pub(super) enum RunEvent {
-    /// The run goes on, in another phase.
-    Phase(Watcher),
+pub(in crate::listener) enum RunEvent {
+    /// The run goes on, in this phase.
+    Phase(Phase),
     Finished(Finished),
     /// The final response is kept, and has to be delivered.
     Concluded(Box<Response>),
@@ -40,20 +30,18 @@ pub(super) enum RunEvent {
 
 /// Proof that a run is over or was never begun. It holds the lock, so that a late supervisor does nothing.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(in crate::listener) struct Finished {
     _lock: Option<File>,
 }
 
 /// Makes the run durable, and then starts its supervisor. Blocks.
-pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> RunEvent {
+pub(in crate::listener) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> RunEvent {
     // The lock is released before the launch, as the supervisor takes it.
     let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
-    let Err(error) = begun else { return RunEvent::Phase(Watcher::new(dir.clone())) };
+    let Err(error) = begun else { return RunEvent::Phase(dir.phase()) };
     let _lock = match dir.lock() {
         // The supervisor runs in spite of the error.
-        Err(held) if held.kind() == io::ErrorKind::WouldBlock => {
-            return RunEvent::Phase(Watcher::new(dir.clone()));
-        }
+        Err(held) if held.kind() == io::ErrorKind::WouldBlock => return RunEvent::Phase(dir.phase()),
         lock => lock,
     };
     let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {error}"));
@@ -62,9 +50,32 @@ pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> RunEvent 
     RunEvent::Concluded(Box::new(response))
 }
 
+/// Waits until the run has left this phase or is over.
+pub(in crate::listener) async fn next_event(dir: RunDir, phase: Phase) -> RunEvent {
+    // The time since which nobody holds the lock.
+    let mut unlocked: Option<Instant> = None;
+    loop {
+        if let Some(finished) = reported(&dir) {
+            return RunEvent::Finished(finished);
+        }
+        if let Ok(lock) = dir.lock() {
+            if unlocked.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+                return RunEvent::Finished(Finished { _lock: Some(lock) });
+            }
+        } else {
+            unlocked = None;
+        }
+        let now = dir.phase();
+        if now != phase {
+            return RunEvent::Phase(now);
+        }
+        sleep(POLL).await;
+    }
+}
+
 /// Returns whether an earlier run is over, as far as the files tell at once.
-pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Finished> {
-    ended(dir).or_else(|| {
+pub(in crate::listener) fn finished(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Finished> {
+    reported(dir).or_else(|| {
         let lock = rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
         Some(Finished { _lock: Some(lock) })
     })
@@ -72,61 +83,31 @@ pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<F
 
 /// Returns whether the supervisor or systemd has reported the end. Processes that still hold the lock are not waited
 /// for: the program may have left them behind on purpose.
-fn ended(dir: &RunDir) -> Option<Finished> {
-    dir.has_ended().then(|| Finished { _lock: dir.lock().ok() })
-}
-
-impl Watcher {
-    pub(super) fn new(dir: RunDir) -> Self {
-        Self { phase: dir.phase(), dir, abandoned: None }
-    }
-
-    pub(super) async fn news(mut self) -> RunEvent {
-        loop {
-            if let Some(over) = ended(&self.dir).or_else(|| self.lost()) {
-                return RunEvent::Finished(over);
-            }
-            let phase = self.dir.phase();
-            if phase != self.phase {
-                self.phase = phase;
-                return RunEvent::Phase(self);
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Returns whether nobody has held the lock for long enough.
-    fn lost(&mut self) -> Option<Finished> {
-        let Ok(lock) = self.dir.lock() else {
-            self.abandoned = None;
-            return None;
-        };
-        let since = *self.abandoned.get_or_insert_with(Instant::now);
-        (since.elapsed() >= PATIENCE).then_some(Finished { _lock: Some(lock) })
-    }
+fn reported(dir: &RunDir) -> Option<Finished> {
+    (dir.has(RESULT) || dir.has(UNIT)).then(|| Finished { _lock: dir.lock().ok() })
 }
 
 /// Composes and keeps the final response of a run that is over. `deployed` is the last deployment by this listener. It
 /// tells the previous commit of a system that does not know its own, unless somebody has switched the host since.
-pub(super) fn conclude(
-    _over: &Finished,
+pub(in crate::listener) fn conclude(
+    _finished: &Finished,
     dir: &RunDir,
     spec: &Spec,
     boot_id: Option<&str>,
     deployed: Option<&Deployed>,
 ) -> Response {
-    let result = dir.get(files::RESULT);
+    let result = dir.get(RESULT);
     let verdict = result.as_ref().map_or_else(
-        || Verdict::failed(ErrorCode::Interrupted, explain(spec, dir.phase(), boot_id, dir.get(files::UNIT).as_ref())),
+        || Verdict::failed(ErrorCode::Interrupted, explain(spec, dir.phase(), boot_id, dir.get(UNIT).as_ref())),
         |result| result.verdict.clone(),
     );
     let mut response = compose(spec, verdict);
     response.revision = match &spec.return_to {
         Some(to) => to.revision.clone(),
-        None => dir.get(files::COMMIT).or(response.revision),
+        None => dir.get(COMMIT).or(response.revision),
     };
     response.previous_revision = dir
-        .get(files::BEFORE)
+        .get(BEFORE)
         .and_then(|before| before.revision.clone().or_else(|| deployed?.commit_of(before.current_path()).cloned()));
     if response.status == Status::Failed {
         let from_disk = || bounded_tail(&clean_lines(&dir.output_tail()));
@@ -160,14 +141,12 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
 }
 
 fn keep(dir: &RunDir, response: &Response) {
-    if let Err(error) = dir.keep(files::FINAL, response) {
+    if let Err(error) = dir.keep(FINAL, response) {
         // The response is delivered anyway; only a restarted listener would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
     }
-    for tidied in [dir.settle(), dir.remove_environment(), dir.forget_built()] {
-        if let Err(error) = tidied {
-            tracing::warn!("cannot tidy up after the run in {}: {error}", dir.path().display());
-        }
+    for error in dir.tidy_up().into_iter().filter_map(Result::err) {
+        tracing::warn!("cannot tidy up after the run in {}: {error}", dir.path().display());
     }
 }
 
@@ -201,9 +180,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::listener::history::RequestHistory;
+    use crate::listener::nixos::{System, SystemSnapshot};
+    use crate::listener::run::PHASE;
     use crate::listener::run::tests::{give_back, spec};
-    use crate::listener::snapshot::{System, SystemSnapshot};
+    use crate::listener::service::history::RequestHistory;
 
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
@@ -216,11 +196,12 @@ mod tests {
     async fn each_phase_is_news_and_the_end_is_the_last() {
         let (_folder, dir) = run();
         let lock = dir.lock().unwrap();
-        let watch = Watcher::new(dir.clone());
-        dir.note(files::PHASE, &Phase::Activate).unwrap();
-        let RunEvent::Phase(watch) = watch.news().await else { panic!("it is not over") };
+        dir.note(PHASE, &Phase::Activate).unwrap();
+        let event = next_event(dir.clone(), Phase::Resolve).await;
+        assert!(matches!(event, RunEvent::Phase(Phase::Activate)), "it is not over");
         fs::write(dir.path().join("result.json"), "").unwrap();
-        let RunEvent::Finished(_over) = watch.news().await else { panic!("it has a result") };
+        let event = next_event(dir.clone(), Phase::Activate).await;
+        assert!(matches!(event, RunEvent::Finished(_)), "it has a result");
         drop(lock);
     }
 
@@ -228,25 +209,27 @@ mod tests {
     async fn a_run_in_nobodys_hands_is_given_time_to_be_taken_up_and_is_then_over_for_good() {
         let (_folder, dir) = run();
         let began = Instant::now();
-        let RunEvent::Finished(over) = Watcher::new(dir.clone()).news().await else { panic!("nobody has it") };
+        let RunEvent::Finished(finished) = next_event(dir.clone(), Phase::Resolve).await else {
+            panic!("nobody has it")
+        };
         assert!(began.elapsed() >= PATIENCE);
         assert!(dir.lock().is_err(), "who comes too late waits until it is concluded");
-        drop(over);
+        drop(finished);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_run_in_somebodys_hands_goes_on_however_long_it_takes() {
         let (_folder, dir) = run();
         let _lock = dir.lock().unwrap();
-        tokio::time::timeout(100 * PATIENCE, Watcher::new(dir).news()).await.unwrap_err();
+        tokio::time::timeout(100 * PATIENCE, next_event(dir, Phase::Resolve)).await.unwrap_err();
     }
 
     #[test]
     fn a_run_from_before_a_reboot_is_over_at_once() {
         let (_folder, dir) = run();
         let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1") };
-        assert!(over(&dir, &spec, Some("first")).is_none());
-        assert!(over(&dir, &spec, Some("second")).is_some());
+        assert!(finished(&dir, &spec, Some("first")).is_none());
+        assert!(finished(&dir, &spec, Some("second")).is_some());
     }
 
     fn explained(boot_id: &str, unit: Option<(&str, &str, &str)>) -> String {
@@ -270,11 +253,11 @@ mod tests {
             let (_folder, dir) = run();
             if let Some(path) = running {
                 let current = Some(System { path: path.to_owned(), kernel: [None, None, None] });
-                dir.note(files::BEFORE, &SystemSnapshot { current, ..SystemSnapshot::default() }).unwrap();
+                dir.note(BEFORE, &SystemSnapshot { current, ..SystemSnapshot::default() }).unwrap();
             }
-            let over = Finished { _lock: None };
+            let finished = Finished { _lock: None };
             let deployed = history.last_deployed();
-            conclude(&over, &dir, &spec("r-1"), None, deployed.as_ref())
+            conclude(&finished, &dir, &spec("r-1"), None, deployed.as_ref())
                 .previous_revision
                 .map(|commit| commit.to_string())
         };

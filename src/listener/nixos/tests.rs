@@ -1,5 +1,7 @@
 use super::*;
-use crate::listener::snapshot::SystemSnapshot;
+use crate::testing::make_program;
+
+const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 /// Makes a system in the store of the host below `root`, and returns its path.
 pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) -> String {
@@ -36,7 +38,7 @@ fn a_nixos_host_is_told_from_its_links() {
     point(root, "run/booted-system", &old);
 
     let host = Host::new(root.to_owned());
-    let seen = SystemSnapshot::seen(&host);
+    let seen = SystemSnapshot::from_links(&host);
     let profile = seen.profile.clone().unwrap();
     assert_eq!((profile.generation, profile.system.path.as_str()), (Some(42), "/nix/store/b-nixos"));
     assert_eq!(profile.system.kernel[1].as_deref(), Some("/nix/store/linux-2/initrd"));
@@ -44,7 +46,7 @@ fn a_nixos_host_is_told_from_its_links() {
     assert_eq!(seen.booted_system_differs(), Some(true));
     assert_eq!(host.uptime_s(), Some(86_400));
     assert!(host.has_systemd());
-    let specialisation = || SystemSnapshot::seen(&host).specialisation;
+    let specialisation = || SystemSnapshot::from_links(&host).specialisation;
     assert_eq!(specialisation(), None);
     fs::create_dir_all(host.at(&new).join("specialisation")).unwrap();
     point(root, &format!("{}/specialisation/gaming", new.trim_start_matches('/')), "/nix/store/c-nixos");
@@ -74,7 +76,7 @@ fn a_reboot_is_due_when_the_next_boot_would_start_something_else() {
             fs::remove_file(root.join(link)).ok();
             symlink(format!("/nix/store/{system}"), root.join(link)).unwrap();
         }
-        SystemSnapshot::seen(&Host::new(root.to_owned())).reboot_required().unwrap()
+        SystemSnapshot::from_links(&Host::new(root.to_owned())).reboot_required().unwrap()
     };
     assert!(!required("a", "a", "a"));
     assert!(!required("a", "b", "b"), "switched, and the same kernel");
@@ -87,7 +89,7 @@ fn what_is_not_there_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let host = Host::new(folder.path().to_owned());
     assert_eq!(host.machine(), None);
-    let seen = SystemSnapshot::seen(&host);
+    let seen = SystemSnapshot::from_links(&host);
     assert_eq!(seen, SystemSnapshot::default());
     assert_eq!((seen.booted_system_differs(), seen.reboot_required()), (None, None));
     assert_eq!(host.uptime_s(), None);
@@ -184,4 +186,62 @@ fn a_folder_that_is_emptied_at_each_boot_needs_no_boot_id() {
     assert_eq!(kept(), second);
     // An id that cannot be kept is better than none.
     assert_ne!(instance(&folder.path().join("missing"), Some("")), second);
+}
+
+#[tokio::test]
+async fn a_system_says_which_commit_it_is_of_if_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let path = make_system(root, "a-nixos", "linux");
+    point(root, "run/current-system", &path);
+    let host = Host::new(root.to_owned());
+    assert_eq!(SystemSnapshot::capture(&host).await.revision, None);
+
+    let program = host.at(&path).join("sw/bin/nixos-version");
+    let says = |script: &str| {
+        make_program(&program, &format!("[ \"$1\" = --configuration-revision ] || exit 9\n{script}"));
+    };
+    says(&format!("echo {COMMIT}"));
+    assert_eq!(SystemSnapshot::capture(&host).await.revision.unwrap().as_str(), COMMIT);
+    says(&format!("echo {COMMIT}-dirty"));
+    assert_eq!(SystemSnapshot::capture(&host).await.revision, None);
+    says("echo configuration revision is unknown >&2; exit 1");
+    assert_eq!(SystemSnapshot::capture(&host).await.revision, None);
+}
+
+#[test]
+fn facts_of_another_version_are_read() {
+    let facts: SystemSnapshot = serde_json::from_str(r#"{"later": true}"#).unwrap();
+    assert_eq!((facts.is_nixos(), facts), (false, SystemSnapshot::default()));
+}
+
+#[test]
+fn units_are_the_first_words_of_a_listing() {
+    let listing = "unbound.service loaded failed failed Unbound DNS resolver\n\
+                   tunnel.service  loaded activating auto-restart SSH tunnel\n\
+                   nixos-rebuild-switch-to-configuration.service loaded failed failed x\n\
+                   nixos-rebuild-switch-to-configuration-0123abcd.service loaded failed failed x\n\n";
+    let (failed, waiting) = listed(listing);
+    assert_eq!(
+        (failed.into_iter().collect::<Vec<_>>(), waiting),
+        (vec!["unbound.service".to_owned()], vec!["tunnel.service".to_owned()])
+    );
+    assert!(listed("").0.is_empty());
+}
+
+#[test]
+fn a_unit_between_two_starts_has_failed_only_if_it_ended_badly() {
+    let block =
+        |unit: &str, result: &str, status: i32| format!("ExecMainStatus={status}\nResult={result}\nId={unit}\n");
+    let shown = [
+        block("poll.service", "success", 0),
+        block("tunnel.service", "exit-code", 255),
+        block("late.service", "timeout", 0),
+        block("java.service", "success", 143),
+    ];
+    assert_eq!(
+        ended_badly(&shown.join("\n")).into_iter().collect::<Vec<_>>(),
+        ["java.service", "late.service", "tunnel.service"]
+    );
+    assert!(ended_badly("").is_empty());
 }

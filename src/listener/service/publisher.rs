@@ -7,9 +7,9 @@ use async_nats::Client;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::config::Config;
-use super::state_dir::Undelivered;
 use crate::bus::{Operation, Renewal, Violation};
+use crate::listener::config::Config;
+use crate::listener::run::{RunDir, Spec};
 use crate::protocol::{HostName, Place, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
 /// The time limit for flushing published messages.
@@ -76,15 +76,13 @@ impl Publisher {
         self.rights.allow(self.place(subject))
     }
 
-    pub(super) async fn say(&self, to: &ReplySubject, response: &Response) {
-        if self.may_answer(to) {
-            self.send_response(to, response).await;
-        }
+    pub(super) async fn respond(&self, to: &ReplySubject, response: &Response) {
+        self.publish(to, self.bytes_of(response)).await;
     }
 
-    async fn send_response(&self, to: &ReplySubject, response: &Response) {
+    fn bytes_of(&self, response: &Response) -> Vec<u8> {
         let response = Response { instance: Some(self.instance), ..response.clone() };
-        self.send(to, response.to_bytes(self.client.max_payload())).await;
+        response.to_bytes(self.client.max_payload())
     }
 
     /// Publishes an answer, but never below the prefix of another host, whatever the request says.
@@ -95,10 +93,9 @@ impl Publisher {
     }
 
     async fn send(&self, to: &ReplySubject, message: Vec<u8>) {
-        if !self.connected {
-            return;
-        }
-        if let Err(error) = self.client.publish(to.to_string(), message.into()).await {
+        if self.connected
+            && let Err(error) = self.client.publish(to.to_string(), message.into()).await
+        {
             tracing::error!("cannot answer to {to}: {error}");
         }
     }
@@ -123,14 +120,14 @@ impl Publisher {
     /// Sending alone proves nothing: when a switch breaks the network, minutes of messages fit into the buffers of the
     /// dead connection. The server handles its input in order, so its answer to a later ping proves that it has read
     /// the rest.
-    pub(super) async fn deliver(&self, undelivered: &[Undelivered]) -> bool {
+    pub(super) async fn deliver(&self, undelivered: &[(RunDir, Spec, Response)]) -> bool {
         let connection = self.connection();
-        for Undelivered { reply_to, response, .. } in undelivered {
+        for (_, Spec { reply_to, .. }, response) in undelivered {
             // A deployment may change the name or the tier of its own host. The reply subject was this host's when it accepted
             // the request, and the server decides whether it still is.
             let was_own = Tier::ALL.iter().any(|&tier| reply_to.is_of(tier, &response.hostname));
             if was_own || self.may_answer(reply_to) {
-                self.send_response(reply_to, response).await;
+                self.send(reply_to, self.bytes_of(response)).await;
             }
         }
         self.flush().await;

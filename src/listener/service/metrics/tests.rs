@@ -2,9 +2,8 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::listener::run::Spec;
+use crate::listener::nixos::{Profile, System};
 use crate::listener::run::tests::spec;
-use crate::listener::snapshot::{Profile, System};
 
 /// A running exporter for an empty host, with the loop's end of the channel.
 struct Scene {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::listener::config::UserUnits;
+use crate::listener::nixos::{Profile, System};
 use crate::listener::output::{built_system, clean_lines};
 use crate::listener::run::tests::spec;
-use crate::listener::snapshot::{Profile, System};
 use crate::protocol::Action;
 
 const OLD: &str = "/nix/store/old-nixos";

@@ -4,15 +4,14 @@
 //! `switch-to-configuration`; the older bash program turns them all into 1, so that only its output tells. Exit code 0
 //! of either is not believed until the host runs the built system.
 
-use super::config::UserUnits;
-use super::output;
-use super::output::switch::{self, BootLoader};
-use super::run::{Spec, Verdict};
-use super::snapshot::SystemSnapshot;
+use super::{Spec, Verdict};
+use crate::listener::config::UserUnits;
+use crate::listener::nixos::SystemSnapshot;
+use crate::listener::output::{self, BootLoader};
 use crate::protocol::{Action, ErrorCode, Phase};
 
 /// The exit code of `switch-to-configuration` when units failed.
-pub(super) const UNITS_FAILED: i32 = 4;
+pub(in crate::listener) const UNITS_FAILED: i32 = 4;
 
 /// Its exit code when the system needs a reboot; also that of `nix build` when a build failed.
 const NEEDS_REBOOT: i32 = 100;
@@ -27,7 +26,7 @@ const REBOOT: &str = "deploy it with action = \"boot\", and reboot the host";
 const DIED: i32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::listener) enum End {
     Exited(i32),
     Killed(i32),
     /// A signal told the supervisor to stop, together with the program.
@@ -41,23 +40,23 @@ pub(super) enum End {
 
 impl End {
     /// Returns every end but exit code 0 as an error.
-    pub(super) fn success(self) -> Result<(), Self> {
+    pub(in crate::listener) fn success(self) -> Result<(), Self> {
         if self == Self::Exited(0) { Ok(()) } else { Err(self) }
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Evidence<'a> {
-    pub(super) end: &'a End,
-    pub(super) phase: Phase,
-    pub(super) before: &'a SystemSnapshot,
-    pub(super) after: &'a SystemSnapshot,
+pub(in crate::listener) struct Evidence<'a> {
+    pub(in crate::listener) end: &'a End,
+    pub(in crate::listener) phase: Phase,
+    pub(in crate::listener) before: &'a SystemSnapshot,
+    pub(in crate::listener) after: &'a SystemSnapshot,
     /// The store path of the built system, if known.
-    pub(super) built: Option<&'a str>,
-    pub(super) lines: &'a [String],
+    pub(in crate::listener) built: Option<&'a str>,
+    pub(in crate::listener) lines: &'a [String],
 }
 
-pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
+pub(in crate::listener) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
     let verdict = match end {
         End::Exited(0) => success(spec.action, evidence),
@@ -93,12 +92,15 @@ fn timed_out(spec: &Spec, phase: Phase) -> Verdict {
 }
 
 /// Whether a failed run may have changed the host.
-pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, lines, .. }: &Evidence<'_>) -> bool {
+pub(in crate::listener) fn left_traces(
+    verdict: &Verdict,
+    Evidence { phase, before, after, lines, .. }: &Evidence<'_>,
+) -> bool {
     let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();
     let judged = matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::VerifyFailed));
     let began = *phase == Phase::Activate || judged;
     // Nothing moves before the boot loader is installed.
-    moved || began && switch::boot_loader(lines) != Some(BootLoader::Old)
+    moved || began && output::boot_loader(lines) != Some(BootLoader::Old)
 }
 
 fn success(action: Action, evidence: &Evidence<'_>) -> Verdict {
@@ -173,14 +175,14 @@ fn takes_effect_later(action: Action, after: &SystemSnapshot) -> Option<bool> {
 fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Option<Vec<String>> {
     let (before, mut now) = (before.failed_units.as_ref()?, after.failed_units.clone()?);
     // The list lacks units that are just being restarted, and those whose dependencies failed.
-    now.extend(switch::failed_units(lines));
-    now.extend(switch::failed_jobs(lines));
+    now.extend(output::failed_units(lines));
+    now.extend(output::failed_jobs(lines));
     Some(now.difference(before).cloned().collect())
 }
 
 /// Whether an ambiguous exit code means that the system needs a reboot.
 fn needs_reboot(code: i32, evidence: &Evidence<'_>) -> bool {
-    let said = || evidence.lines.iter().any(|line| switch::needs_reboot(line));
+    let said = || evidence.lines.iter().any(|line| output::needs_reboot(line));
     match code {
         NEEDS_REBOOT => is_reached(code, evidence) || said(),
         DIED => said(),
@@ -212,27 +214,27 @@ fn is_reached(code: i32, Evidence { phase, before, after, built, lines, .. }: &E
 /// Judges an activation that ended with this code, which is not 0.
 fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdict {
     let lines = evidence.lines;
-    if let Some(check) = switch::refusal(lines) {
+    if let Some(check) = output::refusal(lines) {
         // The checks refuse `boot` as well, so it is no way around them.
         let advice = if spec.action == Action::Boot { String::new() } else { format!(": {REBOOT}") };
         return failed(format!("{check}{advice}"));
     }
-    if switch::is_locked_out(lines) {
+    if output::is_locked_out(lines) {
         return shut_out("another activation goes on, and holds the lock of switch-to-configuration", evidence);
     }
     // Units of ended activations were removed before.
-    if let Some(unit) = switch::taken_unit(lines) {
+    if let Some(unit) = output::taken_unit(lines) {
         let remedy = format!("`systemctl stop {unit}; systemctl reset-failed {unit}`");
         return shut_out(
             &format!("{unit} is there already: another activation goes on, or else {remedy} removes it"),
             evidence,
         );
     }
-    let death = (code == DIED).then(|| switch::cause_of_death(lines)).flatten();
-    let script = switch::about_boot_loader(lines).or_else(|| switch::about_failed_script(lines).map(str::to_owned));
+    let death = (code == DIED).then(|| output::cause_of_death(lines)).flatten();
+    let script = output::about_boot_loader(lines).or_else(|| output::about_failed_script(lines).map(str::to_owned));
     let failed_units = units_that_failed(evidence).unwrap_or_default();
     let units = listed("the following units failed", &failed_units);
-    let users = switch::user_failures(lines);
+    let users = output::user_failures(lines);
     let of_users = listed("user units failed", &users);
     let held = of_users.clone().filter(|_| spec.settings.user_units == UserUnits::Fail);
     let reasons: Vec<String> = [death.or(script), units, held].into_iter().flatten().collect();
@@ -241,7 +243,7 @@ fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdic
     }
     match of_users.or_else(|| old_failures(evidence)) {
         Some(note) => success(spec.action, evidence).with(&note),
-        None => Verdict { failed_units: switch::failed_units(lines), ..failed(unexplained(code, lines)) },
+        None => Verdict { failed_units: output::failed_units(lines), ..failed(unexplained(code, lines)) },
     }
 }
 
@@ -252,7 +254,7 @@ fn listed(what: &str, names: &[String]) -> Option<String> {
 /// Returns a note if all named units had failed before. They explain the exit code, which is then no failure.
 fn old_failures(Evidence { before, lines, .. }: &Evidence<'_>) -> Option<String> {
     let before = before.failed_units.as_ref()?;
-    let named = switch::failed_units(lines);
+    let named = output::failed_units(lines);
     let are_old = !named.is_empty() && named.iter().all(|unit| before.contains(unit));
     are_old.then(|| format!("failed before it already: {}", named.join(" ")))
 }
@@ -265,9 +267,9 @@ fn shut_out(why: &str, Evidence { before, after, .. }: &Evidence<'_>) -> Verdict
 }
 
 fn unexplained(code: i32, lines: &[String]) -> String {
-    let line = switch::about_failed_units(lines).or_else(|| output::essential(lines));
+    let line = output::about_failed_units(lines).or_else(|| output::essential(lines));
     match line {
-        Some(line) if code == UNITS_FAILED && switch::about_failed_units(lines).is_none() => {
+        Some(line) if code == UNITS_FAILED && output::about_failed_units(lines).is_none() => {
             format!(
                 "switch-to-configuration ended with code {code} and named no unit that failed; its last line: {line}"
             )
@@ -331,7 +333,7 @@ fn next_boot(evidence: &Evidence<'_>) -> Option<String> {
 /// Some exit codes come only after the boot loader was installed.
 fn boot_loader(Evidence { end, lines, .. }: &Evidence<'_>) -> Option<BootLoader> {
     let by_code = matches!(end, End::Exited(UNITS_FAILED | NEEDS_REBOOT)).then_some(BootLoader::New);
-    switch::boot_loader(lines).or(by_code)
+    output::boot_loader(lines).or(by_code)
 }
 
 #[cfg(test)]

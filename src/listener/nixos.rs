@@ -1,20 +1,32 @@
-//! The parts of the host's state that a run may change. Captured before a run, to roll back to and to compare with afterwards.
+//! The NixOS host, read from its files: what runs and boots next, what keeps it busy, and which machine it is.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use rustix::fs::{major, minor, stat};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
+use uuid::Uuid;
 
-use super::host::{Host, is_activation};
+use super::NAMESPACE;
 use super::output::clean;
+use crate::clock;
 use crate::lookup::in_plain_words;
 use crate::process_group::output_within;
-use crate::protocol::Commit;
+use crate::protocol::{BusyWith, Commit};
+
+/// The folder of links that keep paths from the garbage collector.
+const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
+
+/// The prefix of the unit in which `nixos-rebuild` activates a system. Most releases use it alone; some append a
+/// number.
+pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
 
 /// The time limit for asking a program. A missing answer does not stop a deployment.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -39,7 +51,6 @@ pub struct System {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     pub system: System,
 }
@@ -59,7 +70,7 @@ pub struct SystemSnapshot {
 
 impl SystemSnapshot {
     /// Reads the links of the host.
-    pub(super) fn seen(host: &Host) -> Self {
+    pub(super) fn from_links(host: &Host) -> Self {
         let (current, profile) = (System::at(host, "run/current-system"), Profile::of(host));
         let paths = current.as_ref().zip(profile.as_ref());
         let specialisation = paths.and_then(|(current, profile)| specialisation(host, &current.path, &profile.system));
@@ -67,11 +78,12 @@ impl SystemSnapshot {
     }
 
     /// Reads the links, and asks programs for the rest.
-    pub(super) async fn learned(host: &Host) -> Self {
-        Self::seen(host).completed(host).await
+    pub(super) async fn capture(host: &Host) -> Self {
+        Self::from_links(host).with_answers(host).await
     }
 
-    pub(super) async fn completed(self, host: &Host) -> Self {
+    /// Adds what only programs tell.
+    pub(super) async fn with_answers(self, host: &Host) -> Self {
         let revision = match &self.current {
             Some(system) => configuration_revision(host, system).await,
             None => None,
@@ -200,69 +212,146 @@ pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Op
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::listener::host::tests::{make_system, point};
-    use crate::testing::make_program;
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    root: PathBuf,
+}
 
-    const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
-
-    #[tokio::test]
-    async fn a_system_says_which_commit_it_is_of_if_it_knows() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        let path = make_system(root, "a-nixos", "linux");
-        point(root, "run/current-system", &path);
-        let host = Host::new(root.to_owned());
-        assert_eq!(SystemSnapshot::learned(&host).await.revision, None);
-
-        let program = host.at(&path).join("sw/bin/nixos-version");
-        let says = |script: &str| {
-            make_program(&program, &format!("[ \"$1\" = --configuration-revision ] || exit 9\n{script}"));
-        };
-        says(&format!("echo {COMMIT}"));
-        assert_eq!(SystemSnapshot::learned(&host).await.revision.unwrap().as_str(), COMMIT);
-        says(&format!("echo {COMMIT}-dirty"));
-        assert_eq!(SystemSnapshot::learned(&host).await.revision, None);
-        says("echo configuration revision is unknown >&2; exit 1");
-        assert_eq!(SystemSnapshot::learned(&host).await.revision, None);
+impl Host {
+    pub(super) const fn new(root: PathBuf) -> Self {
+        Self { root }
     }
 
-    #[test]
-    fn facts_of_another_version_are_read() {
-        let facts: SystemSnapshot = serde_json::from_str(r#"{"later": true}"#).unwrap();
-        assert_eq!((facts.is_nixos(), facts), (false, SystemSnapshot::default()));
+    /// Returns an id that tells machines of one name apart: a hash of the machine id, which is secret, see
+    /// machine-id(5).
+    pub(super) fn machine(&self) -> Option<String> {
+        Some(Uuid::new_v5(&NAMESPACE, self.read("etc/machine-id")?.as_bytes()).to_string())
     }
 
-    #[test]
-    fn units_are_the_first_words_of_a_listing() {
-        let listing = "unbound.service loaded failed failed Unbound DNS resolver\n\
-                       tunnel.service  loaded activating auto-restart SSH tunnel\n\
-                       nixos-rebuild-switch-to-configuration.service loaded failed failed x\n\
-                       nixos-rebuild-switch-to-configuration-0123abcd.service loaded failed failed x\n\n";
-        let (failed, waiting) = listed(listing);
-        assert_eq!(
-            (failed.into_iter().collect::<Vec<_>>(), waiting),
-            (vec!["unbound.service".to_owned()], vec!["tunnel.service".to_owned()])
-        );
-        assert!(listed("").0.is_empty());
+    pub(super) fn boot_id(&self) -> Option<String> {
+        self.read("proc/sys/kernel/random/boot_id")
     }
 
-    #[test]
-    fn a_unit_between_two_starts_has_failed_only_if_it_ended_badly() {
-        let block =
-            |unit: &str, result: &str, status: i32| format!("ExecMainStatus={status}\nResult={result}\nId={unit}\n");
-        let shown = [
-            block("poll.service", "success", 0),
-            block("tunnel.service", "exit-code", 255),
-            block("late.service", "timeout", 0),
-            block("java.service", "success", 143),
-        ];
-        assert_eq!(
-            ended_badly(&shown.join("\n")).into_iter().collect::<Vec<_>>(),
-            ["java.service", "late.service", "tunnel.service"]
-        );
-        assert!(ended_badly("").is_empty());
+    pub(super) fn uptime_s(&self) -> Option<u64> {
+        self.read("proc/uptime")?.split('.').next()?.parse().ok()
+    }
+
+    /// Reads a file of the host; `None` if it has no text.
+    fn read(&self, path: &str) -> Option<String> {
+        let text = fs::read_to_string(self.at(path)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// Returns the place of a file that has this absolute path on the host.
+    pub(super) fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Keeps the garbage collector from the systems that the host may return to. Fails harmlessly without Nix.
+    pub(super) fn keep(&self, current: Option<&str>, profile: Option<&str>) {
+        let roots = self.gc_roots();
+        for (name, path) in [("current", current), ("profile", profile)] {
+            if let Some(path) = path {
+                let (root, new) = (roots.join(name), roots.join(format!("{name}.new")));
+                fs::remove_file(&new).ok();
+                symlink(path, &new).and_then(|()| fs::rename(new, root)).ok();
+            }
+        }
+    }
+
+    /// Returns the link that keeps the garbage collector from the system that was fetched last.
+    pub(super) fn fetched_root(&self) -> PathBuf {
+        self.gc_roots().join("fetched")
+    }
+
+    fn gc_roots(&self) -> PathBuf {
+        let roots = self.at(GC_ROOTS);
+        fs::create_dir(&roots).ok();
+        roots
+    }
+
+    /// Whether systemd is the host's init, so that runs can be units.
+    pub(super) fn has_systemd(&self) -> bool {
+        self.at("run/systemd/system").is_dir()
+    }
+
+    /// Returns what keeps the host busy other than a request: an activation, however it was started.
+    ///
+    /// The lock of `switch-to-configuration` is only looked up in `/proc/locks`. Taking it, even for a moment, would
+    /// make an activation fail that begins at that moment, as it does not wait for the lock.
+    pub(super) fn activation(&self) -> Option<BusyWith> {
+        let unit_since = self.activation_groups().filter_map(|group| populated_since(&group)).min();
+        let since = unit_since.or_else(|| self.has_activation_lock().then(clock::now))?;
+        Some(BusyWith { id: "nixos-rebuild".to_owned(), operator: None, since })
+    }
+
+    pub(super) fn has_activation_unit(&self) -> bool {
+        self.activation_groups().next().is_some()
+    }
+
+    /// Returns the control groups of activation units, without asking systemd.
+    fn activation_groups(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let groups = fs::read_dir(self.at("sys/fs/cgroup/system.slice")).into_iter().flatten().flatten();
+        groups.filter(|group| group.file_name().to_str().is_some_and(is_activation)).map(|group| group.path())
+    }
+
+    /// Whether a process holds the lock of `switch-to-configuration`, in a unit or not.
+    fn has_activation_lock(&self) -> bool {
+        let Ok(file) = stat(self.at("run/nixos/switch-to-configuration.lock")) else { return false };
+        let locks = self.read("proc/locks").unwrap_or_default();
+        let id = format!("{:02x}:{:02x}:{}", major(file.st_dev), minor(file.st_dev), file.st_ino);
+        locks.lines().any(|line| is_held(line, &id))
+    }
+
+    /// Returns the target of a link on the host.
+    pub(super) fn link(&self, path: &str) -> Option<String> {
+        let target = fs::read_link(self.at(path)).ok()?;
+        target.into_os_string().into_string().ok()
     }
 }
+
+/// Whether `nixos-rebuild` activates systems in units of this name.
+pub(super) fn is_activation(unit: &str) -> bool {
+    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
+}
+
+/// Returns the time since which a control group has processes.
+fn populated_since(group: &Path) -> Option<Timestamp> {
+    let events = fs::read_to_string(group.join("cgroup.events")).ok()?;
+    if !events.lines().any(|line| line == "populated 1") {
+        return None;
+    }
+    let began = fs::metadata(group).ok().and_then(|group| Timestamp::from_second(group.mtime()).ok());
+    Some(began.unwrap_or_else(clock::now))
+}
+
+/// Whether a line of `/proc/locks`, as `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`, is a lock of this file that is
+/// held, and not one that is waited for (`->`).
+fn is_held(line: &str, file: &str) -> bool {
+    let mut words = line.split_whitespace().skip(1);
+    words.next() != Some("->") && words.any(|word| word == file)
+}
+
+/// Returns the random id that tells machines of the same name apart, kept in this folder together with its boot.
+///
+/// A cloned machine has the machine id and the state folder of its original, so the id is made anew in each boot. It
+/// survives restarts of the listener, which any deployment may cause. A machine that is cloned while it runs shares its
+/// id until one of the two reboots: nothing that they could read tells them apart. Without a boot id, it is always new.
+pub(super) fn instance(folder: &Path, boot: Option<&str>) -> Uuid {
+    let file = folder.join("instance");
+    let new = Uuid::new_v4();
+    let Some(boot) = boot else { return new };
+    let kept = fs::read_to_string(&file).ok();
+    let kept = kept.as_deref().and_then(|text| text.split_once(' ')).filter(|(_, made_in)| *made_in == boot);
+    if let Some(kept) = kept.and_then(|(instance, _)| instance.parse().ok()) {
+        return kept;
+    }
+    let draft = folder.join("instance.new");
+    let written = fs::write(&draft, format!("{new} {boot}")).and_then(|()| fs::rename(draft, file));
+    if let Err(error) = written {
+        tracing::warn!("cannot keep the id of this boot in {}: {error}", folder.display());
+    }
+    new
+}
+#[cfg(test)]
+pub(in crate::listener) mod tests;

@@ -1,27 +1,32 @@
 //! Handles events of the connection, and the permissions that the server grants.
 
-use super::{REPEAT_FINAL_FOR, Service, shown};
+use jiff::SignedDuration;
+
+use super::discovery::ProblemKind;
+use super::publisher::May;
+use super::{Service, shown};
 use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
-use crate::listener::problems::ProblemKind;
-use crate::listener::publisher::May;
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
 
+/// The age up to which a final response is repeated after the connection was lost.
+const REPEAT_FINAL_FOR: SignedDuration = SignedDuration::from_hours(1);
+
 impl Service {
     /// Subscribes to requests. They wait until the permissions are known.
-    pub(super) async fn hear_requests(&mut self) -> Result<(), ListenerError> {
+    pub(super) async fn subscribe_to_requests(&mut self) -> Result<(), ListenerError> {
         for subject in &self.config.deploy_subjects {
             self.requests.subscribe(&self.publisher.client, subject).await?;
         }
-        self.try_rights().await;
+        self.begin_trial().await;
         Ok(())
     }
 
     /// Subscribes to roll calls, once the permissions are known: in a flood of questions violations could get lost.
-    pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
-        for subject in [&self.config.discover_subject, &self.tiers_questions()] {
+    pub(super) async fn subscribe_to_questions(&mut self) -> Result<(), ListenerError> {
+        for subject in [&self.config.discover_subject, &self.roll_calls_of_tier()] {
             self.questions.subscribe(&self.publisher.client, subject).await?;
         }
         self.publisher.flush().await;
@@ -31,14 +36,14 @@ impl Service {
     }
 
     /// Handles an event of the connection. Fails if there will be no connection any more.
-    pub(super) async fn bus(&mut self, event: BusEvent) -> Result<(), ListenerError> {
+    pub(super) async fn handle_bus(&mut self, event: BusEvent) -> Result<(), ListenerError> {
         match event {
             BusEvent::Up => {
                 tracing::info!("connected again");
                 self.lockout.over();
                 self.publisher.connected = true;
-                self.problems.solved(ProblemKind::CannotHear);
-                self.try_rights().await;
+                self.problems.remove(ProblemKind::CannotHear);
+                self.begin_trial().await;
                 self.repeat_state().await;
             }
             BusEvent::Down => {
@@ -62,13 +67,13 @@ impl Service {
         Ok(())
     }
 
-    async fn try_rights(&mut self) {
+    async fn begin_trial(&mut self) {
         if let Some(echo) = self.config.deploy_subjects.first() {
             self.trial = Some(self.publisher.try_rights(echo).await);
         }
     }
 
-    pub(super) fn rights_known(&mut self) {
+    pub(super) fn end_trial(&mut self) {
         let Some(trial) = self.trial.take() else { return };
         let (before, rights) = (self.publisher.rights, trial.outcome(self.publisher.rights));
         self.publisher.rights = rights;
@@ -80,9 +85,9 @@ impl Service {
             (ProblemKind::PermissionsTooWide, rights.others, May::Yes, others),
         ] {
             if may == wrong {
-                self.problems.found(kind, "", &message);
+                self.problems.add(kind, "", &message);
             } else if may != May::Unknown {
-                self.problems.solved(kind);
+                self.problems.remove(kind);
             }
         }
         if rights.shared == May::No && before.shared != May::No {
@@ -98,11 +103,11 @@ impl Service {
         let subject = violation.subject.as_str();
         match violation.operation {
             // Optional: the permissions of the predecessor do not include it.
-            Operation::Subscribe if subject == self.tiers_questions().as_str() => tracing::debug!("{violation}"),
+            Operation::Subscribe if subject == self.roll_calls_of_tier().as_str() => tracing::debug!("{violation}"),
             Operation::Subscribe => {
                 let message =
                     format!("{violation}: nothing that is sent there arrives; see its permissions on the server");
-                self.problems.found(ProblemKind::CannotHear, subject, &message);
+                self.problems.add(ProblemKind::CannotHear, subject, &message);
             }
             Operation::Publish => {
                 if subject.parse::<ReplySubject>().is_ok_and(|subject| self.publisher.place(&subject) == Place::Shared)
@@ -116,18 +121,18 @@ impl Service {
         }
     }
 
-    fn tiers_questions(&self) -> Subject {
+    fn roll_calls_of_tier(&self) -> Subject {
         discover_tier(&self.config.discover_subject, self.config.tier)
     }
 
     /// Repeats what may have been lost with the connection: the progress of the run, and the last final response.
     async fn repeat_state(&mut self) {
-        self.tell_progress().await;
+        self.report_progress().await;
         if self.undelivered.is_empty()
             && let Some((spec, response)) = self.history.last()
             && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
         {
-            self.publisher.say(&spec.reply_to, response).await;
+            self.publisher.respond(&spec.reply_to, response).await;
         }
         self.deliver();
     }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use rustix::process::geteuid;
 use uuid::Uuid;
 
-use super::NAMESPACE;
-use super::host::Host;
-use super::output::clean;
-use super::run::{RunDir, Spec};
+use super::{RunDir, Spec};
+use crate::listener::NAMESPACE;
+use crate::listener::nixos::Host;
+use crate::listener::output::clean;
 
 /// The time that a supervisor may take to report that it holds the run's lock.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -35,20 +35,20 @@ const OF_THE_LISTENER: &[&str] = &[
 ];
 
 #[derive(Debug, Clone)]
-pub(super) struct Launcher {
+pub(in crate::listener) struct Launcher {
     supervisor: PathBuf,
     /// Whether systemd can be asked for a system unit, see `sd_booted(3)`.
     has_units: bool,
 }
 
 impl Launcher {
-    pub(super) fn new(supervisor: PathBuf, host: &Host) -> Self {
+    pub(in crate::listener) fn new(supervisor: PathBuf, host: &Host) -> Self {
         Self { supervisor, has_units: host.has_systemd() && geteuid().is_root() }
     }
 
     /// Starts the supervisor of the run in this directory. Blocks, in a unit until the supervisor holds the lock. After
     /// an error there may still be a supervisor: the lock tells.
-    pub(super) fn launch(&self, dir: &RunDir, spec: &Spec) -> io::Result<()> {
+    pub(in crate::listener) fn launch(&self, dir: &RunDir, spec: &Spec) -> io::Result<()> {
         if self.has_units { self.in_a_unit(dir, spec) } else { self.in_a_session(dir) }
     }
 

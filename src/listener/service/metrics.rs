@@ -9,16 +9,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::history::{Deployed, RequestHistory};
-use super::host::Host;
-use super::snapshot::SystemSnapshot;
+use super::history::RequestHistory;
+use crate::listener::nixos::{Host, SystemSnapshot};
+use crate::listener::run::{Deployed, Spec};
 use crate::protocol::{ErrorCode, Response, Status};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -43,24 +42,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The state of the loop that serves NATS. The counters begin with the process; the last run is known from disk.
 #[derive(Debug, Clone)]
-pub(super) struct Metrics {
+pub(in crate::listener) struct Metrics {
     pub(super) connected: bool,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
     deployed: Option<Deployed>,
-    last: Option<EndedRun>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct EndedRun {
-    ended_at: Timestamp,
-    /// The time from acceptance to end, in seconds.
-    duration: f64,
-    status: Status,
+    last: Option<(Spec, Response)>,
 }
 
 impl Metrics {
     /// Creates the metrics of a listener that has run nothing since its start and is not connected yet.
-    pub(super) fn of(history: &RequestHistory) -> Self {
+    pub(in crate::listener) fn of(history: &RequestHistory) -> Self {
         let failures = FAILURES.map(|error| ((Status::Failed, Some(error)), 0));
         let runs = failures.into_iter().chain([((Status::Completed, None), 0)]).collect();
         let mut metrics = Self { connected: false, deployed: None, runs, last: None };
@@ -77,11 +68,7 @@ impl Metrics {
 
     fn recall(&mut self, history: &RequestHistory) {
         self.deployed = history.last_deployed();
-        self.last = history.last().and_then(|(spec, response)| {
-            let ended_at = response.at?;
-            let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
-            Some(EndedRun { ended_at, duration, status: response.status })
-        });
+        self.last = history.last().cloned();
     }
 
     /// Returns the page, given the snapshot of the host at the time of the request.
@@ -94,13 +81,14 @@ impl Metrics {
             let error = error.as_ref().map_or("", ErrorCode::as_str);
             page.sample("runs_total", &[("status", status.as_str()), ("error", error)], count);
         }
-        if let Some(EndedRun { ended_at, duration, status }) = self.last {
-            let ended_at = ended_at.as_duration().as_secs_f64();
+        if let Some((Spec { accepted_at, .. }, Response { at: Some(at), status, .. })) = &self.last {
+            let ended_at = at.as_duration().as_secs_f64();
             page.gauge("last_run_timestamp_seconds", "When the last run ended.", &[], ended_at);
             let help = "How long the last run took, from its acceptance to its end.";
+            let duration = at.duration_since(*accepted_at).as_secs_f64().max(0.0);
             page.gauge("last_run_duration_seconds", help, &[], duration);
             let help = "Whether the last run did what was asked.";
-            page.gauge("last_run_success", help, &[], u8::from(status == Status::Completed));
+            page.gauge("last_run_success", help, &[], u8::from(*status == Status::Completed));
         }
         if let Some(commit) = self.deployed.as_ref().and_then(|deployed| deployed.commit_of(now.current_path())) {
             let help = "The commit that runs, as far as the listener has deployed it.";
@@ -139,7 +127,7 @@ fn escaped(text: &str) -> String {
 }
 
 #[derive(Debug)]
-pub(super) struct Exporter {
+pub(in crate::listener) struct Exporter {
     socket: TcpListener,
     metrics: watch::Receiver<Metrics>,
     host: Host,
@@ -147,13 +135,17 @@ pub(super) struct Exporter {
 
 impl Exporter {
     /// Binds the address, and answers nothing yet.
-    pub(super) async fn bind(address: SocketAddr, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<Self> {
+    pub(in crate::listener) async fn bind(
+        address: SocketAddr,
+        metrics: watch::Receiver<Metrics>,
+        host: Host,
+    ) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         tracing::info!("metrics on http://{}/metrics", socket.local_addr()?);
         Ok(Self { socket, metrics, host })
     }
 
-    pub(super) async fn serve(self) {
+    pub(in crate::listener) async fn serve(self) {
         let mut clients = JoinSet::new();
         loop {
             tokio::select! {
@@ -205,7 +197,7 @@ fn reply(line: Option<&str>, metrics: &Metrics, host: &Host) -> String {
     let [method, target, _version] = words[..] else { return refusal("400 Bad Request", "") };
     match (method, target.split('?').next()) {
         ("GET", Some("/metrics")) => {
-            let page = metrics.page(&SystemSnapshot::seen(host));
+            let page = metrics.page(&SystemSnapshot::from_links(host));
             response("200 OK", "", CONTENT_TYPE, &page)
         }
         (_, Some("/metrics")) => refusal("405 Method Not Allowed", "Allow: GET\r\n"),

@@ -1,0 +1,225 @@
+//! The course of a run within the listener: begun, watched, concluded, delivered, and its log given to readers.
+
+use std::mem;
+use std::time::Duration;
+
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::sleep;
+
+use super::discovery::{ASK_AGAIN, ProblemKind, flake_problem};
+use super::history::Stage;
+use super::{Service, heartbeat, shown};
+use crate::listener::run::watch::{Finished, RunEvent, conclude, finished, next_event};
+use crate::listener::run::{OutputPage, RunDir, Spec};
+use crate::protocol::log::MAX_PAGE_BYTES;
+use crate::protocol::{
+    LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Phase, Place, RequestId, Response, Status, Subject, Target,
+};
+
+/// The number of log pages that are read at once. Other readers have to ask again.
+pub(super) const LOG_READERS: usize = 4;
+
+/// The least time for a page, so that no reader gets more than 3 MB/s.
+const PAGE_TAKES: Duration = Duration::from_millis(10);
+
+/// The most bytes that JSON needs for one byte of a log.
+const LONGEST_SPELLING: usize = 8;
+
+/// The outcome of something slow.
+#[derive(Debug)]
+pub(super) enum Step {
+    Run(RunEvent),
+    /// A batch of final responses was handled. Those of these runs may not have reached the server.
+    Delivered(Vec<(RunDir, Spec, Response)>),
+    /// The flake was tried; the reason if it could not be reached.
+    FlakeAsked(Option<String>),
+    /// Old runs were removed, or a page of a log was published.
+    Done,
+}
+
+impl Service {
+    /// Watches an earlier listener's run that goes on, and concludes one that is over.
+    pub(super) fn resume(&mut self, dir: RunDir, spec: Spec) {
+        match finished(&dir, &spec, self.boot_id.as_deref()) {
+            None if self.history.current.is_none() => {
+                tracing::info!(key = spec.key, "taking up the run that goes on");
+                self.history.accepted(spec);
+                self.watch(dir.phase());
+            }
+            None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
+            Some(finished) => {
+                let deployed = self.history.last_deployed();
+                let response = conclude(&finished, &dir, &spec, self.boot_id.as_deref(), deployed.as_ref());
+                self.record_end(dir, spec, response);
+            }
+        }
+    }
+
+    pub(super) async fn handle_step(&mut self, step: Result<Step, JoinError>) {
+        let step = match step {
+            Ok(step) => step,
+            // A bug. The run goes on, and the next listener takes it up; the state of this one is not to be trusted.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        match step {
+            Step::Run(RunEvent::Phase(phase)) => self.enter(phase).await,
+            Step::Run(RunEvent::Finished(finished)) => self.conclude(finished),
+            Step::Run(RunEvent::Concluded(response)) => {
+                if let Some((dir, spec)) = self.current() {
+                    self.record_end(dir, spec, *response);
+                    self.deliver();
+                }
+            }
+            Step::Delivered(lost) => {
+                self.delivering = false;
+                self.undelivered.splice(..0, lost);
+                self.deliver();
+            }
+            Step::Done => {}
+            Step::FlakeAsked(None) => self.problems.remove(ProblemKind::FlakeUnreachable),
+            Step::FlakeAsked(Some(why)) => {
+                self.problems.add(ProblemKind::FlakeUnreachable, "", &why);
+                self.ask_flake(ASK_AGAIN);
+            }
+        }
+    }
+
+    pub(super) fn ask_flake(&mut self, after: Duration) {
+        let flake = self.config.run.flake.clone();
+        self.steps.spawn(async move { Step::FlakeAsked(flake_problem(flake, after).await) });
+    }
+
+    /// Returns the current run with its directory.
+    fn current(&self) -> Option<(RunDir, Spec)> {
+        let spec = self.history.current.as_ref()?.spec.clone();
+        Some((self.state_dir.run_dir(&spec.key), spec))
+    }
+
+    /// Watches the current run, which is in this phase.
+    fn watch(&mut self, phase: Phase) {
+        let Some((dir, _)) = self.current() else { return };
+        self.history.reached(Stage::Running);
+        self.heartbeat = heartbeat(&self.config, phase);
+        self.steps.spawn(async move { Step::Run(next_event(dir, phase).await) });
+    }
+
+    async fn enter(&mut self, phase: Phase) {
+        self.watch(phase);
+        if phase == Phase::Confirm {
+            // The confirmation has to prove that the host can be reached. An old connection proves nothing, as it may
+            // live on where no new one can be made. The phase is reported over the new one.
+            self.publisher.connect_anew().await;
+        } else {
+            self.report_progress().await;
+        }
+    }
+
+    fn conclude(&mut self, finished: Finished) {
+        let Some((dir, spec)) = self.current() else { return };
+        self.history.reached(Stage::Concluding);
+        let (boot_id, deployed) = (self.boot_id.clone(), self.history.last_deployed());
+        self.steps.spawn_blocking(move || {
+            let response = conclude(&finished, &dir, &spec, boot_id.as_deref(), deployed.as_ref());
+            Step::Run(RunEvent::Concluded(Box::new(response)))
+        });
+    }
+
+    /// Records the final response of a run, current or recovered.
+    fn record_end(&mut self, dir: RunDir, spec: Spec, response: Response) {
+        tracing::info!(
+            key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
+            "{}", response.message
+        );
+        self.undelivered.push((dir.clone(), spec.clone(), response.clone()));
+        self.history.ended(spec, response);
+        self.metrics.send_modify(|metrics| metrics.count_last(&self.history));
+        let forget = self.state_dir.ended(dir);
+        self.steps.spawn_blocking(move || {
+            forget();
+            Step::Done
+        });
+    }
+
+    /// Delivers the outstanding final responses. Without a connection they wait for the next one.
+    pub(super) fn deliver(&mut self) {
+        if self.undelivered.is_empty() || self.delivering || !self.publisher.connected {
+            return;
+        }
+        self.delivering = true;
+        let undelivered = mem::take(&mut self.undelivered);
+        let publisher = self.publisher.clone();
+        self.steps.spawn(async move {
+            if !publisher.deliver(&undelivered).await {
+                return Step::Delivered(undelivered);
+            }
+            // Not waited for by the loop, as the disk may be slow. If it fails, the response is delivered again.
+            let noted = spawn_blocking(move || {
+                for (dir, ..) in &undelivered {
+                    if let Err(error) = dir.write_told() {
+                        let dir = dir.path().display();
+                        tracing::warn!("cannot note that the end of the run in {dir} was told: {error}");
+                    }
+                }
+            });
+            noted.await.ok();
+            Step::Delivered(Vec::new())
+        });
+    }
+
+    /// Answers a question for a log, from one of the deploy subjects.
+    pub(super) fn give_log(&mut self, subject: &Subject, question: LogRequest) {
+        let LogRequest { log: LogPlace { id, offset }, reply_to } = question;
+        let own = Target::Host(self.config.tier, self.config.run.host.clone()).subject();
+        if *subject != own || self.publisher.place(&reply_to) != Place::Own || !self.publisher.may_answer(&reply_to) {
+            let reply_to = shown(reply_to.as_str());
+            return self.complain(|| {
+                format!("a question for a log on {subject} is dropped: it wants its answer on {reply_to}")
+            });
+        }
+        let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
+        // Read before the output: the output of a run that has ended is complete.
+        let status = self.history.status(id.as_str());
+        let dir = self.state_dir.run_dir(id.as_str());
+        let most = MAX_PAGE_BYTES.min(self.publisher.client.max_payload() / LONGEST_SPELLING);
+        let publisher = self.publisher.clone();
+        self.steps.spawn(async move {
+            sleep(PAGE_TAKES).await;
+            let page = spawn_blocking(move || match status {
+                Some(status) => page(id, &dir, offset, most, status),
+                None => no_log(id, NoLog::UnknownRun),
+            });
+            if let Ok(page) = page.await {
+                publisher.publish(&reply_to, LogAnswer { log: page }.to_bytes()).await;
+            }
+            drop(reader);
+            Step::Done
+        });
+    }
+}
+
+/// Returns a page of the log of a run with this status.
+fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, status: Status) -> LogPage {
+    let goes_on = !status.is_final();
+    match OutputPage::read(dir, offset, most) {
+        Ok(Some(mut page)) => {
+            let end = page.is_last && !goes_on;
+            if !end {
+                page.leave_half_character();
+            }
+            let next = page.offset + page.bytes.len() as u64;
+            let data = String::from_utf8_lossy(&page.bytes).into_owned();
+            LogPage { id, offset: page.offset, data, next, end, error: None }
+        }
+        // The run has written nothing yet.
+        Ok(None) if goes_on => LogPage { id, offset: 0, data: String::new(), next: 0, end: false, error: None },
+        Ok(None) => no_log(id, NoLog::NotKept),
+        Err(error) => {
+            tracing::warn!("the output of the run in {} cannot be read: {error}", dir.path().display());
+            no_log(id, NoLog::NotKept)
+        }
+    }
+}
+
+const fn no_log(id: RequestId, error: NoLog) -> LogPage {
+    LogPage { id, offset: 0, data: String::new(), next: 0, end: true, error: Some(error) }
+}
