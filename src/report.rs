@@ -8,33 +8,28 @@ mod bars;
 mod describe;
 mod document;
 mod format;
-mod hosts;
 mod json;
 mod layout;
-mod line_writer;
 mod lines;
 mod packages;
 mod preview;
 mod recap;
-mod rollouts;
-mod wording;
+mod tables;
 
 use std::io;
 
 use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
-pub use describe::{HostFacts, describe};
+pub use describe::{HostFacts, Liveness, describe, failure_reason, missed, outcome};
 pub use document::{Document, html, junit, markdown};
 pub use format::DisplayDuration;
-pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
 pub use packages::packages;
 pub use preview::{emphasize, preview, rollback_commits};
 pub use recap::recap;
-pub use rollouts::{Liveness, outcome, rollouts_json, rollouts_table};
-pub use wording::{cause, missed};
+pub use tables::{hosts_table, rollouts_json, rollouts_table};
 
 use crate::protocol::HostName;
 use crate::rollout::{Event, Summary};

@@ -87,9 +87,9 @@ impl DisplayArgs {
         if self.json {
             Box::new(Json::new(Stream::Data))
         } else if self.stands_in_place() {
-            Box::new(Bars::stderr(self.style(), out::size).with_logs(self.logs()))
+            Box::new(Bars::stderr(self.style(), out::size, self.logs()))
         } else {
-            Box::new(Lines::new(Stream::Words, self.style()).with_logs(self.logs()))
+            Box::new(Lines::new(Stream::Words, self.style()))
         }
     }
 

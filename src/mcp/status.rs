@@ -189,7 +189,9 @@ fn told_wave(view: &WaveProgress, wave: &ResolvedWave, redactor: &Redactor) -> V
         WaveState::Baking => ("baking", None),
         WaveState::Checking => ("checking", None),
         WaveState::Ended(WaveVerdict::Succeeded) => ("succeeded", None),
-        WaveState::Ended(WaveVerdict::Failed(cause)) => ("failed", Some(redactor.first(&report::cause(cause), 300))),
+        WaveState::Ended(WaveVerdict::Failed(cause)) => {
+            ("failed", Some(redactor.first(&report::failure_reason(cause), 300)))
+        }
         WaveState::Ended(WaveVerdict::Interrupted) => ("interrupted", None),
         WaveState::Ended(WaveVerdict::Skipped) => ("not_started", None),
     };

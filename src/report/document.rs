@@ -1,27 +1,22 @@
-//! Renders a rollout as one document: HTML for a browser, Markdown, `JUnit` for CI systems, and JSON.
+//! Renders a rollout as one document: HTML for a browser, Markdown for issues, pull requests and chat, `JUnit` for CI systems,
+//! and JSON.
 
 mod html;
-mod junit;
-mod markdown;
-
-use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use super::describe::{HostFacts, describe};
+use super::describe::{self, HostFacts, Liveness, describe, outcome};
 use super::format::{DisplayDuration, first_line, safe};
-use super::rollouts::{object, outcome};
-use super::{Liveness, wording};
+use super::tables::object;
 use crate::clock;
 use crate::protocol::Commit;
 use crate::rollout::summary::{HostProgress, HostState, WaveProgress, WaveState};
 use crate::rollout::{HostOutcome, Rollout, Summary, WaveIndex, WaveVerdict};
 
+use self::html::escape as xml_escape;
 pub use self::html::html;
-pub use self::junit::junit;
-pub use self::markdown::markdown;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Document<'a> {
@@ -62,7 +57,7 @@ impl<'a> Document<'a> {
     /// Returns the deployed revision with the first line of the commit message.
     fn revision(&self) -> String {
         let subject = self.rollout.subject.as_deref().map(|subject| format!(" \"{}\"", first_line(subject)));
-        wording::revision(self.rollout) + &subject.unwrap_or_default()
+        describe::revision(self.rollout) + &subject.unwrap_or_default()
     }
 
     /// Returns the facts about the whole rollout, each with a title. Times are in `zone`.
@@ -73,8 +68,8 @@ impl<'a> Document<'a> {
             ("operator", Some(safe(&self.rollout.operator))),
             ("began", self.summary.began_at.map(at)),
             ("ended", self.summary.ended_at.map(at)),
-            ("took", wording::took(self.summary).map(|took| took.to_string())),
-            ("hosts", Some(wording::counts(&self.summary.counts()))),
+            ("took", describe::took(self.summary).map(|took| took.to_string())),
+            ("hosts", Some(describe::counts(&self.summary.counts()))),
             ("id", Some(self.rollout.id.to_string())),
         ];
         facts.into_iter().filter_map(|(title, fact)| Some((title, fact?))).collect()
@@ -141,10 +136,6 @@ fn latest(summary: &Summary, liveness: Liveness, now: Timestamp) -> Timestamp {
     known.flatten().max().unwrap_or(now)
 }
 
-fn write(text: &mut String, more: std::fmt::Arguments<'_>) {
-    text.write_fmt(more).expect("a string takes all that is written to it");
-}
-
 impl WaveSection<'_> {
     fn verdict(&self) -> String {
         match &self.view.state {
@@ -155,7 +146,7 @@ impl WaveSection<'_> {
             WaveState::Baking => "baking".to_owned(),
             WaveState::Checking => "checking".to_owned(),
             WaveState::Ended(WaveVerdict::Succeeded) => "succeeded".to_owned(),
-            WaveState::Ended(WaveVerdict::Failed(cause)) => format!("failed: {}", wording::cause(cause)),
+            WaveState::Ended(WaveVerdict::Failed(cause)) => format!("failed: {}", describe::failure_reason(cause)),
             WaveState::Ended(WaveVerdict::Interrupted) => "interrupted".to_owned(),
             WaveState::Ended(WaveVerdict::Skipped) => "skipped".to_owned(),
         }
@@ -163,6 +154,12 @@ impl WaveSection<'_> {
 }
 
 impl HostSection<'_> {
+    /// Returns the cells of a row: the host, its status, the time taken, its commits, and what it says.
+    fn cells(&self, zone: &TimeZone) -> [String; 5] {
+        let took = self.took.map(|took| took.to_string()).unwrap_or_default();
+        [self.view.name.to_string(), self.status(), took, self.commits(), self.says(zone)]
+    }
+
     fn status(&self) -> String {
         self.facts.status.replace('_', " ")
     }
@@ -178,7 +175,7 @@ impl HostSection<'_> {
 
     fn says(&self, zone: &TimeZone) -> String {
         let busy = self.view.response.as_deref().filter(|response| response.holder.is_some());
-        let message = busy.map_or_else(|| first_line(&self.facts.message), |busy| wording::message(busy, zone));
+        let message = busy.map_or_else(|| first_line(&self.facts.message), |busy| describe::message(busy, zone));
         // The message of a skipped host already contains the reason.
         let was_skipped = matches!(self.view.state, HostState::Final(HostOutcome::Skipped(_)));
         let error = self.facts.error.filter(|_| !was_skipped).map(safe);
@@ -192,10 +189,107 @@ impl HostSection<'_> {
     fn log(&self) -> String {
         self.facts.log.iter().map(|line| safe(line)).collect::<Vec<_>>().join("\n")
     }
+}
 
-    fn was_asked(&self) -> bool {
-        self.view.sent_at.is_some() && self.view.state != HostState::Pending
+// -- Markdown
+
+pub fn markdown(document: &Document<'_>, zone: &TimeZone) -> String {
+    let mut page = vec![format!("# Rollout {}: {}\n", escape(&document.name()), document.outcome())];
+    page.extend(document.facts(zone).iter().map(|(title, fact)| format!("- {title}: {}", escape(fact))));
+    for wave in document.waves() {
+        let (waves, name, verdict) = (document.summary.waves.len(), escape(&wave.name), escape(&wave.verdict()));
+        page.push(format!("\n## {}/{waves} {name}: {verdict}\n", wave.index));
+        page.push("| host | state | took | commit | says |\n| --- | --- | --- | --- | --- |".to_owned());
+        let mut logs = Vec::new();
+        for host in document.hosts(wave.index) {
+            let [name, status, took, commits, says] = host.cells(zone);
+            let name = escape(&name);
+            page.push(format!("| {name} | {status} | {took} | {} | {} |", escape(&commits), escape(&says)));
+            let log = host.log();
+            if !log.is_empty() {
+                let fence = fence(&log);
+                logs.push(format!("\nLog of {name}:\n\n{fence}\n{log}\n{fence}"));
+            }
+        }
+        page.append(&mut logs);
     }
+    page.join("\n") + "\n"
+}
+
+/// Escapes foreign text: every character that could have a meaning in Markdown or HTML gets a backslash.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii_punctuation() && !matches!(character, ',' | '\'' | ';') {
+            escaped.push('\\');
+        }
+        escaped.push(if character.is_control() { ' ' } else { character });
+    }
+    escaped
+}
+
+/// Returns a code fence with more backticks than the longest run of backticks in the text.
+fn fence(text: &str) -> String {
+    let longest = text.split(|character| character != '`').map(str::len).max().unwrap_or(0);
+    "`".repeat(longest.max(2) + 1)
+}
+
+// -- JUnit
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CaseResult {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// Renders a wave as a suite, and a host as a test case.
+pub fn junit(document: &Document<'_>) -> String {
+    let cases = case_counts(document.waves().flat_map(|wave| document.hosts(wave.index)));
+    let mut page = vec![
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>".to_owned(),
+        format!("<testsuites name=\"{}\" {cases}>", xml(&document.name())),
+    ];
+    for wave in document.waves() {
+        let (name, cases) = (xml(&wave.name), case_counts(document.hosts(wave.index)));
+        page.push(format!("  <testsuite name=\"{name}\" {cases}>"));
+        for host in document.hosts(wave.index) {
+            let (says, log) = (xml(&format!("{}: {}", host.status(), host.says(&TimeZone::UTC))), xml(&host.log()));
+            let inside = match case_result(host.view) {
+                CaseResult::Passed => String::new(),
+                CaseResult::Skipped => format!("<skipped message=\"{says}\"/>"),
+                CaseResult::Failed => format!("<failure message=\"{says}\">{log}</failure>"),
+            };
+            let (host, seconds) = (xml(host.view.name.as_str()), host.took.unwrap_or_default().0.as_secs_f64());
+            let case = format!("classname=\"{name}\" name=\"{host}\" time=\"{seconds:.3}\"");
+            page.push(format!("    <testcase {case}>{inside}</testcase>"));
+        }
+        page.push("  </testsuite>".to_owned());
+    }
+    page.join("\n") + "\n</testsuites>\n"
+}
+
+fn case_counts<'a>(hosts: impl Iterator<Item = HostSection<'a>>) -> String {
+    let results: Vec<CaseResult> = hosts.map(|host| case_result(host.view)).collect();
+    let number = |wanted| results.iter().filter(|result| **result == wanted).count();
+    let (failed, skipped) = (number(CaseResult::Failed), number(CaseResult::Skipped));
+    format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", results.len())
+}
+
+/// Returns the result of a host. A host that has not finished has neither passed nor failed, and counts as skipped.
+fn case_result(host: &HostProgress) -> CaseResult {
+    match host.state {
+        HostState::Final(_) if host.runs_what_was_asked() => CaseResult::Passed,
+        HostState::Final(HostOutcome::Skipped(_)) => CaseResult::Skipped,
+        HostState::Final(_) => CaseResult::Failed,
+        _ => CaseResult::Skipped,
+    }
+}
+
+/// Escapes foreign text for XML, which cannot represent some characters at all.
+fn xml(text: &str) -> String {
+    let is_allowed = |character: &char| matches!(character, '\t' | '\n' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+    xml_escape(&text.chars().filter(is_allowed).collect::<String>())
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! Formats the building blocks of every display: durations, symbols, columns and tables.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use unicode_width::UnicodeWidthStr;
 
-use super::Style;
 pub(super) use crate::text::safe;
 
 /// The longest foreign text that is shown in one line, in columns.
@@ -66,20 +65,16 @@ pub(super) enum Symbol {
 }
 
 impl Symbol {
-    /// Appends the symbol to a line.
-    pub(super) fn push_to(self, line: &mut String, style: Style) {
-        let (symbol, color) = match self {
-            Self::Good => ("✔", "32"),
-            Self::Bad => ("✖", "31"),
-            Self::UnderWay => ("◌", "36"),
-            Self::Waits => ("◷", "33"),
-            Self::Skipped => ("○", "90"),
-            Self::Warning => ("⚠", "33"),
-            Self::Others => ("…", "90"),
-        };
-        match style {
-            Style::Plain => line.push_str(symbol),
-            Style::Colored => line.extend(["\x1b[", color, "m", symbol, "\x1b[0m"]),
+    /// Returns the symbol and the code of its color.
+    pub(super) const fn with_color(self) -> (char, u8) {
+        match self {
+            Self::Good => ('✔', 32),
+            Self::Bad => ('✖', 31),
+            Self::UnderWay => ('◌', 36),
+            Self::Waits => ('◷', 33),
+            Self::Skipped => ('○', 90),
+            Self::Warning => ('⚠', 33),
+            Self::Others => ('…', 90),
         }
     }
 }
@@ -102,50 +97,6 @@ pub(super) fn widest<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> usize
 /// Pads a text with spaces on the right. A longer text stays as it is.
 pub(super) fn pad(text: &str, width: usize) -> String {
     format!("{text}{:1$}", "", width.saturating_sub(columns(text)))
-}
-
-/// A row of cells without trailing spaces.
-#[derive(Debug)]
-pub(super) struct Row {
-    text: String,
-    /// Spaces to write before the next cell that is not empty.
-    gap: usize,
-}
-
-impl Row {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
-        Self { text: String::with_capacity(bytes), gap: 0 }
-    }
-
-    /// Adds a cell padded to `width`, and `space` between it and the next cell.
-    pub(super) fn cell(&mut self, text: &str, width: usize, space: usize) {
-        if !text.is_empty() {
-            fill(&mut self.text, std::mem::take(&mut self.gap));
-            self.text.push_str(text);
-        }
-        self.gap += width.saturating_sub(columns(text)) + space;
-    }
-
-    /// Like [`cell`](Self::cell), for values whose characters take one column each.
-    pub(super) fn cell_of(&mut self, shown: impl Display, width: usize, space: usize) {
-        fill(&mut self.text, std::mem::take(&mut self.gap));
-        let before = self.text.len();
-        write!(self.text, "{shown}").expect("a string takes all that is written to it");
-        self.gap = width.saturating_sub(self.text.len() - before) + space;
-    }
-
-    pub(super) fn into_text(self) -> String {
-        self.text
-    }
-}
-
-pub(super) fn fill(text: &mut String, mut spaces: usize) {
-    const SPACES: &str = "                                ";
-    while spaces > 0 {
-        let some = SPACES.get(..spaces).unwrap_or(SPACES);
-        text.push_str(some);
-        spaces -= some.len();
-    }
 }
 
 /// Wraps words into lines of at most `width` columns. A longer word gets a line of its own: host names are never cut.
@@ -190,28 +141,6 @@ pub(super) fn shorten(text: &str, width: usize) -> String {
     }
     short.push('…');
     short
-}
-
-/// Formats a table with a header for a terminal of `width` columns; every line ends with a line break. Cells that do
-/// not fit continue on the next line. A line is wider than the terminal only if a single cell is.
-pub(super) fn table<const COLUMNS: usize>(
-    titles: [&str; COLUMNS],
-    rows: impl Iterator<Item = [String; COLUMNS]>,
-    width: usize,
-) -> String {
-    let rows: Vec<[String; COLUMNS]> = std::iter::once(titles.map(str::to_owned)).chain(rows).collect();
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| widest(rows.iter().filter_map(|row| row.get(column))));
-    let line = |row: &[String; COLUMNS]| {
-        let mut lines = vec![String::new()];
-        for (cell, cell_width) in row.iter().zip(widths) {
-            if lines.last().is_some_and(|line| !line.trim().is_empty() && columns(line) + columns(cell) > width) {
-                lines.push("    ".to_owned());
-            }
-            lines.last_mut().into_iter().for_each(|line| *line += &(pad(cell, cell_width) + "  "));
-        }
-        lines
-    };
-    rows.iter().flat_map(line).map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 use super::Reporter;
-use super::line_writer::LineWriter;
+use super::lines::LineWriter;
 use crate::protocol::HostName;
 use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
 

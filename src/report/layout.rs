@@ -2,10 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::format::{
-    DisplayDuration, Symbol, columns, count, fill, first_line, pad, safe, shorten, widest, wrap_indented,
-};
-use super::{Style, wording};
+use super::Style;
+use super::describe::{self, is_deployment};
+use super::format::{DisplayDuration, Symbol, columns, count, first_line, pad, safe, shorten, widest, wrap_indented};
 use crate::plan::ResolvedWave;
 use crate::protocol::HostName;
 use crate::rollout::summary::{Counts, HostProgress, HostState};
@@ -38,9 +37,6 @@ impl LayoutState {
     }
 }
 
-/// The most bytes of a symbol, with its color and the space after it.
-const MAX_SYMBOL_BYTES: usize = 16;
-
 /// The columns of a symbol, with the space after it.
 const SYMBOL_COLUMNS: usize = 2;
 
@@ -69,12 +65,11 @@ impl Line {
     }
 
     pub(super) fn in_style(&self, style: Style) -> String {
-        let mut line = String::with_capacity(self.indent + MAX_SYMBOL_BYTES + self.text.len());
-        fill(&mut line, self.indent);
-        self.symbol.push_to(&mut line, style);
-        line.push(' ');
-        line.push_str(&self.text);
-        line
+        let (Self { text, indent, .. }, (symbol, color)) = (self, self.symbol.with_color());
+        match style {
+            Style::Plain => format!("{:indent$}{symbol} {text}", ""),
+            Style::Colored => format!("{:indent$}\x1b[{color}m{symbol}\x1b[0m {text}", ""),
+        }
     }
 
     /// Formats the whole line, wrapped between words to `width` columns.
@@ -100,12 +95,12 @@ impl Line {
 pub(super) struct Layout<'a> {
     pub(super) summary: &'a Summary,
     pub(super) rollout: &'a Rollout,
-    memory: LayoutState,
+    state: LayoutState,
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(summary: &'a Summary, memory: LayoutState) -> Option<Self> {
-        summary.rollout.as_deref().map(|rollout| Self { summary, rollout, memory })
+    pub(super) fn new(summary: &'a Summary, state: LayoutState) -> Option<Self> {
+        summary.rollout.as_deref().map(|rollout| Self { summary, rollout, state })
     }
 
     /// Returns the line for an event, or `None` if another line already covers it.
@@ -123,7 +118,7 @@ impl<'a> Layout<'a> {
             EventKind::Started { host, .. } => {
                 let view = self.summary.host(host)?;
                 let took = view.sent_at.map(|sent_at| DisplayDuration::between(sent_at, event.at));
-                Some(self.host(UnderWay, host, wording::state(view.state), took, ""))
+                Some(self.host(UnderWay, host, describe::state_word(view), took, ""))
             }
             EventKind::Retrying { host, outcome, delay } => {
                 let detail = format!("asked again in {}", DisplayDuration(*delay));
@@ -140,7 +135,7 @@ impl<'a> Layout<'a> {
                 self.summary.host(host).map(|view| self.host_now(view, event.at))
             }
             EventKind::Draining { wave, cause } => {
-                let text = format!("halted: {}; {}", wording::cause(cause), wording::awaited(self.summary));
+                let text = format!("halted: {}; {}", describe::failure_reason(cause), describe::awaited(self.summary));
                 self.wave(Bad, *wave, &text)
             }
             EventKind::Baking { wave, remaining } => {
@@ -149,7 +144,7 @@ impl<'a> Layout<'a> {
             EventKind::Checking { wave } => self.wave(UnderWay, *wave, &self.checking(*wave)?),
             EventKind::WaveEnded { wave, verdict } => self.wave_ended(*wave, verdict),
             EventKind::Interrupted { how: Interrupt::Drain } => {
-                let awaited = wording::awaited(self.summary);
+                let awaited = describe::awaited(self.summary);
                 let text = format!("interrupted: nothing new is sent; {awaited}. A second interrupt leaves at once");
                 Some(Line::new(Bad, text))
             }
@@ -159,7 +154,7 @@ impl<'a> Layout<'a> {
             }
             EventKind::Connection { state: Connection::Up } => Some(Line::new(Good, "reconnected")),
             EventKind::Resolved { host, .. } => {
-                let found = format!("{}, as {} found it", wording::revision(self.rollout), host.as_str());
+                let found = format!("{}, as {} found it", describe::revision(self.rollout), host.as_str());
                 Some(Line::new(Good, found))
             }
             EventKind::Staged => {
@@ -170,7 +165,7 @@ impl<'a> Layout<'a> {
                 self.wave(Symbol::Skipped, *wave, &text)
             }
             EventKind::UnexpectedResponse { host, anomaly } => {
-                let sentence = wording::anomaly(host, anomaly, self.summary);
+                let sentence = describe::unexpected_response(host, anomaly, self.summary);
                 Some(Line::new(Warning, format!("warning: {sentence}")))
             }
             EventKind::HookFailed { hook, reason } => {
@@ -181,9 +176,9 @@ impl<'a> Layout<'a> {
 
     fn begun(&self) -> Line {
         let Rollout { plan, id, .. } = self.rollout;
-        let revision = wording::revision(self.rollout);
+        let revision = describe::revision(self.rollout);
         let what = match plan.waves.as_slice() {
-            [wave] if wording::is_deployment(self.rollout) => format!("{}: {} {revision}", plan.name, wave.action),
+            [wave] if is_deployment(self.rollout) => format!("{}: {} {revision}", plan.name, wave.action),
             waves => {
                 let (hosts, waves) = (count(self.summary.hosts.len(), "host"), count(waves.len(), "wave"));
                 format!("Rollout {} {} begins: {revision}, {hosts} in {waves}", plan.name, id.short())
@@ -217,7 +212,7 @@ impl<'a> Layout<'a> {
     }
 
     pub(super) fn resolved_wave(&self, wave: WaveIndex) -> Option<&ResolvedWave> {
-        self.rollout.plan.waves.get(wave.0).filter(|_| !wording::is_deployment(self.rollout))
+        self.rollout.plan.waves.get(wave.0).filter(|_| !is_deployment(self.rollout))
     }
 
     fn wave_started(&self, wave: WaveIndex) -> Option<Line> {
@@ -234,8 +229,8 @@ impl<'a> Layout<'a> {
 
     /// Formats how much longer a wave bakes.
     pub(super) fn baking(&self, wave: WaveIndex, now: Timestamp) -> Option<String> {
-        let left = DisplayDuration::between(now, self.memory.bake_ends_at?);
-        Some(format!("baking, {left} left of {}", wording::bake(&self.rollout.plan, wave)?))
+        let left = DisplayDuration::between(now, self.state.bake_ends_at?);
+        Some(format!("baking, {left} left of {}", describe::bake(&self.rollout.plan, wave)?))
     }
 
     fn wave_ended(&self, wave: WaveIndex, verdict: &WaveVerdict) -> Option<Line> {
@@ -249,16 +244,18 @@ impl<'a> Layout<'a> {
                 return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(hosts, "host")));
             }
             WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned()), not_completed),
-            WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", wording::cause(cause))), not_asked),
+            WaveVerdict::Failed(cause) => {
+                (Symbol::Bad, Some(format!("failed: {}", describe::failure_reason(cause))), not_asked)
+            }
             WaveVerdict::Succeeded => {
-                let baked = wording::bake(&self.rollout.plan, wave).map(|bake| format!("baked {bake}"));
+                let baked = describe::bake(&self.rollout.plan, wave).map(|bake| format!("baked {bake}"));
                 (Symbol::Good, baked, not_completed)
             }
         };
         let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
         parts.extend(self.busy_for(wave).map(|took| took.to_string()));
         parts.extend(verdict);
-        parts.extend(Some(wording::counts(&others)).filter(|others| !others.is_empty()));
+        parts.extend(Some(describe::counts(&others)).filter(|others| !others.is_empty()));
         self.wave(symbol, wave, &parts.join("   "))
     }
 
@@ -273,42 +270,34 @@ impl<'a> Layout<'a> {
 
     fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<DisplayDuration>, detail: &str) -> Line {
         let name = host.as_str();
-        let text = wording::host_row(name, self.memory.name_width, state, took, detail);
+        let text = describe::host_row(name, self.state.name_width, state, took, detail);
         Line { uncut: columns(name), ..self.among_hosts(symbol, text) }
     }
 
     /// Returns a line indented like those of hosts.
     pub(super) fn among_hosts(&self, symbol: Symbol, text: String) -> Line {
-        let indent = if wording::is_deployment(self.rollout) { 0 } else { 4 };
+        let indent = if is_deployment(self.rollout) { 0 } else { 4 };
         Line { symbol, text, indent, uncut: 0, aside: None }
     }
 
     /// Returns the line for a host's current state, with the time that its run has taken.
     pub(super) fn host_now(&self, host: &HostProgress, now: Timestamp) -> Line {
-        let (symbol, detail) = match host.state {
-            HostState::Final(_) if let Some(back) = &host.rollback => {
-                (back.outcome.map_or(Symbol::UnderWay, symbol), wording::describe_rollback(host, back, self.rollout))
-            }
-            HostState::Pending => (Symbol::Waits, String::new()),
-            HostState::Waiting(outcome) => (Symbol::Waits, format!("{outcome}, to be asked again")),
-            HostState::Dispatched | HostState::Accepted | HostState::Started(_) => {
-                let timeout = wording::timeout(self.rollout, host.wave).map(|timeout| format!("of {timeout}"));
-                (Symbol::UnderWay, timeout.unwrap_or_default())
-            }
-            HostState::Final(outcome) => (symbol(outcome), wording::outcome(host, outcome, self.rollout)),
+        let outcome = match (host.state, &host.rollback) {
+            (HostState::Final(_), Some(rollback)) => rollback.outcome,
+            (HostState::Final(outcome), None) => Some(outcome),
+            _ => None,
+        };
+        let symbol = match outcome {
+            Some(HostOutcome::Completed | HostOutcome::Current) => Symbol::Good,
+            Some(HostOutcome::Skipped(_)) => Symbol::Skipped,
+            Some(_) => Symbol::Bad,
+            None if matches!(host.state, HostState::Pending | HostState::Waiting(_)) => Symbol::Waits,
+            None => Symbol::UnderWay,
         };
         let took = host.sent_at.map(|sent_at| match host.ended_at {
             Some(ended_at) => DisplayDuration::between(sent_at, ended_at),
             None => DisplayDuration::between(sent_at, now).so_far(),
         });
-        self.host(symbol, &host.name, wording::doing(host), took, &detail)
-    }
-}
-
-const fn symbol(outcome: HostOutcome) -> Symbol {
-    match outcome {
-        HostOutcome::Completed | HostOutcome::Current => Symbol::Good,
-        HostOutcome::Skipped(_) => Symbol::Skipped,
-        HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::Unreachable | HostOutcome::TimedOut => Symbol::Bad,
+        self.host(symbol, &host.name, describe::state_word(host), took, &describe::detail(host, self.rollout))
     }
 }

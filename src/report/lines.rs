@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::describe::is_active;
 use super::format::DisplayDuration;
-use super::layout::{Layout, LayoutState, Line};
-use super::line_writer::LineWriter;
-use super::{LogView, Reporter, Style, wording};
+use super::layout::{Layout, LayoutState};
+use super::{Reporter, Style};
 use crate::protocol::HostName;
 use crate::rollout::summary::HostState;
 use crate::rollout::{Event, EventKind, Summary};
@@ -16,35 +16,31 @@ use crate::rollout::{Event, EventKind, Summary};
 /// How often a host in flight is shown while no event arrives for it.
 const REMINDER: Duration = Duration::from_mins(1);
 
+/// The buffer is written once it holds this many bytes, and shrinks back to this size.
+const FULL: usize = 64 * 1024;
+
 /// Writes lines that are never redrawn.
 #[derive(Debug)]
 pub struct Lines<W> {
     out: LineWriter<W>,
     style: Style,
-    logs: LogView,
-    memory: LayoutState,
+    layout: LayoutState,
     /// When each host was last shown, and its state then, by its index in the summary.
-    told: Vec<Option<(Timestamp, HostState)>>,
+    shown: Vec<Option<(Timestamp, HostState)>>,
+}
+
+/// Buffers the lines of a display. Its reader may leave, as `head` does: a closed pipe is no error, as the reader has seen
+/// what it wanted, and nothing more is written.
+#[derive(Debug)]
+pub(super) struct LineWriter<W> {
+    writer: Option<W>,
+    /// Bytes to write with the next [flush](Self::flush).
+    buffer: Vec<u8>,
 }
 
 impl<W: Write> Lines<W> {
     pub fn new(out: W, style: Style) -> Self {
-        Self {
-            out: LineWriter::new(out),
-            style,
-            logs: LogView::LastLine,
-            memory: LayoutState::default(),
-            told: Vec::new(),
-        }
-    }
-
-    #[must_use]
-    pub fn with_logs(self, logs: LogView) -> Self {
-        Self { logs, ..self }
-    }
-
-    fn write(&mut self, line: &Line) -> io::Result<()> {
-        self.out.line(|out| out.write_all(line.in_style(self.style).as_bytes()))
+        Self { out: LineWriter::new(out), style, layout: LayoutState::default(), shown: Vec::new() }
     }
 
     /// Whether an event is worth a line. A host that repeats its current state is not.
@@ -54,49 +50,37 @@ impl<W: Write> Lines<W> {
         else {
             return true;
         };
-        self.told.resize(summary.hosts.len(), None);
+        self.shown.resize(summary.hosts.len(), None);
         let Some(place) = summary.place(host) else { return true };
-        let (Some(host), Some(told)) = (summary.hosts.get(place), self.told.get_mut(place)) else { return true };
-        let is_news = told.is_none_or(|(_, state)| state != host.state);
+        let (Some(host), Some(shown)) = (summary.hosts.get(place), self.shown.get_mut(place)) else { return true };
+        let is_news = shown.is_none_or(|(_, state)| state != host.state);
         if is_news {
-            *told = Some((event.at, host.state));
+            *shown = Some((event.at, host.state));
         }
         is_news
-    }
-
-    /// Whether the host at this place was not shown for a [`REMINDER`]. A `true` counts as shown now.
-    fn is_due(&mut self, place: usize, now: Timestamp) -> bool {
-        match self.told.get_mut(place) {
-            Some(Some((at, _))) if DisplayDuration::between(*at, now) >= DisplayDuration(REMINDER) => {
-                *at = now;
-                true
-            }
-            _ => false,
-        }
     }
 }
 
 impl<W: Write> Reporter for Lines<W> {
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
-        self.memory.learn(event, summary);
-        let Some(page) = Layout::new(summary, self.memory).filter(|_| self.is_news(event, summary)) else {
-            return Ok(());
-        };
-        page.event(event).map_or(Ok(()), |line| self.write(&line))
+        self.layout.learn(event, summary);
+        let layout = Layout::new(summary, self.layout).filter(|_| self.is_news(event, summary));
+        layout.and_then(|layout| layout.event(event)).map_or(Ok(()), |line| self.out.text(&line.in_style(self.style)))
     }
 
     fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
-        let lines = lines.iter().filter(|_| self.logs == LogView::Whole);
-        lines
-            .map(|line| self.memory.log_line(host, line))
-            .try_for_each(|line| self.out.line(|out| out.write_all(line.as_bytes())))
+        lines.iter().try_for_each(|line| self.out.text(&self.layout.log_line(host, line)))
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
-        let Some(page) = Layout::new(summary, self.memory) else { return Ok(()) };
-        for (place, host) in summary.hosts.iter().enumerate() {
-            if wording::moves(host) && self.is_due(place, now) {
-                self.write(&page.host_now(host, now))?;
+        let Some(layout) = Layout::new(summary, self.layout) else { return Ok(()) };
+        for (host, shown) in summary.hosts.iter().zip(&mut self.shown) {
+            if let Some((at, _)) = shown
+                && is_active(host)
+                && DisplayDuration::between(*at, now) >= DisplayDuration(REMINDER)
+            {
+                *at = now;
+                self.out.text(&layout.host_now(host, now).in_style(self.style))?;
             }
         }
         Ok(())
@@ -104,6 +88,43 @@ impl<W: Write> Reporter for Lines<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+impl<W: Write> LineWriter<W> {
+    pub(super) const fn new(writer: W) -> Self {
+        Self { writer: Some(writer), buffer: Vec::new() }
+    }
+
+    /// Buffers a line.
+    pub(super) fn line(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        write(&mut self.buffer)?;
+        self.buffer.push(b'\n');
+        if self.buffer.len() < FULL { Ok(()) } else { self.flush() }
+    }
+
+    /// Buffers a text, which may be several lines.
+    pub(super) fn text(&mut self, text: &str) -> io::Result<()> {
+        self.line(|buffer| buffer.write_all(text.as_bytes()))
+    }
+
+    /// Writes bytes at once, behind the buffered ones.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        self.flush()
+    }
+
+    /// Writes the buffered bytes.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let Some(writer) = self.writer.as_mut().filter(|_| !buffer.is_empty()) else { return Ok(()) };
+        match writer.write_all(&buffer).and_then(|()| writer.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.writer = None;
+                Ok(())
+            }
+            written => written,
+        }
     }
 }
 

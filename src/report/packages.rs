@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::describe;
 use super::format::{count, pad, safe, widest};
-use super::wording;
 use crate::plan::{Changes, PackageChange};
 use crate::protocol::HostName;
 use crate::rollout::Rollout;
@@ -108,7 +108,7 @@ fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Ve
 }
 
 fn names(hosts: &BTreeSet<HostName>) -> String {
-    wording::names(&hosts.iter().map(HostName::as_str).collect::<Vec<_>>())
+    describe::names(&hosts.iter().map(HostName::as_str).collect::<Vec<_>>())
 }
 
 /// Formats bytes in KiB or MiB, rounded up.

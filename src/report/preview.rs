@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap, wrap_indented};
 use super::packages::packages;
-use super::{Style, wording};
+use super::{Style, describe};
 use crate::plan::{Changes, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::Commit;
 use crate::rollout::{Rollout, WaveIndex};
@@ -34,7 +34,6 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
     let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
     notes.extend(absent(rollout));
     notes.extend(current(rollout));
-    notes.extend(unasked(rollout));
     notes.push(counting(rollout));
     let notes = notes.iter().flat_map(|note| {
         let lines = wrap(note.split_whitespace(), width.saturating_sub(4));
@@ -67,15 +66,15 @@ pub fn emphasize(preview: &str, style: Style) -> String {
 
 /// Formats a line for each commit that hosts run now: the commit, the one they roll back to, and the hosts.
 pub fn rollback_commits(rollout: &Rollout) -> String {
-    let to = wording::revision(rollout);
+    let to = describe::revision(rollout);
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let new = rollout.revision.commit();
-    let moves = |host: &&ResolvedHost| !host.is_current && (new.is_none() || host.revision != new);
-    for host in rollout.plan.hosts().filter(moves) {
+    let is_changed = |host: &&ResolvedHost| !host.is_current && (new.is_none() || host.revision != new);
+    for host in rollout.plan.hosts().filter(is_changed) {
         let from = host.revision.as_ref().map_or("what they run", Commit::short);
         by_commit.entry(from).or_default().push(host.hostname.as_str());
     }
-    let line = |(from, hosts): (&str, Vec<&str>)| format!("\n  from {from} back to {to}: {}", wording::names(&hosts));
+    let line = |(from, hosts): (&str, Vec<&str>)| format!("\n  from {from} back to {to}: {}", describe::names(&hosts));
     by_commit.into_iter().map(line).collect()
 }
 
@@ -87,7 +86,7 @@ fn title(rollout: &Rollout) -> String {
         Some(wave) if is_uniform(rollout) => format!("   {}", wave.action),
         Some(_) | None => String::new(),
     };
-    format!("Rollout {}   {}{}{action}", rollout.name(), wording::revision(rollout), subject.unwrap_or_default())
+    format!("Rollout {}   {}{}{action}", rollout.name(), describe::revision(rollout), subject.unwrap_or_default())
 }
 
 /// Formats a command line: quotes mark each unusual argument, and no argument can move the cursor.
@@ -107,18 +106,27 @@ fn is_uniform(rollout: &Rollout) -> bool {
 
 struct PreviewRow {
     wave: String,
-    /// The first hosts, as many as could fit.
     hosts: Vec<String>,
-    others: usize,
-    at_once: String,
-    may_fail: String,
+    at_once: usize,
+    may_fail: usize,
     then: String,
 }
 
 fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     let waves = &rollout.plan.waves;
-    let rows: Vec<PreviewRow> =
-        waves.iter().enumerate().map(|(index, wave)| PreviewRow::of(rollout, WaveIndex(index), wave, width)).collect();
+    let digits = waves.len().to_string().len();
+    let row = |(index, wave): (usize, &ResolvedWave)| {
+        let (index, number) = (WaveIndex(index), WaveIndex(index).to_string());
+        let action = if is_uniform(rollout) { String::new() } else { format!(" ({})", wave.action) };
+        PreviewRow {
+            wave: format!("{number:>digits$} {}{action}", wave.name),
+            hosts: wave.hosts.iter().map(|host| marked(host, rollout)).collect(),
+            at_once: wave.limits.max_parallel,
+            may_fail: wave.limits.max_failures,
+            then: then(rollout, index, wave),
+        }
+    };
+    let rows: Vec<PreviewRow> = waves.iter().enumerate().map(row).collect();
     let wave_width = widest(rows.iter().map(|row| row.wave.as_str()).chain(["wave"]));
     let numbers = "  ".len() + wave_width + "      at once  may fail".len();
     let then = "  ".len() + widest(rows.iter().map(|row| row.then.as_str()).chain(["then"]));
@@ -132,7 +140,7 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     let mut lines =
         vec![line("wave", "hosts", if is_beside { "at once  may fail  then" } else { "at once  may fail" })];
     for row in &rows {
-        let mut hosts = cells(row, hosts_width).into_iter();
+        let mut hosts = cells(&row.hosts, hosts_width).into_iter();
         let then = if is_beside { row.then.as_str() } else { "" };
         let rest = format!("{:<7}  {:<8}  {then}", row.at_once, row.may_fail);
         lines.push(line(&row.wave, &hosts.next().unwrap_or_default(), &rest));
@@ -145,27 +153,10 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     lines
 }
 
-impl PreviewRow {
-    fn of(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave, width: usize) -> Self {
-        let commit = rollout.revision.commit();
-        let first = wave.hosts.iter().take(most_names(width.max(MIN_HOSTS_COLUMNS)) + 1);
-        let (number, digits) = (index.to_string(), rollout.plan.waves.len().to_string().len());
-        let action = if is_uniform(rollout) { String::new() } else { format!(" ({})", wave.action) };
-        Self {
-            wave: format!("{number:>digits$} {}{action}", wave.name),
-            others: wave.hosts.len() - first.len(),
-            hosts: first.map(|host| marked(commit.as_ref(), host)).collect(),
-            at_once: wave.limits.max_parallel.to_string(),
-            may_fail: wave.limits.max_failures.to_string(),
-            then: then(rollout, index, wave),
-        }
-    }
-}
-
 /// Formats what a wave does beside sending requests: confirmation, bake, check and rollback.
 fn then(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave) -> String {
     let confirm = wave.limits.confirm.then(|| "asks first".to_owned());
-    let bake = wording::bake(&rollout.plan, index).map(|bake| format!("bake {bake}"));
+    let bake = describe::bake(&rollout.plan, index).map(|bake| format!("bake {bake}"));
     let check = wave.limits.check.as_ref().map(|_| "check".to_owned());
     let rollback = (wave.limits.rollback != Rollback::None).then(|| format!("rollback {}", wave.limits.rollback));
     let parts: Vec<String> = [confirm, bake, check, rollback].into_iter().flatten().collect();
@@ -173,30 +164,22 @@ fn then(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave) -> String {
 }
 
 /// Wraps the names of a wave's hosts. If they need too many lines, the first ones and the number of the others.
-fn cells(row: &PreviewRow, width: usize) -> Vec<String> {
-    let names = &row.hosts;
+fn cells(names: &[String], width: usize) -> Vec<String> {
     let all = wrap(names, width);
-    if row.others == 0 && all.len() <= MAX_HOST_LINES {
+    if all.len() <= MAX_HOST_LINES {
         return all;
     }
     let shortened = |shown: usize| {
-        let more = format!("… and {} more", names.len() + row.others - shown);
+        let more = format!("… and {} more", names.len() - shown);
         wrap(names.iter().take(shown).chain([&more]), width)
     };
-    (0..names.len().min(most_names(width)))
-        .rev()
-        .map(shortened)
-        .find(|lines| lines.len() <= MAX_HOST_LINES)
-        .unwrap_or(all)
-}
-
-/// Returns the most names that could fit. Each takes two columns at least, with the space after it.
-fn most_names(width: usize) -> usize {
-    MAX_HOST_LINES * width.div_ceil(2)
+    let fitting = all.iter().take(MAX_HOST_LINES).map(|line| line.split(' ').count()).sum();
+    (0..fitting).rev().map(shortened).find(|lines| lines.len() <= MAX_HOST_LINES).unwrap_or(all)
 }
 
 // -- the state of the hosts
 
+/// What a rollout means for a host.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum HostStatus {
     ToChange,
@@ -205,90 +188,87 @@ enum HostStatus {
     Absent,
 }
 
-/// Returns what a rollout of this commit means for a host. `commit` is `None` while it is not resolved.
-fn standing(commit: Option<&Commit>, host: &ResolvedHost) -> HostStatus {
-    match &host.revision {
-        _ if !host.present => HostStatus::Absent,
-        _ if host.is_current => HostStatus::Unasked,
-        Some(current) if commit == Some(current) => HostStatus::Current,
-        Some(_) | None => HostStatus::ToChange,
+impl HostStatus {
+    fn of(host: &ResolvedHost, rollout: &Rollout) -> Self {
+        match &host.revision {
+            _ if !host.present => Self::Absent,
+            _ if host.is_current => Self::Unasked,
+            Some(current) if rollout.revision.commit().as_ref() == Some(current) => Self::Current,
+            Some(_) | None => Self::ToChange,
+        }
     }
 }
 
 /// Formats the name of a host: `=` marks a current one, and `?` one that did not answer.
-fn marked(commit: Option<&Commit>, host: &ResolvedHost) -> String {
-    let mark = match standing(commit, host) {
+fn marked(host: &ResolvedHost, rollout: &Rollout) -> String {
+    let mark = match HostStatus::of(host, rollout) {
         HostStatus::ToChange => "",
         HostStatus::Unasked | HostStatus::Current => "=",
         HostStatus::Absent => "?",
     };
-    format!("{}{mark}", host.hostname.as_str())
+    format!("{}{mark}", host.hostname)
 }
 
-fn marked_as<'a>(
-    rollout: &Rollout,
+/// Returns the marked names of the hosts with this status.
+fn with_status<'a>(
     hosts: impl IntoIterator<Item = &'a ResolvedHost>,
     wanted: HostStatus,
+    rollout: &Rollout,
 ) -> Vec<String> {
-    let commit = rollout.revision.commit();
-    let hosts = hosts.into_iter().filter(|host| standing(commit.as_ref(), host) == wanted);
-    hosts.map(|host| marked(commit.as_ref(), host)).collect()
+    let hosts = hosts.into_iter().filter(|host| HostStatus::of(host, rollout) == wanted);
+    hosts.map(|host| marked(host, rollout)).collect()
 }
 
 /// Returns a sentence for each wave with hosts that did not answer, and what that means for the wave.
 fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
     rollout.plan.own_waves().filter_map(|(index, wave)| {
-        let hosts = marked_as(rollout, &wave.hosts, HostStatus::Absent);
+        let hosts = with_status(&wave.hosts, HostStatus::Absent, rollout);
         let index = WaveIndex(index);
+        let silence = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
         let meaning = match hosts.len() {
             0 => return None,
             // The listener of such a host is unknown, and may be one that deploys but cannot roll back.
             _ if wave.limits.rollback != Rollback::None => {
-                let then = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
-                format!("not known to be able to return, so not asked in wave {index}, which is {then}")
+                format!("not known to be able to return, so not asked in wave {index}, which is {silence}")
             }
-            _ if wave.hosts.iter().any(|host| host.system.is_some()) => {
-                let then = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
-                format!(
-                    "not known to take built systems, so asked in wave {index} only if it answers; else that is {then}"
-                )
-            }
+            _ if wave.hosts.iter().any(|host| host.system.is_some()) => format!(
+                "not known to take built systems, so asked in wave {index} only if it answers; else that is {silence}"
+            ),
             _ if wave.limits.ignore_unreachable => format!("wave {index} ignores unreachable hosts"),
             _ if !rollout.plan.remembered.is_empty() => "asked in any case, and ignored if silent".to_owned(),
             1 => format!("if it stays silent, it counts as failed in wave {index}"),
             _ => format!("those that stay silent count as failed in wave {index}"),
         };
-        Some(format!("{} did not answer; {meaning}.", wording::names(&hosts)))
+        Some(format!("{} did not answer; {meaning}.", describe::names(&hosts)))
     })
 }
 
-fn current(rollout: &Rollout) -> Option<String> {
-    let commit = rollout.revision.commit()?;
-    let hosts = marked_as(rollout, rollout.plan.hosts(), HostStatus::Current);
-    let runs = if hosts.len() == 1 { "runs" } else { "run" };
-    (!hosts.is_empty()).then(|| format!("{} already {runs} {}.", wording::names(&hosts), commit.short()))
-}
-
-fn unasked(rollout: &Rollout) -> Option<String> {
-    let hosts = marked_as(rollout, rollout.plan.hosts(), HostStatus::Unasked);
-    let is = if hosts.len() == 1 { "is" } else { "are" };
-    (!hosts.is_empty())
-        .then(|| format!("{} {is} current and not asked; --even-if-current asks.", wording::names(&hosts)))
+/// Returns a sentence about the hosts that run the commit, and one about those that also boot it and so are not asked.
+fn current(rollout: &Rollout) -> impl Iterator<Item = String> {
+    let commit = rollout.revision.commit();
+    let hosts = |wanted| with_status(rollout.plan.hosts(), wanted, rollout);
+    let (current, unasked) = (hosts(HostStatus::Current), hosts(HostStatus::Unasked));
+    let runs = if current.len() == 1 { "runs" } else { "run" };
+    let is = if unasked.len() == 1 { "is" } else { "are" };
+    let current = commit
+        .filter(|_| !current.is_empty())
+        .map(|commit| format!("{} already {runs} {}.", describe::names(&current), commit.short()));
+    let unasked = (!unasked.is_empty())
+        .then(|| format!("{} {is} current and not asked; --even-if-current asks.", describe::names(&unasked)));
+    current.into_iter().chain(unasked)
 }
 
 fn counting(rollout: &Rollout) -> String {
-    let commit = rollout.revision.commit();
-    let number = |wanted| rollout.plan.hosts().filter(|host| standing(commit.as_ref(), host) == wanted).count();
-    let kinds = [
+    let number = |wanted| with_status(rollout.plan.hosts(), wanted, rollout).len();
+    let kinds = describe::of_kinds([
         (number(HostStatus::ToChange), "to change"),
         (number(HostStatus::Current) + number(HostStatus::Unasked), "current"),
         (number(HostStatus::Absent), "unreachable"),
-    ];
-    let said = wording::of_kinds(kinds);
+    ]);
     let hosts = count(rollout.plan.hosts().count(), "host");
     let waves = count(rollout.plan.waves.len(), "wave");
-    let separator = if said.is_empty() { "" } else { ": " };
-    format!("{hosts} in {waves}{separator}{said}. At most {}.", DisplayDuration(rounded_up(rollout.longest())))
+    let separator = if kinds.is_empty() { "" } else { ": " };
+    format!("{hosts} in {waves}{separator}{kinds}. At most {}.", DisplayDuration(rounded_up(rollout.longest())))
 }
 
 /// Rounds a bound up to a whole minute once it is shown in hours and minutes, so that it never reads too short.

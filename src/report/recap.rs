@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::format::{DisplayDuration, Symbol, columns, count, safe, shorten, widest, wrap_indented};
 use super::layout::Line;
-use super::{Style, wording};
+use super::{Style, describe};
 use crate::plan::Rollback;
 use crate::protocol::HostName;
 use crate::rollout::summary::{HostProgress, HostState, WaveState};
@@ -59,12 +59,12 @@ struct Recap<'a> {
 
 impl Recap<'_> {
     fn headline(&self) -> (Symbol, String) {
-        if wording::is_deployment(self.rollout) { self.deployment() } else { self.rollout() }
+        if describe::is_deployment(self.rollout) { self.deployment() } else { self.rollout() }
     }
 
     fn deployment(&self) -> (Symbol, String) {
         let counts = self.summary.counts();
-        let (name, revision) = (self.rollout.name(), wording::revision(self.rollout));
+        let (name, revision) = (self.rollout.name(), describe::revision(self.rollout));
         match self.summary.outcome {
             Some(Outcome::Succeeded) => {
                 (Symbol::Good, format!("{name}: {} completed, {revision}", count(counts.completed, "host")))
@@ -114,7 +114,7 @@ impl Recap<'_> {
             (completed, current) => format!("{completed} of {hosts} completed and {current} current"),
         };
         let waves = count(self.summary.waves.len(), "wave");
-        format!("{done} in {waves}, {}", wording::revision(self.rollout))
+        format!("{done} in {waves}, {}", describe::revision(self.rollout))
     }
 
     fn wave(&self, wave: WaveIndex) -> String {
@@ -126,7 +126,7 @@ impl Recap<'_> {
     /// Returns the reason why the first failed wave failed, prefixed with `lead`.
     fn cause(&self, lead: &str) -> String {
         let causes = self.summary.waves.iter().filter_map(|wave| match &wave.state {
-            WaveState::Ended(WaveVerdict::Failed(cause)) => Some(format!("{lead}{}", wording::cause(cause))),
+            WaveState::Ended(WaveVerdict::Failed(cause)) => Some(format!("{lead}{}", describe::failure_reason(cause))),
             _ => None,
         });
         causes.take(1).collect()
@@ -180,19 +180,32 @@ impl Recap<'_> {
 
     // -- the hosts that did not complete
 
-    /// Returns a row or a few for each host that was asked and did not complete, then the skipped hosts.
+    /// Returns a row or a few for each host that was asked and did not complete, then the skipped hosts of waves that had
+    /// started. The headline counts the waves that had not.
     fn hosts(&self) -> Vec<String> {
-        let asked = |host: &&HostProgress| match host.state {
+        let is_asked = |host: &&HostProgress| match host.state {
             HostState::Final(HostOutcome::Completed) => self.was_to_return(host),
             HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Current) => false,
             HostState::Final(_) => true,
             // While a rollout is running, hosts in flight need no remark.
             _ => self.summary.outcome.is_some(),
         };
-        let asked: Vec<&HostProgress> = self.summary.hosts.iter().filter(asked).collect();
-        let skipped = self.skipped();
-        let listed = skipped.iter().filter(|_| skipped.len() <= MAX_SKIPPED).map(|(host, _)| *host);
-        let width = widest(asked.iter().copied().chain(listed).map(|host| host.name.as_str()));
+        let asked: Vec<&HostProgress> = self.summary.hosts.iter().filter(is_asked).collect();
+        let has_begun = |host: &HostProgress| {
+            let state = self.summary.waves.get(host.wave.0).map(|wave| &wave.state);
+            state != Some(&WaveState::Ended(WaveVerdict::Skipped))
+        };
+        let skipped = self.summary.hosts.iter().filter_map(|host| match host.state {
+            HostState::Final(HostOutcome::Skipped(reason)) if has_begun(host) => Some((host, reason)),
+            _ => None,
+        });
+        let mut skipped: Vec<(&HostProgress, SkipReason)> = skipped.collect();
+        let mut per_reason: BTreeMap<SkipReason, usize> = BTreeMap::new();
+        if skipped.len() > MAX_SKIPPED {
+            skipped.drain(..).for_each(|(_, reason)| *per_reason.entry(reason).or_default() += 1);
+        }
+        let skipped = skipped.into_iter().map(|(host, _)| host);
+        let width = widest(asked.iter().copied().chain(skipped.clone()).map(|host| host.name.as_str()));
 
         let mut rows = Vec::new();
         let mut tails = 0;
@@ -202,54 +215,41 @@ impl Recap<'_> {
             tails += usize::from(!tail.is_empty());
             rows.extend(tail);
         }
-        rows.extend(skipped_rows(&skipped, width));
+        rows.extend(skipped.map(|host| self.row(host, width)));
+        rows.extend(
+            per_reason.into_iter().map(|(reason, number)| {
+                format!("  {} skipped: {}", count(number, "host"), describe::skip_reason(reason))
+            }),
+        );
         rows
     }
 
     fn row(&self, host: &HostProgress, width: usize) -> String {
         let until = host.ended_at.or(self.summary.ended_at);
         let took = host.sent_at.zip(until).map(|(sent_at, until)| DisplayDuration::between(sent_at, until));
-        let detail = match host.state {
-            HostState::Final(HostOutcome::Completed) => match &host.rollback {
-                Some(back) if back.outcome.is_some() => wording::describe_rollback(host, back, self.rollout),
-                Some(_) => "left while it returns to what ran before".to_owned(),
-                None => "did NOT return: it was not asked to".to_owned(),
-            },
-            HostState::Final(outcome) => {
-                let said = wording::outcome(host, outcome, self.rollout);
-                [Some(said), wording::standing(host, self.rollout)]
-                    .into_iter()
-                    .flatten()
-                    .collect::<Vec<_>>()
-                    .join("   ")
+        let detail = describe::detail(host, self.rollout);
+        let detail = match (host.state, &host.rollback) {
+            (HostState::Final(HostOutcome::Completed), None) => "did NOT return: it was not asked to".to_owned(),
+            (HostState::Final(HostOutcome::Completed), Some(rollback)) if rollback.outcome.is_none() => {
+                "left while it returns to what ran before".to_owned()
+            }
+            (HostState::Final(HostOutcome::Completed | HostOutcome::Skipped(_)), _) => detail,
+            (HostState::Final(_), _) => {
+                std::iter::once(detail).chain(describe::left_on(host, self.rollout)).collect::<Vec<_>>().join("   ")
             }
             _ => "left in flight: it goes on by itself".to_owned(),
         };
-        format!("  {}", wording::host_row(host.name.as_str(), width, wording::doing(host), took, &detail))
-    }
-
-    /// Returns the hosts that were skipped in waves that had started. The headline counts the waves that had not.
-    fn skipped(&self) -> Vec<(&HostProgress, SkipReason)> {
-        let begun = |host: &HostProgress| {
-            let state = self.summary.waves.get(host.wave.0).map(|wave| &wave.state);
-            state != Some(&WaveState::Ended(WaveVerdict::Skipped))
-        };
-        let skipped = self.summary.hosts.iter().filter_map(|host| match host.state {
-            HostState::Final(HostOutcome::Skipped(cause)) if begun(host) => Some((host, cause)),
-            _ => None,
-        });
-        skipped.collect()
+        format!("  {}", describe::host_row(host.name.as_str(), width, describe::state_word(host), took, &detail))
     }
 
     // -- the last sections
 
     fn anomalies(&self) -> Vec<String> {
-        let mut sentences = self.summary.unexpected_responses.iter().map(|(host, anomaly)| {
-            let sentence = wording::anomaly(host, anomaly, self.summary);
-            format!("    {sentence}")
-        });
-        let Some(first) = sentences.next() else { return Vec::new() };
-        ["  late or unexpected:".to_owned(), first].into_iter().chain(sentences).collect()
+        let responses = self.summary.unexpected_responses.iter();
+        let sentences = responses
+            .map(|(host, response)| format!("    {}", describe::unexpected_response(host, response, self.summary)));
+        let title = (!self.summary.unexpected_responses.is_empty()).then(|| "  late or unexpected:".to_owned());
+        title.into_iter().chain(sentences).collect()
     }
 
     fn turned_up(&self) -> Vec<String> {
@@ -257,17 +257,17 @@ impl Recap<'_> {
         if hosts.is_empty() {
             return Vec::new();
         }
-        let hosts = wording::names(&hosts);
+        let hosts = describe::names(&hosts);
         vec![format!("  turned up meanwhile and not deployed: {hosts}   (apply the plan again for them)")]
     }
 
     fn counts(&self) -> String {
         let counts = self.summary.counts();
-        format!("  {}: {}{}", count(counts.total(), "host"), wording::counts(&counts), self.took())
+        format!("  {}: {}{}", count(counts.total(), "host"), describe::counts(&counts), self.took())
     }
 
     fn took(&self) -> String {
-        wording::took(self.summary).map(|took| format!("   {took}")).unwrap_or_default()
+        describe::took(self.summary).map(|took| format!("   {took}")).unwrap_or_default()
     }
 }
 
@@ -277,27 +277,12 @@ fn evidence(host: &HostProgress) -> Vec<String> {
     let mut rows = Vec::new();
     if !response.failed_units.is_empty() {
         let units: Vec<String> = response.failed_units.iter().map(|unit| safe(unit)).collect();
-        rows.push(format!("      failed units: {}", wording::names(&units)));
+        rows.push(format!("      failed units: {}", describe::names(&units)));
     }
     let first = response.log_tail.len().saturating_sub(TAIL_LINES);
     let tail = response.log_tail.iter().skip(first);
     rows.extend(tail.map(|line| format!("      {BAR}{}", shorten(&safe(line), MAX_LOG_COLUMNS)).trim_end().to_owned()));
     rows
-}
-
-fn skipped_rows(skipped: &[(&HostProgress, SkipReason)], width: usize) -> Vec<String> {
-    if skipped.len() <= MAX_SKIPPED {
-        let row = |(host, cause): &(&HostProgress, SkipReason)| {
-            wording::host_row(host.name.as_str(), width, "skipped", None, wording::skipped(*cause))
-        };
-        return skipped.iter().map(|skipped| format!("  {}", row(skipped))).collect();
-    }
-    let mut per_cause: BTreeMap<SkipReason, usize> = BTreeMap::new();
-    for (_, cause) in skipped {
-        *per_cause.entry(*cause).or_default() += 1;
-    }
-    let row = |(cause, number)| format!("  {} skipped: {}", count(number, "host"), wording::skipped(cause));
-    per_cause.into_iter().map(row).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::cli::{block_on, out};
 use crate::clock;
 use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCall};
 use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, Tier};
-use crate::report::{self, HostsView};
+use crate::report;
 
 /// The pause of `--watch` between two roll calls.
 const WATCH_EVERY: Duration = Duration::from_secs(3);
@@ -117,7 +117,7 @@ async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
     if !unknown.is_empty() {
         behind.extend(history.behind_there(unknown).await);
     }
-    report::hosts_table(hosts, &HostsView { behind: &behind, now: clock::now(), width: out::data_room() })
+    report::hosts_table(hosts, &behind, clock::now(), out::data_room())
 }
 
 /// Returns remarks on the roll call that the list does not show.

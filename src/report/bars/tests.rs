@@ -1,3 +1,5 @@
+mod region;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::{InMemoryTerm, TermLike};
@@ -38,7 +40,8 @@ impl Watched {
     fn new(story: Scenario) -> Self {
         let terminal = Terminal(InMemoryTerm::new(24, 80));
         let target = ProgressDrawTarget::term_like(Box::new(terminal.0.clone()));
-        let bars = Bars::new(terminal.clone(), target, Style::Plain, || Size { columns: 80, rows: 24 });
+        let bars =
+            Bars::new(terminal.clone(), target, Style::Plain, || Size { columns: 80, rows: 24 }, LogView::LastLine);
         Self { story, summary: Summary::default(), seen: 0, terminal, bars }
     }
 
@@ -231,5 +234,16 @@ fn a_storm_of_events_is_not_laid_out_event_by_event() {
             story.sent(host).at(host, Phase::Build);
         }
     });
-    assert_eq!(LAID_OUT.load(Ordering::Relaxed), usize::from(rate_limiter::PER_SECOND));
+    assert_eq!(LAID_OUT.load(Ordering::Relaxed), usize::from(DRAWS_PER_SECOND));
+}
+
+#[test]
+fn a_storm_is_drawn_as_often_as_anybody_can_read() {
+    let mut pace = RateLimiter::default();
+    let millis = |millis| Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap();
+    let drawn =
+        |pace: &mut RateLimiter, times: std::ops::Range<i64>| times.filter(|at| pace.allows(millis(*at))).count();
+    assert_eq!(drawn(&mut pace, 0..10), 10, "a few events at once are all drawn");
+    assert_eq!(drawn(&mut pace, 10..5_000), 110, "a burst at first, and then so many a second");
+    assert_eq!(drawn(&mut pace, 60_000..60_020), 20, "after a silence there is room for another burst");
 }

@@ -2,7 +2,8 @@
 
 use jiff::tz::TimeZone;
 
-use super::{DisplayDuration, Document, HostSection, WaveSection, write};
+use super::{DisplayDuration, Document};
+use crate::rollout::summary::HostState;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#60646c;--page:#fff;--line:#d9d9e0;--good:#1f7a43;--bad:#c62a2f;--wait:#9a5b00;--band:#eef0f3}
@@ -27,102 +28,72 @@ summary{cursor:pointer;margin-top:.5rem}
 const ROW: usize = 32;
 
 pub fn html(document: &Document<'_>, zone: &TimeZone) -> String {
-    let title = format!("Rollout {}", document.name());
-    let mut page = format!(
+    let (title, outcome) = (escape(&format!("Rollout {}", document.name())), document.outcome());
+    let mut page = vec![format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none';style-src 'unsafe-inline'\">\n\
-         <title>{} {}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{} {}</h1>\n<dl>\n",
-        escape(&title),
-        document.outcome(),
-        escape(&title),
-        marked(&document.outcome())
-    );
-    for (title, fact) in document.facts(zone) {
-        write(&mut page, format_args!("<dt>{title}</dt><dd>{}</dd>\n", escape(&fact)));
-    }
-    page.push_str("</dl>\n<h2>Time line</h2>\n");
-    page.push_str(&time_line(document));
+         <title>{title} {outcome}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title} {}</h1>\n<dl>",
+        marked(&outcome)
+    )];
+    page.extend(document.facts(zone).iter().map(|(title, fact)| format!("<dt>{title}</dt><dd>{}</dd>", escape(fact))));
+    page.push(format!("</dl>\n<h2>Time line</h2>\n{}", time_line(document)));
     for wave in document.waves() {
-        page.push_str(&section(document, &wave, zone));
+        let (waves, name, verdict) = (document.summary.waves.len(), escape(&wave.name), marked(&wave.verdict()));
+        page.push(format!("<section>\n<h2>{}/{waves} {name} {verdict}</h2>\n<table>", wave.index));
+        page.push("<thead><tr><th>host<th>state<th>took<th>commit<th>says</tr></thead>\n<tbody>".to_owned());
+        let mut logs = Vec::new();
+        for host in document.hosts(wave.index) {
+            let [name, status, took, commits, says] = host.cells(zone);
+            let cells = [escape(&name), marked(&status), took, escape(&commits), escape(&says)];
+            page.push(format!("<tr><td>{}</td></tr>", cells.join("</td><td>")));
+            let log = escape(&host.log());
+            if !log.is_empty() {
+                let name = escape(&name);
+                logs.push(format!("<details open><summary>log of {name}</summary><pre>{log}</pre></details>"));
+            }
+        }
+        page.push("</tbody>\n</table>".to_owned());
+        page.append(&mut logs);
+        page.push("</section>".to_owned());
     }
-    page.push_str("</main>\n</body>\n</html>\n");
-    page
+    page.join("\n") + "\n</main>\n</body>\n</html>\n"
 }
 
 /// Draws the waves that began and the hosts that were asked, each as a bar from its start to its end.
 fn time_line(document: &Document<'_>) -> String {
-    let took = document.took(document.summary.began_at, None).map(|took| took.to_string()).unwrap_or_default();
-    let mut rows = String::new();
-    let mut count = 0;
+    let mut bars = Vec::new();
     for wave in document.waves().filter(|wave| wave.view.began_at.is_some()) {
         let label = format!("{} {}: {}", wave.index, wave.name, wave.verdict());
-        let span = (wave.view.began_at, wave.view.ended_at);
-        rows.push_str(&bar(document, &mut count, &label, "band", span));
-        for host in document.hosts(wave.index).filter(HostSection::was_asked) {
-            let label = format!("{} {}, {}", host.view.name, host.status(), host.took.unwrap_or_default());
-            let span = (host.view.sent_at, host.view.ended_at);
-            rows.push_str(&bar(document, &mut count, &label, class(host.facts.status), span));
+        bars.push((label, "band", wave.view.began_at, wave.view.ended_at));
+        for host in document.hosts(wave.index) {
+            if host.view.sent_at.is_some() && host.view.state != HostState::Pending {
+                let label = format!("{} {}, {}", host.view.name, host.status(), host.took.unwrap_or_default());
+                bars.push((label, class(host.facts.status), host.view.sent_at, host.view.ended_at));
+            }
         }
     }
-    format!(
-        "<svg role=\"img\" aria-label=\"Time line of waves and hosts\" height=\"{}\">\n\
-         <text class=\"dim\" x=\"0\" y=\"12\">0s</text><text class=\"dim\" x=\"100%\" y=\"12\" text-anchor=\"end\">{took}</text>\n{rows}</svg>\n",
-        (count + 1) * ROW
-    )
-}
-
-fn bar(
-    document: &Document<'_>,
-    count: &mut usize,
-    label: &str,
-    class: &str,
-    (from, to): (Option<jiff::Timestamp>, Option<jiff::Timestamp>),
-) -> String {
+    let took = document.took(document.summary.began_at, None);
     let seconds = |took: Option<DisplayDuration>| took.map_or(0.0, |took| took.0.as_secs_f64());
-    let whole = seconds(document.took(document.summary.began_at, None)).max(0.001);
-    let percent = |part: f64| (part / whole * 100.0).clamp(0.0, 100.0);
-    let x = percent(seconds(document.took(document.summary.began_at, from)));
-    let width = percent(seconds(document.took(from, to))).max(0.3);
-    *count += 1;
-    let y = *count * ROW + 8;
-    format!(
-        "<text x=\"0\" y=\"{}\">{}</text><rect class=\"{class}\" x=\"{x:.2}%\" y=\"{y}\" width=\"{width:.2}%\" height=\"8\" rx=\"2\"/>\n",
-        y - 6,
-        escape(label)
-    )
-}
-
-fn section(document: &Document<'_>, wave: &WaveSection<'_>, zone: &TimeZone) -> String {
-    let waves = document.summary.waves.len();
-    let mut section = format!(
-        "<section>\n<h2>{}/{waves} {} {}</h2>\n<table>\n<thead><tr><th>host<th>state<th>took<th>commit<th>says</tr></thead>\n<tbody>\n",
-        wave.index,
-        escape(&wave.name),
-        marked(&wave.verdict())
-    );
-    let mut logs = String::new();
-    for host in document.hosts(wave.index) {
-        let name = escape(host.view.name.as_str());
-        write(
-            &mut section,
-            format_args!(
-                "<tr><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-                marked(&host.status()),
-                host.took.map(|took| took.to_string()).unwrap_or_default(),
-                escape(&host.commits()),
-                escape(&host.says(zone))
-            ),
-        );
-        let log = escape(&host.log());
-        if !log.is_empty() {
-            write(
-                &mut logs,
-                format_args!("<details open><summary>log of {name}</summary><pre>{log}</pre></details>\n"),
-            );
-        }
+    let whole = seconds(took).max(0.001);
+    let percent = |took| (seconds(took) / whole * 100.0).clamp(0.0, 100.0);
+    let mut svg = vec![format!(
+        "<svg role=\"img\" aria-label=\"Time line of waves and hosts\" height=\"{}\">\n\
+         <text class=\"dim\" x=\"0\" y=\"12\">0s</text><text class=\"dim\" x=\"100%\" y=\"12\" text-anchor=\"end\">{}</text>",
+        (bars.len() + 1) * ROW,
+        took.map(|took| took.to_string()).unwrap_or_default()
+    )];
+    for (index, (label, class, from, to)) in bars.into_iter().enumerate() {
+        let x = percent(document.took(document.summary.began_at, from));
+        let width = percent(document.took(from, to)).max(0.3);
+        let y = (index + 1) * ROW + 8;
+        svg.push(format!(
+            "<text x=\"0\" y=\"{}\">{}</text><rect class=\"{class}\" x=\"{x:.2}%\" y=\"{y}\" width=\"{width:.2}%\" height=\"8\" rx=\"2\"/>",
+            y - 6,
+            escape(&label)
+        ));
     }
-    section + "</tbody>\n</table>\n" + &logs + "</section>\n"
+    svg.join("\n") + "\n</svg>"
 }
 
 fn marked(state: &str) -> String {

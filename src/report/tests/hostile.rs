@@ -10,9 +10,7 @@ use serde_json::json;
 
 use super::scenario::{NEW, OLD, Scenario, SharedBuffer, demo, name, start};
 use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, Phase, Response};
-use crate::report::{
-    Document, HostsView, Json, Liveness, Reporter, hosts_table, html, junit, markdown, preview, rollouts_table,
-};
+use crate::report::{Document, Json, Liveness, Reporter, hosts_table, html, junit, markdown, preview, rollouts_table};
 use crate::rollout::{
     EventKind, FailureReason, HostOutcome, Outcome, Rollout, Summary, UnexpectedResponse, WaveIndex, WaveVerdict,
 };
@@ -66,7 +64,7 @@ fn shown(said: &str) -> String {
         HostAnswer { report: Box::new(report("test1", said)), proved: true },
         HostAnswer { report: Box::new(HostReport { busy: None, ..report("test2", said) }), proved: false },
     ];
-    page += &hosts_table(&hosts, &HostsView { behind: &BTreeMap::new(), now: start(), width: 60 });
+    page += &hosts_table(&hosts, &BTreeMap::new(), start(), 60);
     let document = Document::of(&story.summary, Liveness::Over, start()).unwrap();
     page += &[html(&document, &TimeZone::UTC), markdown(&document, &TimeZone::UTC), junit(&document)].concat();
 

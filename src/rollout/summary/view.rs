@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::protocol::{Action, Commit, ErrorCode, HostName, Phase, RequestId, Response};
 use crate::rollout::description::Rollout;
@@ -76,7 +77,7 @@ pub enum HostState {
     Final(HostOutcome),
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub pending: usize,
     pub in_flight: usize,
@@ -85,6 +86,7 @@ pub struct Counts {
     /// Not sent a request, since they already run the requested system.
     pub current: usize,
     /// Completed, then rolled back.
+    #[serde(rename = "returned")]
     pub rolled_back: usize,
     pub failed: usize,
     pub rejected: usize,

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use super::*;
 use crate::plan::{Check, Rollback};
 use crate::protocol::{Phase, Status};
+use crate::report::bars::*;
 use crate::report::format::columns as columns_of;
 use crate::report::layout::LayoutState;
 use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
