@@ -35,13 +35,9 @@ use crate::protocol::HostName;
 use crate::rollout::{Event, Summary};
 
 pub trait Reporter {
-    /// Shows an event that `summary` already includes.
-    fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()>;
-
-    /// Shows an event that the journal has as this JSON object; the object is empty for an event that is not journaled.
-    fn recorded(&mut self, event: &Event, _json: &[u8], summary: &Summary) -> io::Result<()> {
-        self.event(event, summary)
-    }
+    /// Shows an event that `summary` already includes. The journal has it as the JSON object `json`, which is empty for an
+    /// event that is not journaled.
+    fn event(&mut self, event: &Event, json: &[u8], summary: &Summary) -> io::Result<()>;
 
     /// Updates elapsed times while no event arrives. The operator calls this about once a second.
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;

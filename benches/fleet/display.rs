@@ -12,7 +12,7 @@ pub fn time(journal: &str) -> Result<Duration> {
     let events: Vec<Event> = journal.lines().map(serde_json::from_str).collect::<Result<_, _>>().into_diagnostic()?;
     let events: Vec<Event> = events.into_iter().flat_map(with_progress).collect();
     let mut lines = Lines::new(io::sink(), Style::Colored);
-    let shown = replay(&events, |event, summary| lines.event(event, summary))?;
+    let shown = replay(&events, |event, summary| lines.event(event, &[], summary))?;
     let not_shown = replay(&events, |_, _| Ok(()))?;
     Ok(shown.saturating_sub(not_shown))
 }

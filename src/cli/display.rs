@@ -166,7 +166,7 @@ impl Display {
             let mut begins = 0;
             for (event, ends) in &events {
                 state.apply(event);
-                reporter.recorded(event, json.get(begins..*ends).unwrap_or_default(), state)?;
+                reporter.event(event, json.get(begins..*ends).unwrap_or_default(), state)?;
                 begins = *ends;
             }
             show(reporter, state)
@@ -187,11 +187,7 @@ impl Shown {
 }
 
 impl Reporter for Display {
-    fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
-        self.recorded(event, &[], summary)
-    }
-
-    fn recorded(&mut self, event: &Event, json: &[u8], _: &Summary) -> io::Result<()> {
+    fn event(&mut self, event: &Event, json: &[u8], _: &Summary) -> io::Result<()> {
         self.leaves_at_once |= matches!(event.kind, EventKind::Interrupted { how: Interrupt::Abort });
         if self.audience == Audience::Program {
             self.json.extend_from_slice(json);

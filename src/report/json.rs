@@ -22,11 +22,7 @@ impl<W: Write> Json<W> {
 }
 
 impl<W: Write> Reporter for Json<W> {
-    fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
-        self.recorded(event, &[], summary)
-    }
-
-    fn recorded(&mut self, event: &Event, json: &[u8], summary: &Summary) -> io::Result<()> {
+    fn event(&mut self, event: &Event, json: &[u8], summary: &Summary) -> io::Result<()> {
         let Self { out, writer } = self;
         out.line(|line| {
             let begins = line.len();

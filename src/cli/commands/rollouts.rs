@@ -112,7 +112,7 @@ impl Status {
         let mut reporter = self.display.reporter();
         loop {
             // A write error is ignored: a reader that closed its pipe has seen what it wanted.
-            follower.look(|event, summary| _ = reporter.event(event, summary).ok())?;
+            follower.look(|event, summary| _ = reporter.event(event, &[], summary).ok())?;
             reporter.flush().ok();
             if !follower.is_running() {
                 break;

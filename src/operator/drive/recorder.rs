@@ -29,7 +29,7 @@ impl<'a> Recorder<'a> {
     /// Shows an event and appends it to the journal, which is [written](Self::write) within `GATHER`.
     pub(super) fn take(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
-        let mut show = |json: &[u8]| on_displays(&mut self.reporters, |reporter| reporter.recorded(event, json, state));
+        let mut show = |json: &[u8]| on_displays(&mut self.reporters, |reporter| reporter.event(event, json, state));
         if let Some(journal) = &mut self.journal {
             return journal.record_and_show(event, show);
         }

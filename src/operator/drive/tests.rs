@@ -30,7 +30,7 @@ impl Log {
 struct Recorder(Log);
 
 impl Reporter for Recorder {
-    fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
+    fn event(&mut self, event: &Event, _: &[u8], _: &Summary) -> io::Result<()> {
         match &event.kind {
             EventKind::Dispatched { host, .. } => self.0.add(format!("recorded {host}")),
             EventKind::Final { host, outcome, .. } => self.0.add(format!("{host} {outcome}")),
@@ -49,7 +49,7 @@ impl Reporter for Recorder {
 struct Broken;
 
 impl Reporter for Broken {
-    fn event(&mut self, _: &Event, _: &Summary) -> io::Result<()> {
+    fn event(&mut self, _: &Event, _: &[u8], _: &Summary) -> io::Result<()> {
         Err(io::ErrorKind::BrokenPipe.into())
     }
 

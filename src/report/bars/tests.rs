@@ -50,7 +50,7 @@ impl Watched {
         chapter(&mut self.story);
         for event in self.story.events.iter().skip(self.seen) {
             self.summary.apply(event);
-            self.bars.event(event, &self.summary).unwrap();
+            self.bars.event(event, &[], &self.summary).unwrap();
         }
         self.seen = self.story.events.len();
         self.screen()

@@ -81,7 +81,7 @@ fn written(events: &[Event]) -> String {
     let paper = SharedBuffer::default();
     let mut json = Json::new(paper.clone());
     for event in events {
-        json.event(event, &Summary::default()).unwrap();
+        json.event(event, &[], &Summary::default()).unwrap();
     }
     json.tick(start(), &Summary::default()).unwrap();
     json.flush().unwrap();
@@ -122,7 +122,7 @@ fn what_is_on_record_is_shown_as_it_would_be_without_a_record() {
         summary.apply(event);
         let record = serde_json::to_vec(event).unwrap();
         for record in [&record, &[][..]] {
-            json.recorded(event, record, &summary).unwrap();
+            json.event(event, record, &summary).unwrap();
         }
     }
     json.flush().unwrap();
@@ -163,7 +163,7 @@ fn a_reader_that_leaves_is_no_error_and_a_full_disk_is_one() {
     let event = Event { at: start(), kind: EventKind::Ended { outcome: Outcome::Succeeded } };
     let summary = Summary::default();
     let mut left = Json::new(Broken(io::ErrorKind::BrokenPipe));
-    let show = |display: &mut Json<Broken>| display.event(&event, &summary).and_then(|()| display.flush());
+    let show = |display: &mut Json<Broken>| display.event(&event, &[], &summary).and_then(|()| display.flush());
     assert!(show(&mut left).is_ok() && show(&mut left).is_ok());
     let mut full = Json::new(Broken(io::ErrorKind::StorageFull));
     assert_eq!(show(&mut full).unwrap_err().kind(), io::ErrorKind::StorageFull);

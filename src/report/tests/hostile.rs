@@ -74,7 +74,7 @@ fn shown(said: &str) -> String {
         let response = Arc::new(response("test1", status, said));
         let outcome = HostOutcome::of(response.status).unwrap();
         let kind = EventKind::Final { host: host.clone(), outcome, response: Some(response) };
-        json.event(&crate::rollout::Event { at: start(), kind }, &Summary::default()).unwrap();
+        json.event(&crate::rollout::Event { at: start(), kind }, &[], &Summary::default()).unwrap();
     }
     json.flush().unwrap();
     page + &paper.text()

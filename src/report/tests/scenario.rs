@@ -171,7 +171,7 @@ impl Scenario {
     pub(in crate::report) fn event(&mut self, kind: EventKind) -> &mut Self {
         let event = Event { at: self.now, kind };
         self.summary.apply(&event);
-        self.lines.event(&event, &self.summary).unwrap();
+        self.lines.event(&event, &[], &self.summary).unwrap();
         self.lines.flush().unwrap();
         self.events.push(event);
         self
