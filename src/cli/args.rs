@@ -1,21 +1,20 @@
 //! Flags that several commands take, and the settings that they set.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Arg, Args};
 
-use super::connection::OperatorArgs;
-use super::context::StateArgs;
+use super::context::{cache_dir, state_dir};
 use super::exit::{CommandError, OrUsage};
-use super::folders::cache_dir;
-use crate::bus::ServerUrl;
+use super::out;
+use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};
 use crate::operator::flake::{Accepted, Consent, FlakeRules};
+use crate::operator::journal::Journals;
 use crate::operator::plan_file::{PlanFile, read_systems};
-use crate::operator::{BuildOptions, OperatorContext, Prepared, SystemsFrom};
-use crate::plan::{Hook, Hooks, Plan, Rollback, parse_confirm_timeout};
-use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Tier};
+use crate::operator::{BuildOptions, Discovery, KnownHosts, OperatorContext, Prepared, SystemsFrom};
+use crate::plan::{Hooks, Plan, Rollback, parse_confirm_timeout};
+use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Subject, Tier, subject};
 
 /// Parses the variable of a boolean flag. An empty variable counts as unset.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
@@ -23,6 +22,155 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
         "1" | "true" | "yes" | "on" => Ok(true),
         "" | "0" | "false" | "no" | "off" => Ok(false),
         _ => Err("give 1 or 0".to_owned()),
+    }
+}
+
+/// The heading of the connection flags in the help. Each flag names it: `next_help_heading` would also apply to the
+/// flags of the commands that include these.
+pub(super) const HEADING: &str = "Connection";
+
+#[derive(Debug, Args)]
+pub(super) struct ConnectionArgs {
+    /// NATS server, nats://HOST:PORT or tls://HOST:PORT; several are tried in turn
+    #[arg(long, env = "HOMELAB_DEPLOY_NATS_URL", value_name = "URL", help_heading = HEADING, required = true, value_delimiter = ',')]
+    nats_url: Vec<ServerUrl>,
+
+    /// File with the seed of the NKey to connect with
+    #[arg(long, env = "HOMELAB_DEPLOY_NKEY_FILE", value_name = "FILE", help_heading = HEADING)]
+    nkey_file: PathBuf,
+
+    /// Certificate authorities of the server, in PEM [default: those of the system]
+    #[arg(long, env = "HOMELAB_DEPLOY_TLS_CA", value_name = "FILE", help_heading = HEADING)]
+    tls_ca: Option<PathBuf>,
+
+    /// Client certificate, in PEM
+    #[arg(long, env = "HOMELAB_DEPLOY_TLS_CERT", value_name = "FILE", help_heading = HEADING, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Key of the client certificate, in PEM
+    #[arg(long, env = "HOMELAB_DEPLOY_TLS_KEY", value_name = "FILE", help_heading = HEADING, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl ConnectionArgs {
+    /// Returns the settings of a connection that has this name in the server's monitoring.
+    pub(super) fn settings(&self, name: impl Into<String>, seed_readers: SeedReaders) -> Settings {
+        let client_cert = self.tls_cert.clone().zip(self.tls_key.clone());
+        Settings {
+            servers: self.nats_url.clone(),
+            nkey_file: self.nkey_file.clone(),
+            seed_readers,
+            ca_file: self.tls_ca.clone(),
+            client_cert: client_cert.map(|(cert, key)| ClientCert { cert, key }),
+            name: name.into(),
+            subscription_capacity: bus::SUBSCRIPTION_CAPACITY,
+        }
+    }
+}
+
+/// More than the largest fleet answers at once. Unused capacity costs nothing; a full subscription loses answers.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct OperatorArgs {
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+
+    /// Subject on which hosts are asked whether they are there
+    #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = subject::DISCOVER)]
+    #[arg(help_heading = HEADING)]
+    discover_subject: Subject,
+
+    /// How long answers to that are waited for [default: 2s, and less once every host has answered that did before]
+    #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_WINDOW", value_name = "DURATION")]
+    #[arg(help_heading = HEADING, value_parser = humantime::parse_duration)]
+    discover_window: Option<Duration>,
+
+    /// Who deploys, as the hosts and other operators are told [default: USER@MACHINE]
+    #[arg(long, env = "HOMELAB_DEPLOY_OPERATOR", value_name = "NAME")]
+    operator: Option<String>,
+
+    #[arg(long, env = "USER", hide = true, default_value = "unknown")]
+    login_name: String,
+
+    #[command(flatten)]
+    pub(super) state: StateArgs,
+}
+
+impl OperatorArgs {
+    /// Connects, and prints the warnings about the connection.
+    pub(super) async fn connect(&self) -> Result<Bus, CommandError> {
+        let bus = Bus::connect(&self.settings()).await?;
+        out::warnings(&bus.warnings);
+        Ok(bus)
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        let settings = self.connection.settings(self.name(), SeedReaders::Warn);
+        Settings { subscription_capacity: SUBSCRIPTION_CAPACITY, ..settings }
+    }
+
+    pub(super) fn name(&self) -> String {
+        let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.operator.clone().unwrap_or_else(|| format!("{}@{}", self.login_name, machine()))
+    }
+
+    fn servers(&self) -> impl Iterator<Item = String> {
+        self.connection.nats_url.iter().map(ServerUrl::to_string)
+    }
+
+    /// Returns the subject, the window and the known hosts for roll calls.
+    pub(super) fn discovery(&self) -> Discovery {
+        Discovery {
+            subject: self.discover_subject.clone(),
+            window: self.discover_window,
+            known: KnownHosts::of(self.state.folder(), self.servers()),
+        }
+    }
+
+    /// Returns who deploys. A person is asked by `consent` about flakes that hosts name.
+    pub(super) fn context(&self, flake: &FlakeArgs, consent: Option<Consent>) -> OperatorContext {
+        let flakes = FlakeRules {
+            given: flake.flake.clone(),
+            accept: flake.accept_flake.clone(),
+            accepted: Accepted::of(self.state.folder(), self.servers()),
+            consent,
+        };
+        let (discovery, journals) = (self.discovery(), self.state.journals());
+        OperatorContext { name: self.name(), discovery, journals, flakes, cache: cache_dir() }
+    }
+}
+
+/// Shows the other flags of an operator behind those of their state, which is the order of some commands.
+pub(super) fn state_first(arg: Arg) -> Arg {
+    if matches!(arg.get_id().as_str(), "discover_window" | "operator") { arg.display_order(900) } else { arg }
+}
+
+// Where the settings and the records of an operator are.
+#[derive(Debug, Args)]
+pub(super) struct StateArgs {
+    /// File with contexts [default: ./homelab-deploy.toml, else ~/.config/homelab-deploy/config.toml]
+    #[arg(long, env = "HOMELAB_DEPLOY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Context of that file that has the settings which no flag and no variable gives [default: its `default-context`]
+    #[arg(long, env = "HOMELAB_DEPLOY_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
+
+    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy, for a context its folder there]
+    #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    pub(super) fn journals(&self) -> Journals {
+        Journals::below(&self.folder())
+    }
+
+    /// Returns the folder of everything that this operator's commands record.
+    fn folder(&self) -> PathBuf {
+        let context = self.context.as_deref().filter(|name| !name.is_empty());
+        self.state_dir.clone().unwrap_or_else(|| state_dir(context))
     }
 }
 
@@ -39,65 +187,12 @@ pub(super) struct FlakeArgs {
     accept_flake: Option<FlakeUrl>,
 }
 
-impl FlakeArgs {
-    /// Who deploys by these flags. A person is asked by `consent`.
-    pub(super) fn context(
-        &self,
-        operator: &OperatorArgs,
-        state: &StateArgs,
-        consent: Option<Consent>,
-    ) -> OperatorContext {
-        let servers = operator.settings().servers;
-        let flakes = FlakeRules {
-            given: self.flake.clone(),
-            accept: self.accept_flake.clone(),
-            accepted: Accepted::of(state.folder(), servers.iter().map(ServerUrl::to_string)),
-            consent,
-        };
-        OperatorContext {
-            name: operator.name(),
-            discovery: operator.discovery(state),
-            journals: state.journals(),
-            flakes,
-            cache: cache_dir(),
-        }
-    }
-}
-
-// A context passes its hooks to a command by these flags. A plan has keys for them.
-#[derive(Debug, Args)]
-#[expect(clippy::struct_field_names, reason = "they are named like the keys")]
-pub(super) struct HookArgs {
-    #[arg(long, hide = true, value_name = "JSON")]
-    on_start: Option<Argv>,
-
-    #[arg(long, hide = true, value_name = "JSON")]
-    on_halt: Option<Argv>,
-
-    #[arg(long, hide = true, value_name = "JSON")]
-    on_finish: Option<Argv>,
-}
-
-/// A program and its arguments, as a JSON array.
-#[derive(Debug, Clone)]
-struct Argv(Vec<String>);
-
-impl HookArgs {
-    pub(super) fn hooks(&self) -> Hooks {
-        let programs = [&self.on_start, &self.on_halt, &self.on_finish];
-        Hook::ALL.into_iter().zip(programs).filter_map(|(hook, argv)| Some((hook, argv.clone()?.0))).collect()
-    }
-}
-
-impl FromStr for Argv {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let argv: Vec<String> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        if argv.first().is_none_or(String::is_empty) {
-            return Err("it names no program".to_owned());
-        }
-        Ok(Self(argv))
+/// Parses the hooks of a context, as a JSON object. The context passes them to a command by a hidden flag.
+pub(super) fn hooks(json: &str) -> Result<Hooks, String> {
+    let hooks: Hooks = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    match hooks.iter().find(|(_, argv)| argv.first().is_none_or(String::is_empty)) {
+        Some((hook, _)) => Err(format!("{hook} names no program")),
+        None => Ok(hooks),
     }
 }
 
@@ -227,4 +322,40 @@ impl SystemsArgs {
 fn attr(text: &str) -> Result<(HostName, FlakeAttr), String> {
     let (host, attr) = text.split_once('=').ok_or("it is not HOST=NAME")?;
     Ok((host.parse().map_err(|e| format!("{e}"))?, attr.parse().map_err(|e| format!("{e}"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Settings, clap::error::ErrorKind> {
+        let command = Command::try_parse_from([&["x", "--nkey-file", "k"], arguments].concat());
+        command.map(|command| command.connection.settings("ops", SeedReaders::Warn)).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn several_servers_come_with_commas_and_by_repetition() {
+        let settings = parse(&["--nats-url", "a,tls://b:1", "--nats-url", "c"]).unwrap();
+        let servers: Vec<String> = settings.servers.iter().map(ServerUrl::to_string).collect();
+        assert_eq!(servers, ["nats://a:4222", "tls://b:1", "nats://c:4222"]);
+        assert!(settings.client_cert.is_none());
+    }
+
+    #[test]
+    fn half_a_client_certificate_and_a_bad_address_are_usage_errors() {
+        use clap::error::ErrorKind;
+        assert_eq!(parse(&["--nats-url", "a", "--tls-cert", "c"]).unwrap_err(), ErrorKind::MissingRequiredArgument);
+        assert_eq!(parse(&["--nats-url", "http://a"]).unwrap_err(), ErrorKind::ValueValidation);
+        assert_eq!(parse(&[]).unwrap_err(), ErrorKind::MissingRequiredArgument);
+        let both = parse(&["--nats-url", "a", "--tls-cert", "c", "--tls-key", "k"]).unwrap();
+        assert!(both.client_cert.is_some());
+    }
 }

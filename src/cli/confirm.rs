@@ -6,9 +6,8 @@ use miette::Diagnostic;
 use thiserror::Error;
 use tokio::task::spawn_blocking;
 
-use super::display::{Audience, Shown};
+use super::display::{Audience, DisplayBarrier};
 use super::exit::{CommandError, Exit};
-use super::out;
 use crate::operator::drive::Confirm;
 use crate::operator::flake::Consent;
 use crate::rollout::{Answer, Summary, WaveIndex};
@@ -27,34 +26,23 @@ pub(super) fn check_somebody_can_answer(audience: Audience) -> Result<(), Comman
     if somebody_can_answer(audience) { Ok(()) } else { Err(Exit::Usage.with(NobodyToAsk)) }
 }
 
-/// Asks whether the displayed rollout may start.
-pub(super) async fn start() -> bool {
-    let may_start = ask("Start this rollout? Only 'yes' is accepted: ".to_owned()).await == Answer::Yes;
-    if !may_start {
-        out::note("Nothing was deployed.");
-    }
-    may_start
-}
-
 /// Returns how to ask whether a flake that hosts name may be contacted, or `None` if no person is at the terminal.
-pub(super) fn flake(audience: Audience) -> Option<Consent> {
+pub(super) fn ask_about_flake(audience: Audience) -> Option<Consent> {
     let is_there = somebody_can_answer(audience) && io::stderr().is_terminal();
-    is_there.then_some(|question| {
-        Box::pin(async move { ask(format!("{question} Only 'yes' is accepted: ")).await == Answer::Yes })
-    })
+    is_there.then_some(|question| Box::pin(async move { ask(question).await == Answer::Yes }))
 }
 
 /// Asks before each wave that needs confirmation, once everything before the question is shown. With JSON on stdout, or
 /// without a terminal, nobody can be asked.
-pub(super) fn wave(audience: Audience, shown: Shown) -> Confirm<'static> {
+pub(super) fn ask_before_wave(audience: Audience, display: DisplayBarrier) -> Confirm<'static> {
     Box::new(move |summary: &Summary, wave: WaveIndex| {
         if !somebody_can_answer(audience) {
             return Box::pin(async { Answer::Unavailable });
         }
         let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves);
         let name = waves.map(|wave| wave.name.as_str()).nth(wave.0).unwrap_or_default();
-        let question = format!("Start wave {wave} {name:?}? Only 'yes' is accepted: ");
-        let all_shown = shown.all();
+        let question = format!("Start wave {wave} {name:?}?");
+        let all_shown = display.wait();
         Box::pin(async {
             all_shown.await;
             ask(question).await
@@ -62,9 +50,9 @@ pub(super) fn wave(audience: Audience, shown: Shown) -> Confirm<'static> {
     })
 }
 
-async fn ask(question: String) -> Answer {
+pub(super) async fn ask(question: String) -> Answer {
     let answer = spawn_blocking(move || {
-        write!(io::stderr(), "{question}")?;
+        write!(io::stderr(), "{question} Only 'yes' is accepted: ")?;
         io::stderr().flush()?;
         let mut line = String::new();
         let read = io::stdin().lock().read_line(&mut line)?;

@@ -1,63 +1,35 @@
-//! Reads contexts: named settings of a fleet, in a file.
+//! Reads contexts: named settings of a fleet, in a file. Also finds the user's folders, and resolves aliases.
 //!
 //! The settings of a context are added to the command line, unless a flag or a variable gives them already. So each
 //! flag works the same way wherever its value comes from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command};
+use clap::{ArgMatches, Command};
 use miette::Diagnostic;
 use rustix::fs::OFlags;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::alias;
-use super::exit::{CommandError, OrUsage};
-use super::folders::user_folder;
-use crate::operator::journal::Journals;
+use super::exit::{CommandError, Exit, OrUsage};
+use crate::plan::{Aliases, Hook, Hooks, Selector};
 use crate::private_dir::{self, PrivateDirError};
+use crate::protocol::{HostName, Target, Tier, alias_variable};
 use crate::text::did_you_mean;
 
 /// The context file in the folder of a fleet.
 pub(super) const LOCAL_FILE: &str = "homelab-deploy.toml";
 
-/// The keys of a context, and the flags that they set.
-const KEYS: [(&str, &str); 11] = [
-    ("server", "nats-url"),
-    ("key", "nkey-file"),
-    ("tls-ca", "tls-ca"),
-    ("tls-cert", "tls-cert"),
-    ("tls-key", "tls-key"),
-    ("flake", "flake"),
-    ("plans", "plans-dir"),
-    ("fleet", "fleet"),
-    ("on-start", "on-start"),
-    ("on-halt", "on-halt"),
-    ("on-finish", "on-finish"),
-];
-
-#[derive(Debug, Args)]
-pub(super) struct ContextArgs {
-    /// File with contexts [default: ./homelab-deploy.toml, else ~/.config/homelab-deploy/config.toml]
-    #[arg(long, env = "HOMELAB_DEPLOY_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Context of that file that has the settings which no flag and no variable gives [default: its `default-context`]
-    #[arg(long, env = "HOMELAB_DEPLOY_CONTEXT", value_name = "NAME")]
-    context: Option<String>,
-}
-
-impl ContextArgs {
-    pub(super) fn name(&self) -> Option<&str> {
-        self.context.as_deref().filter(|name| !name.is_empty())
-    }
-}
+/// The subjects of the context's aliases, by the variable that overrides each of them. A process has one context.
+static ALIASES: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -99,7 +71,10 @@ pub(super) enum ContextError {
     #[diagnostic(help("its settings decide what is deployed where: if you trust it, name it with --config"))]
     NotOurs(PathBuf),
     #[error("{path} is not a list of contexts: {why}", path = .0.display(), why = .1)]
-    #[diagnostic(help("a context is a table [context.NAME] with the keys {}, assistant-key, aliases", keys()))]
+    #[diagnostic(help(
+        "a context is a table [context.NAME] with the keys {}, on-start, on-halt, on-finish, assistant-key, aliases",
+        keys()
+    ))]
     Malformed(PathBuf, String),
     #[error("{} has hooks, which are programs that run on this machine", .0.display())]
     #[diagnostic(help("if you trust it, name it: --config {path}, or HOMELAB_DEPLOY_CONFIG", path = .0.display()))]
@@ -116,94 +91,98 @@ pub(super) enum ContextError {
 }
 
 fn keys() -> String {
-    KEYS.map(|(key, _)| key).join(", ")
+    Context::default().flags("", Path::new("")).map(|(key, ..)| key).join(", ")
 }
 
-/// Adds the settings of the selected context to the words of a command line.
-pub(super) fn settle(command: &Command, mut words: Vec<OsString>) -> Result<Vec<OsString>, CommandError> {
+/// Adds the settings of the selected context to a command line.
+pub(super) fn with_context(command: &Command, mut words: Vec<OsString>) -> Result<Vec<OsString>, CommandError> {
     let written = command.clone().ignore_errors(true).try_get_matches_from(&words);
     let Some((name, written)) = written.ok().and_then(|mut written| written.remove_subcommand()) else {
         return Ok(words);
     };
-    let added = added(&name, &written).or_usage()?;
+    let flags = flags_of_context(&name, &written).or_usage()?;
     let behind_the_name = words.iter().skip(1).position(|word| *word == *name).map_or(words.len(), |place| place + 2);
-    words.splice(behind_the_name..behind_the_name, added);
+    words.splice(behind_the_name..behind_the_name, flags);
     Ok(words)
 }
 
-/// Returns the words to add to a command.
-fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextError> {
-    let Ok(file) = written.try_get_one::<PathBuf>("config") else {
-        // This command takes no context.
-        return Ok(Vec::new());
-    };
+/// Returns the flags to add to a command.
+fn flags_of_context(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextError> {
+    // A command that takes no context has no such flag.
+    let Ok(named) = written.try_get_one::<PathBuf>("config") else { return Ok(Vec::new()) };
+    let named = named.filter(|file| !file.as_os_str().is_empty());
     let wanted = written.get_one::<String>("context").filter(|name| !name.is_empty());
-    let named = file.filter(|file| !file.as_os_str().is_empty());
-    let file = match named {
-        Some(file) => Some(file.clone()),
-        None => usual_file(command)?,
+    let file = named.map_or_else(|| usual_file(command), |file| Ok(Some(file.clone())))?;
+    let file = match (file, wanted) {
+        (Some(file), _) => file,
+        (None, None) => return Ok(Vec::new()),
+        (None, Some(name)) => return Err(ContextError::Unknown { name: name.clone(), known: no_file() }),
     };
-    let Some(file) = file else {
-        return match wanted {
-            Some(name) => Err(ContextError::Unknown { name: name.clone(), known: no_file() }),
-            None => Ok(Vec::new()),
-        };
-    };
-    let Some((name, context)) = choose(&file, wanted)? else { return Ok(Vec::new()) };
-    if written.try_contains_id("on_start").is_ok() && context.runs_programs() {
+    let Some((name, context)) = select(&file, wanted)? else { return Ok(Vec::new()) };
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut flags: Vec<_> = context.flags(command, folder).map(|(_, flag, value)| (flag, value)).into();
+    flags.push(("context", Some(name.into())));
+    let hooks = context.hooks(folder);
+    if written.try_contains_id("hooks").is_ok() && !hooks.is_empty() {
         // The repository in the current folder must not decide which programs run on this machine.
         if named.is_none() && file == Path::new(LOCAL_FILE) {
             return Err(ContextError::HooksOfFolder(file));
         }
         private_dir::file(&file.canonicalize().unwrap_or_else(|_| file.clone()), OFlags::RDONLY)?;
+        flags.push(("hooks", Some(serde_json::to_string(&hooks).expect("texts only, so this cannot fail").into())));
     }
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let mut values = context.values(command, folder);
-    values.push(("context", name.into()));
-    alias::remember(context.aliases);
+    let by_variable = context.aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
+    ALIASES.set(by_variable.collect()).ok();
     let is_open = |flag: &str| {
         let id = flag.replace('-', "_");
         written.try_contains_id(&id).is_ok()
             && written.value_source(&id).is_none_or(|source| source == ValueSource::DefaultValue)
     };
-    let open = values.into_iter().filter(|(flag, _)| is_open(flag));
-    Ok(open.map(|(flag, value)| [format!("--{flag}=").into(), value].into_iter().collect()).collect())
+    let open = flags.into_iter().filter(|(flag, _)| is_open(flag));
+    Ok(open.filter_map(|(flag, value)| Some([format!("--{flag}=").into(), value?].into_iter().collect())).collect())
 }
 
 impl Context {
-    fn runs_programs(&self) -> bool {
-        self.on_start.is_some() || self.on_halt.is_some() || self.on_finish.is_some()
-    }
-
-    /// Returns the flags that this context sets for a command. Paths are relative to the folder of the context file.
-    fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
+    /// Returns the keys of a context, with the flag that each sets for a command. Paths are relative to the folder of the
+    /// context file.
+    fn flags(&self, command: &str, folder: &Path) -> [(&'static str, &'static str, Option<OsString>); 8] {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| from_folder(path, folder).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
-        let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| program_in_folder(argv, folder).into());
-        let values = [
-            text(&self.server),
-            path(if command == "mcp" { &self.assistant_key } else { &self.key }),
-            path(&self.tls_ca),
-            path(&self.tls_cert),
-            path(&self.tls_key),
-            text(&self.flake),
-            path(&self.plans),
-            path(&self.fleet),
-            program(&self.on_start),
-            program(&self.on_halt),
-            program(&self.on_finish),
-        ];
-        KEYS.iter().zip(values).filter_map(|(&(_, flag), value)| Some((flag, value?))).collect()
+        [
+            ("server", "nats-url", text(&self.server)),
+            ("key", "nkey-file", path(if command == "mcp" { &self.assistant_key } else { &self.key })),
+            ("tls-ca", "tls-ca", path(&self.tls_ca)),
+            ("tls-cert", "tls-cert", path(&self.tls_cert)),
+            ("tls-key", "tls-key", path(&self.tls_key)),
+            ("flake", "flake", text(&self.flake)),
+            ("plans", "plans-dir", path(&self.plans)),
+            ("fleet", "fleet", path(&self.fleet)),
+        ]
+    }
+
+    /// Returns the programs to run. A program's path is relative to the folder of the context file.
+    fn hooks(&self, folder: &Path) -> Hooks {
+        let programs = [&self.on_start, &self.on_halt, &self.on_finish];
+        let set = Hook::ALL.into_iter().zip(programs).filter_map(|(hook, argv)| Some((hook, argv.clone()?)));
+        let mut hooks: Hooks = set.collect();
+        for program in hooks.values_mut().filter_map(|argv| argv.first_mut()).filter(|program| program.contains('/')) {
+            *program = from_folder(Path::new(program), folder).to_string_lossy().into_owned();
+        }
+        hooks
     }
 }
 
+/// Whether a text can be the name of a context.
+pub(super) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+}
+
 /// Returns the context with this name, or the default one, and its name. Returns `None` if the file has no context.
-pub(super) fn choose(file: &Path, name: Option<&String>) -> Result<Option<(String, Context)>, ContextError> {
+pub(super) fn select(file: &Path, name: Option<&String>) -> Result<Option<(String, Context)>, ContextError> {
     let text = fs::read_to_string(file).map_err(|error| ContextError::Unreadable(file.to_owned(), error))?;
     let malformed = |why: String| ContextError::Malformed(file.to_owned(), why);
     let config: ContextFile = toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-    if let Some(name) = config.context.keys().find(|name| name.is_empty() || !is_name(name)) {
+    if let Some(name) = config.context.keys().find(|name| !is_name(name)) {
         return Err(malformed(format!("{name:?} is no name of a context: use letters, digits, - and _")));
     }
     let names = || config.context.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -239,7 +218,7 @@ fn usual_file(command: &str) -> Result<Option<PathBuf>, ContextError> {
 }
 
 fn users_file() -> Option<PathBuf> {
-    Some(user_folder("XDG_CONFIG_HOME", ".config")?.join("homelab-deploy/config.toml"))
+    Some(config_dir()?.join("config.toml"))
 }
 
 fn no_file() -> String {
@@ -247,21 +226,21 @@ fn no_file() -> String {
     format!("there is no file of contexts: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
 }
 
-/// Returns where else to give the settings that a command line lacks, or that are wrong without being on it. `None` if no
+/// Returns the three places for each setting that a command line lacks, or that is wrong without being on it. `None` if no
 /// context could give them.
-pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
+pub(super) fn places_of_settings(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let settings = match (error.kind(), error.get(ContextKind::InvalidArg)?) {
         (ErrorKind::MissingRequiredArgument, ContextValue::Strings(missing)) => missing.as_slice(),
         (ErrorKind::ValueValidation, ContextValue::String(wrong)) => std::slice::from_ref(wrong),
         _ => return None,
     };
-    let is_written = |flag: &str| std::env::args_os().any(|word| word.to_string_lossy().starts_with(flag));
-    let lines = KEYS.iter().filter_map(|(key, flag)| {
+    let is_written = |flag: &str| env::args_os().any(|word| word.to_string_lossy().starts_with(flag));
+    let lines = Context::default().flags("", Path::new("")).into_iter().filter_map(|(key, flag, _)| {
         let flag = format!("--{flag}");
         settings.iter().find(|setting| setting.split(' ').next() == Some(&flag) && !is_written(&flag))?;
         let variable = flag.trim_start_matches('-').to_uppercase().replace('-', "_");
-        let for_mcp = if *key == "key" { " (for mcp `assistant-key`)" } else { "" };
+        let for_mcp = if key == "key" { " (for mcp `assistant-key`)" } else { "" };
         Some(format!("  {flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
     });
     let lines: Vec<String> = lines.collect();
@@ -270,41 +249,78 @@ pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
 
 /// Resolves a path of a file in this folder. A leading `~` is the home folder, as no shell has expanded it.
 fn from_folder(path: &Path, folder: &Path) -> PathBuf {
-    let home = path.strip_prefix("~").ok().and_then(|below| Some(std::env::home_dir()?.join(below)));
+    let home = path.strip_prefix("~").ok().and_then(|below| Some(env::home_dir()?.join(below)));
     home.unwrap_or_else(|| folder.join(path))
 }
 
-/// Formats a program with its arguments for the flag of a hook. The program's path is relative to this folder.
-fn program_in_folder(argv: &[String], folder: &Path) -> String {
-    let mut argv = argv.to_owned();
-    if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
-        *program = from_folder(Path::new(program), folder).to_string_lossy().into_owned();
-    }
-    serde_json::to_string(&argv).expect("texts only, so this cannot fail")
+/// Returns the folder for the user's settings, or `None` for a user without a home folder.
+pub(super) fn config_dir() -> Option<PathBuf> {
+    user_folder("XDG_CONFIG_HOME", ".config")
 }
 
-#[derive(Debug, Args)]
-pub(super) struct StateArgs {
-    #[command(flatten)]
-    context: ContextArgs,
-
-    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy, for a context its folder there]
-    #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
-    state_dir: Option<PathBuf>,
+/// Returns the folder for the records of a context, or of no context.
+pub(super) fn state_dir(context: Option<&str>) -> PathBuf {
+    let all = user_folder("XDG_STATE_HOME", ".local/state").unwrap_or_else(|| "homelab-deploy".into());
+    context.map_or(all.clone(), |name| all.join("contexts").join(name))
 }
 
-impl StateArgs {
-    pub(super) fn journals(&self) -> Journals {
-        Journals::below(&self.folder())
+/// Returns the folder for data that may be lost at any time, or `None` for a user without a home folder.
+pub(super) fn cache_dir() -> Option<PathBuf> {
+    user_folder("XDG_CACHE_HOME", ".cache")
+}
+
+/// Returns our folder in an `XDG_…_HOME` variable, else in `usual` below the home folder. An empty or relative variable
+/// counts as unset: <https://specifications.freedesktop.org/basedir-spec/latest/>.
+fn user_folder(variable: &str, usual: &str) -> Option<PathBuf> {
+    folder_by(env::var_os(variable).map(PathBuf::from), env::home_dir(), usual)
+}
+
+fn folder_by(set: Option<PathBuf>, home: Option<PathBuf>, usual: &str) -> Option<PathBuf> {
+    let absolute = |folder: Option<PathBuf>| folder.filter(|folder| folder.is_absolute());
+    Some(absolute(set).or_else(|| Some(absolute(home)?.join(usual)))?.join("homelab-deploy"))
+}
+
+/// The aliases of the environment and the context.
+pub(super) struct KnownAliases;
+
+impl Aliases for KnownAliases {
+    /// Returns the subject of an alias by its variable: from the environment, else from the context.
+    #[expect(clippy::disallowed_methods, reason = "which variables are asked for depends on the words of the user")]
+    fn subject(&self, variable: &str) -> Option<String> {
+        let of_environment = env::var(variable).ok().filter(|subject| !subject.is_empty());
+        of_environment.or_else(|| ALIASES.get()?.get(variable).cloned())
     }
 
-    /// Returns the folder of everything that this operator's commands record.
-    pub(super) fn folder(&self) -> PathBuf {
-        let usual = || {
-            let all = user_folder("XDG_STATE_HOME", ".local/state").unwrap_or_default().join("homelab-deploy");
-            self.context.name().map_or(all.clone(), |name| all.join("contexts").join(name))
+    fn names(&self) -> Vec<String> {
+        let of_context = ALIASES.get().into_iter().flat_map(BTreeMap::keys).cloned();
+        let set = env::vars_os().filter_map(|(variable, _)| variable.into_string().ok());
+        let name = |variable: String| {
+            let alias = variable.strip_prefix(&alias_variable(""))?.to_lowercase().replace('_', "-");
+            (!alias.is_empty()).then_some(alias)
         };
-        self.state_dir.clone().unwrap_or_else(usual)
+        of_context.chain(set).filter_map(name).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("{0} is not one host")]
+#[diagnostic(help("name one host, such as prod.ns1: `homelab-deploy hosts` lists them"))]
+struct NotOneHost(String);
+
+/// Parses the name of one host. A name without a tier may be a host of any tier.
+pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandError> {
+    if let Ok(name) = word.parse()
+        && KnownAliases.subject(&alias_variable(word)).is_none()
+    {
+        return Ok((None, name));
+    }
+    only_host(Selector::parse(word, &KnownAliases).or_usage()?)
+}
+
+pub(super) fn only_host(selector: Selector) -> Result<(Option<Tier>, HostName), CommandError> {
+    match selector.target {
+        Target::Host(tier, host) => Ok((Some(tier), host)),
+        Target::Role(..) | Target::All(_) | Target::Custom(_) => Err(Exit::Usage.with(NotOneHost(selector.text))),
     }
 }
 

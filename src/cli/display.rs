@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -18,7 +18,7 @@ use crate::report::{self, Bars, Json, Lines, LogView, Reporter, Style};
 use crate::rollout::{Event, EventKind, Interrupt, Outcome, Summary};
 
 /// How many events go to the thread at once: waking it up costs more than showing an event.
-const CROWD: usize = 64;
+const EVENTS_PER_STEP: usize = 64;
 
 /// How long an aborted rollout waits for a display that is stuck.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
@@ -76,7 +76,7 @@ impl DisplayArgs {
     /// Prints the recap of a rollout for a person, and how to resume it if it did not succeed.
     pub(super) fn recap(&self, summary: &Summary) {
         let Some(rollout) = summary.rollout.as_deref().filter(|_| self.audience() == Audience::Person) else { return };
-        out::note(&report::recap(summary, self.style(), out::room()));
+        out::note(&report::recap(summary, self.style(), out::stderr_line_limit()));
         // A `deploy` is simply run again.
         if summary.outcome != Some(Outcome::Succeeded) && rollout.source.is_some() {
             out::note(&format!("  resume:   homelab-deploy apply --resume {}", rollout.id.short()));
@@ -85,60 +85,54 @@ impl DisplayArgs {
 
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
         if self.json {
-            Box::new(Json::new(Stream::Data))
-        } else if self.stands_in_place() {
-            Box::new(Bars::stderr(self.style(), out::size, self.logs()))
+            Box::new(Json::new(Stream::Stdout))
+        } else if self.draws_in_place() {
+            Box::new(Bars::stderr(self.style(), out::size, self.log_view()))
         } else {
-            Box::new(Lines::new(Stream::Words, self.style()))
+            Box::new(Lines::new(Stream::Stderr, self.style()))
         }
     }
 
-    fn logs(&self) -> LogView {
+    fn log_view(&self) -> LogView {
         if self.verbose { LogView::Whole } else { LogView::LastLine }
     }
 
     /// Returns which parts of the logs must be read for the display.
-    pub(super) fn watch(&self) -> Option<LogWatch> {
-        match self.logs() {
+    pub(super) fn logs_to_read(&self) -> Option<LogWatch> {
+        match self.log_view() {
             LogView::Whole => Some(LogWatch::All),
-            LogView::LastLine => (!self.json && self.stands_in_place()).then_some(LogWatch::LastLine),
+            LogView::LastLine => (!self.json && self.draws_in_place()).then_some(LogWatch::LastLine),
         }
     }
 
-    fn stands_in_place(&self) -> bool {
-        io::stderr().is_terminal() && self.can_move_the_cursor()
-    }
-
-    fn can_move_the_cursor(&self) -> bool {
-        self.terminal.term.as_ref().is_some_and(|term| term != "dumb")
+    fn draws_in_place(&self) -> bool {
+        io::stderr().is_terminal() && self.terminal.term.as_ref().is_some_and(|term| term != "dumb")
     }
 }
 
 /// A step of the display thread, with the state of the rollout. `None` ends the thread.
-type Show = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send>>;
+type DisplayStep = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send>>;
 
 /// The sending end of a display thread. Sending does not block; dropping it waits until everything is shown.
 pub(super) struct Display {
-    to: Sender<Show>,
+    to: Sender<DisplayStep>,
     audience: Audience,
-    /// Events that go to the thread together, each with where its record ends in `json`.
-    events: Vec<(Event, usize)>,
-    json: Vec<u8>,
-    thread: Option<JoinHandle<()>>,
-    over: Receiver<()>,
+    /// Events that go to the thread together, each with its record as JSON for a program.
+    events: Vec<(Event, Vec<u8>)>,
+    thread_ended: Receiver<()>,
     leaves_at_once: bool,
 }
 
 /// Waits until the display has shown what was sent so far.
-pub(super) struct Shown(Sender<Show>);
+pub(super) struct DisplayBarrier(Sender<DisplayStep>);
 
 impl Display {
     /// Shows what happens to a rollout that had come to this.
     pub(super) fn start(how: &DisplayArgs, mut state: Summary) -> Self {
         let (mut reporter, audience) = (how.reporter(), how.audience());
-        let (to, from) = channel::<Show>();
-        let (ends, over) = channel();
-        let thread = thread::spawn(move || {
+        let (to, from) = channel::<DisplayStep>();
+        let (ends, thread_ended) = channel();
+        thread::spawn(move || {
             while let Ok(Some(show)) = from.recv() {
                 if let Err(error) = show(&mut *reporter, &mut state) {
                     tracing::warn!("a display is given up: {error}");
@@ -150,24 +144,21 @@ impl Display {
             // The process exits now: dropping the state of a large fleet would only delay that.
             std::mem::forget(state);
         });
-        let (events, json, thread) = (Vec::new(), Vec::new(), Some(thread));
-        Self { to, audience, events, json, thread, over, leaves_at_once: false }
+        Self { to, audience, events: Vec::new(), thread_ended, leaves_at_once: false }
     }
 
     /// Returns a handle that can wait for the display.
-    pub(super) fn shown(&self) -> Shown {
-        Shown(self.to.clone())
+    pub(super) fn barrier(&self) -> DisplayBarrier {
+        DisplayBarrier(self.to.clone())
     }
 
     /// Sends a step to the thread. After an error the thread has ended, and nothing more is shown.
-    fn pass_on(&mut self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
-        let (events, json) = (std::mem::take(&mut self.events), std::mem::take(&mut self.json));
+    fn send_step(&mut self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
+        let events = std::mem::take(&mut self.events);
         let show = move |reporter: &mut dyn Reporter, state: &mut Summary| {
-            let mut begins = 0;
-            for (event, ends) in &events {
+            for (event, json) in &events {
                 state.apply(event);
-                reporter.event(event, json.get(begins..*ends).unwrap_or_default(), state)?;
-                begins = *ends;
+                reporter.event(event, json, state)?;
             }
             show(reporter, state)
         };
@@ -175,9 +166,9 @@ impl Display {
     }
 }
 
-impl Shown {
+impl DisplayBarrier {
     /// Waits until everything is shown that was sent before this call.
-    pub(super) fn all(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub(super) fn wait(&self) -> impl Future<Output = ()> + Send + 'static {
         let (tell, told) = oneshot::channel();
         let show =
             |reporter: &mut dyn Reporter, _: &mut Summary| reporter.flush().map(|()| tell.send(()).unwrap_or_default());
@@ -189,40 +180,39 @@ impl Shown {
 impl Reporter for Display {
     fn event(&mut self, event: &Event, json: &[u8], _: &Summary) -> io::Result<()> {
         self.leaves_at_once |= matches!(event.kind, EventKind::Interrupted { how: Interrupt::Abort });
-        if self.audience == Audience::Program {
-            self.json.extend_from_slice(json);
-        }
-        self.events.push((event.clone(), self.json.len()));
-        if self.events.len() >= CROWD {
-            self.pass_on(|_, _| Ok(()));
+        let json = if self.audience == Audience::Program { json.to_vec() } else { Vec::new() };
+        self.events.push((event.clone(), json));
+        if self.events.len() >= EVENTS_PER_STEP {
+            self.send_step(|_, _| Ok(()));
         }
         Ok(())
     }
 
     fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
         let (host, lines) = (host.clone(), lines.to_vec());
-        self.pass_on(move |reporter, _| reporter.log(&host, &lines));
+        self.send_step(move |reporter, _| reporter.log(&host, &lines));
         Ok(())
     }
 
     fn tick(&mut self, now: Timestamp, _: &Summary) -> io::Result<()> {
-        self.pass_on(move |reporter, state| reporter.tick(now, state));
+        self.send_step(move |reporter, state| reporter.tick(now, state));
         Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass_on(|reporter, _| reporter.flush());
+        self.send_step(|reporter, _| reporter.flush());
         Ok(())
     }
 }
 
 impl Drop for Display {
     fn drop(&mut self) {
-        self.pass_on(|_, _| Ok(()));
+        self.send_step(|_, _| Ok(()));
         self.to.send(None).ok();
-        let is_stuck = self.leaves_at_once && self.over.recv_timeout(LEAVE_WITHIN).is_err();
-        if let Some(thread) = self.thread.take().filter(|_| !is_stuck) {
-            thread.join().ok();
+        if self.leaves_at_once {
+            self.thread_ended.recv_timeout(LEAVE_WITHIN).ok();
+        } else {
+            self.thread_ended.recv().ok();
         }
     }
 }

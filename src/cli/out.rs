@@ -23,18 +23,18 @@ static LOST: OnceLock<io::Error> = OnceLock::new();
 /// A standard stream of this process. Writes are unbuffered, and wait while the stream takes nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stream {
-    /// Stdout.
-    Data,
-    /// Stderr.
-    Words,
+    /// For data.
+    Stdout,
+    /// For people.
+    Stderr,
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let stream = match self {
-            Self::Data => stdout.as_fd(),
-            Self::Words => stderr.as_fd(),
+            Self::Stdout => stdout.as_fd(),
+            Self::Stderr => stderr.as_fd(),
         };
         loop {
             match rustix::io::write(stream, bytes).map_err(io::Error::from) {
@@ -42,7 +42,7 @@ impl Write for Stream {
                     poll(&mut [PollFd::from_borrowed_fd(stream, PollFlags::OUT)], None).ok();
                 }
                 Err(error) => {
-                    lost(&error);
+                    record_loss(&error);
                     return Err(error);
                 }
                 written => return written,
@@ -61,16 +61,16 @@ impl Write for Stream {
 struct Incomplete(&'static io::Error);
 
 /// Records that output could not be written. A pipe that its reader closed is no loss: the reader has what it wanted.
-pub(super) fn lost(error: &io::Error) {
+pub(super) fn record_loss(error: &io::Error) {
     if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) {
         LOST.set(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)).ok();
     }
 }
 
 /// Returns the exit code of a command that would end with `exit`. Lost output turns a success into a failure.
-pub(super) fn ended(exit: Exit) -> Exit {
+pub(super) fn final_exit(exit: Exit) -> Exit {
     // Libraries print to the buffered stdout of the standard library.
-    io::stdout().flush().map_err(|error| lost(&error)).ok();
+    io::stdout().flush().map_err(|error| record_loss(&error)).ok();
     let Some(reason) = LOST.get() else { return exit };
     error(&Report::new(Incomplete(reason)));
     if exit == Exit::Success { Exit::Failed } else { exit }
@@ -78,7 +78,7 @@ pub(super) fn ended(exit: Exit) -> Exit {
 
 /// Prints data, and returns whether more can be printed.
 pub(super) fn data(text: &str) -> bool {
-    Stream::Data.write_all(text.as_bytes()).is_ok()
+    Stream::Stdout.write_all(text.as_bytes()).is_ok()
 }
 
 pub(super) fn json(value: &impl Serialize) {
@@ -99,10 +99,6 @@ pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
     Ok(written.map_err(|error| Unwritable(path.to_owned(), error))?)
 }
 
-pub(super) fn width() -> usize {
-    size().columns
-}
-
 /// Returns the size of the terminal, or 80 columns and 24 rows without one.
 pub(super) fn size() -> Size {
     let (Width(columns), Height(rows)) = terminal_size_of(io::stderr()).unwrap_or((Width(80), Height(24)));
@@ -110,12 +106,12 @@ pub(super) fn size() -> Size {
 }
 
 /// Returns the width for lines that are written once: that of the terminal, or no limit for a file.
-pub(super) fn room() -> usize {
+pub(super) fn stderr_line_limit() -> usize {
     terminal_size_of(io::stderr()).map_or(usize::MAX, |(Width(columns), _)| columns.into())
 }
 
-/// Like [`room`], for stdout.
-pub(super) fn data_room() -> usize {
+/// Like [`stderr_line_limit`], for stdout.
+pub(super) fn stdout_line_limit() -> usize {
     terminal_size_of(io::stdout()).map_or(usize::MAX, |(Width(columns), _)| columns.into())
 }
 
@@ -140,7 +136,7 @@ pub(super) fn wrapped(text: &str, width: usize, margin: &str) -> String {
 
 /// Prints prose for the person at the terminal.
 pub(super) fn note(text: &str) {
-    Stream::Words.write_all(format!("{}\n", wrapped(text, room(), "  ")).as_bytes()).ok();
+    Stream::Stderr.write_all(format!("{}\n", wrapped(text, stderr_line_limit(), "  ")).as_bytes()).ok();
 }
 
 /// Prints warnings of a command that goes on.
@@ -152,5 +148,5 @@ pub(super) fn warnings<T: Display>(warnings: &[T]) {
 
 /// Prints an error as a report: what, where, and what to do next.
 pub(super) fn error(report: &Report) {
-    Stream::Words.write_all(format!("{}\n", format!("{report:?}").trim_end()).as_bytes()).ok();
+    Stream::Stderr.write_all(format!("{}\n", format!("{report:?}").trim_end()).as_bytes()).ok();
 }

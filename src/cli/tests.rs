@@ -2,7 +2,7 @@
 
 use clap::{Arg, Command, CommandFactory};
 
-use super::Cli;
+use super::commands::Cli;
 
 /// Returns the commands that the help lists.
 fn commands() -> Vec<Command> {

@@ -8,24 +8,25 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use super::plan::PrepareArgs;
 use crate::cli::args::{GuardArgs, switch};
-use crate::cli::carrier::{Carrier, NothingRecorded};
-use crate::cli::display::{Audience, DisplayArgs};
+use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::preparation::{Preparation, Previewed};
-use crate::cli::{block_on, confirm, out};
+use crate::cli::session::{NothingRecorded, RolloutSession};
+use crate::cli::{block_on, out};
 use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, Journals};
 use crate::operator::plan_file::has_changed;
+use crate::operator::resumption::prepare_again;
 use crate::protocol::RolloutId;
 use crate::report;
-use crate::rollout::{Machine, Outcome, Rollout, Summary};
+use crate::rollout::{Outcome, Rollout, Summary};
 
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"]).conflicts_with("resume")))]
 pub(in crate::cli) struct Apply {
     #[command(flatten)]
-    preparation: Preparation,
+    prepare: PrepareArgs,
 
     /// Start without asking
     #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
@@ -67,43 +68,46 @@ enum ApplyError {
 
 impl Apply {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        self.preparation.refuse_what_is_gone()?;
-        if let Some(id) = &self.take_over {
-            return block_on(self.take_over(id))?;
-        }
-        if let Some(id) = &self.resume {
-            return block_on(self.resume(id))?;
-        }
-        if !self.yes {
-            confirm::check_somebody_can_answer(self.display.audience())?;
-        }
-        block_on(self.start())?
+        self.prepare.refuse_removed_flags()?;
+        block_on(async {
+            match (&self.take_over, &self.resume) {
+                (Some(id), _) => self.take_over(id).await,
+                (None, Some(id)) => self.resume(id).await,
+                (None, None) => self.start().await,
+            }
+        })?
+    }
+
+    fn session(&self) -> RolloutSession<'_> {
+        RolloutSession { operator: &self.prepare.operator, display: &self.display, yes: self.yes }
+    }
+
+    fn journals(&self) -> Journals {
+        self.prepare.operator.state.journals()
     }
 
     async fn start(&self) -> CommandResult {
-        let Previewed { bus, prepared, preview } = self.preparation.prepare(self.display.audience()).await?;
+        let session = self.session();
+        session.check_somebody_can_answer()?;
+        let (bus, prepared) = self.prepare.prepare(self.display.audience()).await?;
         self.guards.check(&prepared)?;
-        if self.display.audience() == Audience::Person {
-            out::note(&report::emphasize(&preview, self.display.style()));
-        }
-        if !self.yes && !confirm::start().await {
+        if !session.may_start(&prepared, "").await {
             return Ok(Exit::Declined);
         }
         // The answers of a large fleet take more memory than its rollout.
-        drop((prepared.roster, preview));
-        let journals = self.preparation.state.journals();
-        let rollout = prepared.rollout;
+        drop(prepared.roster);
         if self.detach {
-            return self.start_in_background(&journals, rollout);
+            return self.start_in_background(prepared.rollout);
         }
-        Ok(self.conclude(self.carrier().begin(bus, rollout).await?))
+        let ended = session.begin(bus, prepared.rollout).await?;
+        Ok(session.conclude(ended).await)
     }
 
-    fn start_in_background(&self, journals: &Journals, rollout: Rollout) -> CommandResult {
+    fn start_in_background(&self, rollout: Rollout) -> CommandResult {
         let rollout = Arc::new(rollout);
-        Background::same_command().begin(&rollout, journals)?;
+        Background::same_command().begin(&rollout, &self.journals())?;
         out::data(&format!("{}\n", rollout.id));
-        if self.display.audience() == Audience::Person {
+        if self.session().is_for_a_person() {
             let id = rollout.id.short();
             out::note(&format!("  watch:    homelab-deploy status {id}\n  stop:     homelab-deploy abort {id}"));
         }
@@ -112,51 +116,39 @@ impl Apply {
 
     /// Resumes a rollout that ended early, if the fleet has not changed in a way that forbids it.
     async fn resume(&self, id: &str) -> CommandResult {
-        let journals = self.preparation.state.journals();
-        let (left, journal) = take_up(&journals, id)?;
+        let (operator, journals) = (&self.prepare.operator, self.journals());
+        let (left, journal) = open_to_resume(&journals, id)?;
         let rollout = left.rollout.clone().ok_or(NothingRecorded)?;
         if left.outcome == Some(Outcome::Succeeded) {
-            out::note(&report::recap(&left, self.display.style(), out::room()));
+            out::note(&report::recap(&left, self.display.style(), out::stderr_line_limit()));
             return Ok(Exit::Success);
         }
         // A rollout without a plan file may have a branch as its revision, which each host resolves for itself.
         if rollout.source.is_some() && !rollout.revision.is_commit() {
             return Err(ApplyError::NeverResolved(rollout.id).into());
         }
-        let mut bus = self.preparation.operator.connect().await?;
-        let prepared = self.preparation.prepare_again(&left, &rollout, &mut bus).await?;
-        self.guards.check(&prepared)?;
+        let mut bus = operator.connect().await?;
+        let by = operator.context(&self.prepare.flake, None);
+        self.guards.check(&prepare_again(&left, &rollout, &mut bus, &by).await?)?;
         // The stop file was meant for the previous process, which was killed before it saw the file.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
             out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
         }
-        Ok(self.conclude(self.carrier().resume(bus, left, journal).await?))
+        self.session().resume(bus, left, journal).await
     }
 
     /// Starts, in the background, the rollout that was prepared at the operator's terminal.
     async fn take_over(&self, id: &str) -> CommandResult {
-        let recorded = self.preparation.state.journals().read(id)?;
+        let recorded = self.journals().read(id)?;
         let journal = Journal::inherited().map_err(ApplyError::NoJournal)?;
-        let bus = self.preparation.operator.connect().await?;
-        Ok(self.conclude(self.carrier().resume(bus, recorded.summary, journal).await?))
-    }
-
-    fn carrier(&self) -> Carrier<'_> {
-        let Preparation { operator, state, .. } = &self.preparation;
-        Carrier { operator, state, display: &self.display }
-    }
-
-    fn conclude(&self, ended: Machine) -> Exit {
-        let exit = self.carrier().conclude(ended.state());
-        // The process exits now: dropping the state of a large fleet would only delay that.
-        std::mem::forget(ended);
-        exit
+        let bus = self.prepare.operator.connect().await?;
+        self.session().resume(bus, recorded.summary, journal).await
     }
 }
 
 /// Opens the rollout with this id. If the id is empty, opens the latest one, unless that succeeded.
-fn take_up(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
+fn open_to_resume(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
     let found = if id.is_empty() { journals.latest() } else { journals.find(id).map(Some) };
     let found = found?.ok_or(ApplyError::NothingToResume)?;
     let (left, journal) = journals.take_up(&found)?;

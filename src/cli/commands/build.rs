@@ -6,13 +6,12 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::args::{BuildArgs, FlakeArgs};
-use crate::cli::connection::OperatorArgs;
-use crate::cli::context::StateArgs;
+use super::plan::{PlanFolders, is_path};
+use crate::cli::args::{BuildArgs, FlakeArgs, OperatorArgs};
+use crate::cli::context::KnownAliases;
 use crate::cli::display::Audience;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::preparation::{PlanFolders, is_path};
-use crate::cli::{alias, block_on, confirm, out};
+use crate::cli::{block_on, confirm, out};
 use crate::operator::flake::Need;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve_revision};
@@ -47,13 +46,10 @@ pub(in crate::cli) struct Build {
 
     #[command(flatten)]
     operator: OperatorArgs,
-
-    #[command(flatten)]
-    state: StateArgs,
 }
 
 /// The hosts to build, and the flake and revision to build them from.
-struct Order {
+struct BuildPlan {
     hosts: Vec<HostName>,
     flake: Option<FlakeUrl>,
     revision: Revision,
@@ -80,10 +76,10 @@ impl Build {
     }
 
     async fn build(&self) -> CommandResult {
-        let Order { hosts, flake, revision } = self.order().await?;
+        let BuildPlan { hosts, flake, revision } = self.plan().await?;
         let flake = flake.ok_or(PrepareError::NoFlake)?;
         let history = History::of(Some(&flake), None);
-        let commit = resolve_revision(&revision, Some(&flake), &history, &self.state.journals()).await?;
+        let commit = resolve_revision(&revision, Some(&flake), &history, &self.operator.state.journals()).await?;
         let systems = self.how.options().build(&flake, &commit, &hosts).await?;
         let text = serde_json::to_string_pretty(&systems).expect("texts only, so this cannot fail") + "\n";
         let Some(file) = &self.out else {
@@ -96,13 +92,13 @@ impl Build {
         Ok(Exit::Success)
     }
 
-    async fn order(&self) -> Result<Order, CommandError> {
+    async fn plan(&self) -> Result<BuildPlan, CommandError> {
         if let [plan] = self.what.as_slice()
             && (is_path(plan) || self.folders.find(plan).is_ok())
         {
             let path = self.folders.find(plan).or_usage()?;
-            let file = PlanFile::read(&path, &alias::KnownAliases).or_usage()?;
-            return self.order_of_plan(&file).await;
+            let file = PlanFile::read(&path, &KnownAliases).or_usage()?;
+            return self.plan_of_file(&file).await;
         }
         let host = |text: &String| {
             let parsed = text.parse::<HostName>();
@@ -110,18 +106,18 @@ impl Build {
         };
         let hosts = self.what.iter().map(host).collect::<Result<_, _>>()?;
         let revision = self.revision.clone().ok_or(BuildError::NoRevision).or_usage()?;
-        Ok(Order { hosts, flake: self.flake.flake.clone(), revision })
+        Ok(BuildPlan { hosts, flake: self.flake.flake.clone(), revision })
     }
 
     /// Returns what to build for a plan. No host is asked if the plan names all of its hosts and a flake is known.
-    async fn order_of_plan(&self, file: &PlanFile) -> Result<Order, CommandError> {
+    async fn plan_of_file(&self, file: &PlanFile) -> Result<BuildPlan, CommandError> {
         let plan = &file.plan;
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
         let revision = plan.revision(self.revision.clone()).map_err(usage)?;
-        let by = self.flake.context(&self.operator, &self.state, confirm::flake(Audience::Person));
+        let by = self.operator.context(&self.flake, confirm::ask_about_flake(Audience::Person));
         let flake = plan.flake.clone().or_else(|| by.flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
-            return Ok(Order { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
+            return Ok(BuildPlan { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
         }
         if self.operator.settings().servers.is_empty() {
             return Err(Exit::Usage.with(BuildError::NobodyToAsk));
@@ -137,6 +133,6 @@ impl Build {
             let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
             by.flakes.usable(named, &revision, Need::Yes).await?
         };
-        Ok(Order { hosts: resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision })
+        Ok(BuildPlan { hosts: resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision })
     }
 }

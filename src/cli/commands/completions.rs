@@ -8,16 +8,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::error::Result;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
 
-use crate::cli::context::StateArgs;
+use super::plan::{PlanArgs, PlanFolders};
+use crate::cli::args::StateArgs;
+use crate::cli::context::{self, KnownAliases};
 use crate::cli::exit::Exit;
-use crate::cli::preparation::{PlanArgs, PlanFolders};
-use crate::cli::{alias, block_on, context, out};
+use crate::cli::{block_on, out};
 use crate::operator::journal::{Journals, Recorded};
 use crate::operator::{History, KnownHosts};
+use crate::plan::Aliases;
 use crate::protocol::{Action, HostName, Role, Tier};
 use crate::rollout::Outcome;
 
@@ -86,7 +88,7 @@ pub(in crate::cli) fn answer(command: fn() -> Command) -> Result<bool> {
 fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Command {
     command.build();
     // The line is unfinished, so its mistakes are ignored.
-    let Ok(words) = context::settle(&command, words.collect()) else { return command };
+    let Ok(words) = context::with_context(&command, words.collect()) else { return command };
     let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
     let Some((name, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
         return command;
@@ -158,7 +160,7 @@ fn targets(written: &ArgMatches) -> Vec<String> {
     let roles: BTreeSet<String> = roles.collect();
     let tiers: BTreeSet<Tier> = hosts.keys().map(|(tier, _)| *tier).collect();
     let groups = roles.into_iter().chain(tiers.into_iter().map(|tier| format!("{tier}.all")));
-    hosts_with_tiers(written).into_iter().chain(groups).chain(alias::names()).collect()
+    hosts_with_tiers(written).into_iter().chain(groups).chain(KnownAliases.names()).collect()
 }
 
 fn hosts_and_rollouts(written: &ArgMatches) -> Vec<String> {
@@ -212,19 +214,8 @@ fn branches(_: &ArgMatches) -> Vec<String> {
     block_on(async { History::of(None, None).branches().await }).unwrap_or_default()
 }
 
-/// Returns the operator's journals, even for a command that keeps none and so has no flag for their folder.
 fn journals(written: &ArgMatches) -> Option<Journals> {
-    #[derive(Debug, Parser)]
-    struct Keeping {
-        #[command(flatten)]
-        state: StateArgs,
-    }
-
-    let given = |id: &str| written.try_get_raw(id).ok().flatten().and_then(|mut values| values.next());
-    let flags = [("--state-dir", given("state_dir")), ("--context", given("context"))];
-    let flags = flags.into_iter().filter_map(|(flag, value)| Some([OsStr::new(flag), value?])).flatten();
-    let keeping = Keeping::try_parse_from([OsStr::new(PROGRAM)].into_iter().chain(flags)).ok()?;
-    Some(keeping.state.journals())
+    StateArgs::from_arg_matches(written).ok().map(|state| state.journals())
 }
 
 #[cfg(test)]
@@ -235,7 +226,7 @@ mod tests {
     use clap_complete::engine::complete;
 
     use super::*;
-    use crate::cli::Cli;
+    use crate::cli::commands::Cli;
 
     fn completed(line: &[&str]) -> Vec<String> {
         let words: Vec<OsString> = [PROGRAM].iter().chain(line).map(Into::into).collect();

@@ -8,25 +8,21 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use super::plan::prepare_error;
 use super::rollback::Rollback;
 use crate::bus::Bus;
-use crate::cli::args::{FlakeArgs, GuardArgs, HookArgs, RollbackArgs, switch};
-use crate::cli::carrier::Carrier;
-use crate::cli::connection::OperatorArgs;
-use crate::cli::context::StateArgs;
-use crate::cli::display::{Audience, DisplayArgs};
+use crate::cli::args::{FlakeArgs, GuardArgs, OperatorArgs, RollbackArgs, hooks, switch};
+use crate::cli::context::{KnownAliases, only_host};
+use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::preparation::unprepared;
-use crate::cli::{alias, block_on, confirm, out};
-use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
-use crate::plan::{
-    Plan, ResolvedHost, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject,
-};
-use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
+use crate::cli::session::RolloutSession;
+use crate::cli::{block_on, out};
+use crate::operator::{Kind, PrepareOptions, Prepared};
+use crate::plan::{Hooks, Plan, ResolvedPlan, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::protocol::{Action, HostAnswer, Revision, Subject, Target, Tier};
 use crate::report;
-use crate::rollout::summary::{HostProgress, HostState};
+use crate::rollout::summary::HostState;
 use crate::rollout::{HostOutcome, Outcome, Summary};
-use crate::text::safe;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -59,8 +55,8 @@ pub(in crate::cli) struct Deploy {
     #[command(flatten)]
     guards: GuardArgs,
 
-    #[command(flatten)]
-    hooks: HookArgs,
+    #[arg(long, hide = true, default_value = "{}", value_parser = hooks)]
+    hooks: Hooks,
 
     #[command(flatten)]
     flake: FlakeArgs,
@@ -70,9 +66,6 @@ pub(in crate::cli) struct Deploy {
 
     #[command(flatten)]
     operator: OperatorArgs,
-
-    #[command(flatten)]
-    state: StateArgs,
 
     #[command(flatten)]
     display: DisplayArgs,
@@ -88,24 +81,27 @@ struct NobodyThere {
 
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let selector = Selector::parse(&self.target, &alias::KnownAliases).or_usage()?;
+        let selector = Selector::parse(&self.target, &KnownAliases).or_usage()?;
         if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
             let settings = self.settings();
-            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, rollback, operator, state, display, .. } =
-                self;
-            let command = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
-            return command.return_one(alias::only_host(selector)?, |plan| {
+            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, rollback, operator, display, .. } = self;
+            let command = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, display };
+            return command.roll_back_one(only_host(selector)?, |plan| {
                 plan.waves.iter_mut().for_each(|wave| wave.settings = settings.clone());
                 rollback.apply_defaults_to(plan);
             });
         }
-        if self.to.is_some() && !self.yes {
-            confirm::check_somebody_can_answer(self.display.audience())?;
+        if self.to.is_some() {
+            self.session().check_somebody_can_answer()?;
         }
         block_on(self.deploy(selector))?
     }
 
-    async fn deploy(self, selector: Selector) -> CommandResult {
+    fn session(&self) -> RolloutSession<'_> {
+        RolloutSession { operator: &self.operator, display: &self.display, yes: self.yes }
+    }
+
+    async fn deploy(&self, selector: Selector) -> CommandResult {
         let subject = selector.target.subject();
         let mut bus = self.operator.connect().await?;
         let prepared = self.prepare(&mut bus, selector).await?;
@@ -117,54 +113,40 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
+        let is_anybody_there = rollout.plan.hosts().any(|host| host.present);
+        let others: Option<BTreeSet<Subject>> =
+            (!is_anybody_there).then(|| roster.hosts().map(|host| host.sender().subject()).collect());
         // The answers of a large fleet take more memory than its rollout.
-        let answered: Vec<Sender> = roster.hosts().map(HostReport::sender).collect();
         drop(roster);
-        let is_sender = |host: &ResolvedHost| {
-            answered.iter().any(|sender| (sender.tier, &sender.host) == (host.tier, &host.hostname))
-        };
-        let is_anybody_there = rollout.plan.hosts().any(is_sender);
-        let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
-        let ended = carrier.begin(bus, rollout).await?;
-        if !is_anybody_there && is_deserted(ended.state()) {
-            let hosts = answered.iter().map(Sender::subject).collect();
-            return Err(nobody_there(subject, &hosts, hosts.iter()));
+        let ended = self.session().begin(bus, rollout).await?;
+        if let Some(others) = others.filter(|_| is_deserted(ended.state())) {
+            return Err(nobody_there(subject, &others, others.iter()));
         }
-        let exit = carrier.conclude(ended.state());
-        if self.display.audience() == Audience::Person {
-            carrier.tell_what_would_be_done(ended.state()).await;
-        }
-        // The process exits now: dropping the state of a large fleet would only delay that.
-        std::mem::forget((ended, answered));
-        Ok(exit)
+        Ok(self.session().conclude(ended).await)
     }
 
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
         let (subject, is_group) = (selector.target.subject(), !matches!(selector.target, Target::Host(..)));
         // The operator is not asked about a flake: if none was accepted before, each host looks the branch up for
         // itself.
-        let by = self.flake.context(&self.operator, &self.state, None);
+        let by = self.operator.context(&self.flake, None);
         let revision = self.to.as_ref().unwrap_or(&self.branch).clone();
-        let wanted = PrepareOptions {
+        let mut plan = Plan::of_one_wave(selector, self.settings());
+        self.rollback.apply_defaults_to(&mut plan);
+        let options = PrepareOptions {
             kind: Kind::Deployment,
-            hooks: self.hooks.hooks(),
+            hooks: self.hooks.clone(),
             even_if_current: true,
-            ..PrepareOptions::new(self.plan(selector), revision, by)
+            ..PrepareOptions::new(plan, revision, by)
         };
-        let called = wanted.call_roll(bus).await.map_err(|error| unprepared(error.into()))?;
+        let called = options.call_roll(bus).await.map_err(|error| prepare_error(error.into()))?;
         let is_member = |answer: &HostAnswer| groups_of(&answer.report).any(|group| group == subject);
         if is_group && !called.roll.hosts.iter().any(is_member) {
             let roster = Roster::new(called.roll.hosts);
             let hosts = roster.hosts().map(|host| host.sender().subject()).collect();
             return Err(nobody_there(subject, &hosts, roster.subjects()));
         }
-        wanted.settle(called).await.map_err(unprepared)
-    }
-
-    fn plan(&self, selector: Selector) -> Plan {
-        let mut plan = Plan::of_one_wave(selector, self.settings());
-        self.rollback.apply_defaults_to(&mut plan);
-        plan
+        options.settle(called).await.map_err(prepare_error)
     }
 
     fn settings(&self) -> Settings {
@@ -175,20 +157,21 @@ impl Deploy {
         }
     }
 
-    /// Shows what is about to happen, and asks first if the deployment is risky and a person is there.
+    /// Shows what is about to happen and asks, if the deployment is risky and a person is there.
     async fn may_start(&self, prepared: &Prepared) -> bool {
-        let is_person = self.display.audience() == Audience::Person;
-        let is_risky = self.to.is_some() || reaches_several_prod_hosts(&prepared.rollout.plan);
-        let asks = is_person && !self.yes && is_risky;
-        // With `--to`, `run` has made sure already that somebody can answer.
-        if asks && (self.to.is_some() || io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
-            let preview = report::emphasize(&preview, self.display.style());
-            let commits = if self.to.is_some() { report::rollback_commits(&prepared.rollout) } else { String::new() };
-            out::note(&format!("{preview}{commits}"));
-            return confirm::start().await;
+        let session = self.session();
+        let asks = if self.to.is_some() {
+            // `run` has made sure that somebody can answer.
+            !self.yes
+        } else {
+            let is_at_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+            !self.yes && is_at_terminal && reaches_several_prod_hosts(&prepared.rollout.plan)
+        };
+        if asks && session.is_for_a_person() {
+            let returns = self.to.as_ref().map(|_| report::rollback_commits(&prepared.rollout));
+            return session.may_start(prepared, &returns.unwrap_or_default()).await;
         }
-        if is_person {
+        if session.is_for_a_person() {
             out::warnings(&prepared.warnings);
         }
         true
@@ -220,51 +203,4 @@ fn nobody_there<'a>(
         format!("{near}these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
     };
     Exit::Failed.with(NobodyThere { subject, help })
-}
-
-/// The beginning of each line in which `switch-to-configuration` says what it would do.
-const WOULD: &str = "would ";
-
-/// A log is not read further once it has more bytes than this.
-const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
-
-impl Carrier<'_> {
-    /// Prints what each host would do, by its log. Unreadable logs are skipped, since the rollout itself succeeded.
-    pub(super) async fn tell_what_would_be_done(&self, summary: &Summary) {
-        let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves).enumerate();
-        for (index, wave) in waves.filter(|(_, wave)| wave.action == Action::DryActivate) {
-            let hosts = summary.hosts.iter().filter(|host| host.wave.0 == index);
-            for (host, id) in hosts.filter_map(|view| run_to_read(view, wave)) {
-                let Ok(bus) = Bus::connect(&self.operator.settings()).await else { return };
-                let name = host.host.clone();
-                if let Some(log) = read(bus, host, id).await {
-                    let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
-                    let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
-                    let nothing = || format!("  {name}  would change no unit");
-                    out::note(&if lines.is_empty() { nothing() } else { lines.join("\n") });
-                }
-            }
-        }
-    }
-}
-
-/// Returns the run of a host that completed, if its listener serves logs.
-fn run_to_read(view: &HostProgress, wave: &ResolvedWave) -> Option<(Sender, RequestId)> {
-    let host = wave.hosts.get(view.index).filter(|host| host.supports_log)?;
-    let completed = view.state == HostState::Final(HostOutcome::Completed);
-    let id = view.request.clone().filter(|_| completed)?;
-    Some((Sender { tier: host.tier, host: host.hostname.clone() }, id))
-}
-
-async fn read(bus: Bus, host: Sender, id: RequestId) -> Option<String> {
-    let mut reader = LogReader::open(bus, host, id).await.ok()?;
-    let (mut log, mut offset) = (String::new(), 0);
-    loop {
-        let page = reader.page(offset).await.ok()?;
-        offset = page.next;
-        log.push_str(&page.data);
-        if page.end || page.data.is_empty() || log.len() > MAX_LOG_BYTES {
-            return Some(log);
-        }
-    }
 }

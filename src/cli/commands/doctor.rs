@@ -1,33 +1,29 @@
-//! `doctor`: finds what is wrong, and says what to do about it.
+//! `doctor`: finds what is wrong, and says what to do about it. Here, what is wrong with a configuration of nats-server.
 
+mod checkup;
 mod findings;
-mod operator;
-mod server_file;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, Args};
 use miette::Diagnostic;
 use thiserror::Error;
-use uuid::Uuid;
 
+use self::checkup::Checkup;
 use self::findings::{Findings, Level};
-use self::operator::{OperatorCheckup, deviations, try_out};
 use super::nats_config::read_fleet;
-use crate::bus::{self, Bus, SeedReaders};
-use crate::cli::args::switch;
-use crate::cli::connection::OperatorArgs;
-use crate::cli::context::StateArgs;
+use super::plan::PlanFolders;
+use crate::cli::args::{OperatorArgs, state_first, switch};
 use crate::cli::exit::{CommandResult, Exit, OrUsage};
-use crate::cli::preparation::PlanFolders;
 use crate::cli::{block_on, out};
-use crate::listener;
-use crate::nats_config::{FleetList, ListenerName, Principal};
+use crate::nats_config::{Deviation, FleetList, ListenerName, Principal, ServerFile, ServerUser, Strictness};
 use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
+use crate::text::safe;
 
 // Three commands in one, of which `doctor FILE` needs no connection.
 #[derive(Debug, Args)]
-#[command(mut_arg("nats_url", unless_file))]
+#[command(mut_arg("nats_url", unless_file), mut_args(state_first))]
 #[command(mut_arg("nkey_file", |arg| unless_file(arg).default_value("/dev/null").hide_default_value(true)))]
 #[command(
     override_usage = "homelab-deploy doctor [OPTIONS]\n       homelab-deploy doctor --listener [OPTIONS]\n       \
@@ -75,9 +71,6 @@ pub(in crate::cli) struct Doctor {
     plans: PlanFolders,
 
     #[command(flatten)]
-    state: StateArgs,
-
-    #[command(flatten)]
     operator: OperatorArgs,
 }
 
@@ -92,19 +85,17 @@ struct TooLong(SubjectError);
 impl Doctor {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let fleet = self.fleet_file().map(|file| read_fleet(&file)).transpose().or_usage()?;
+        let checkup = Checkup { args: &self, fleet: fleet.as_ref(), findings: Findings::default() };
         let findings = match (&self.file, self.listener_name()) {
-            (Some(file), _) => Ok(server_file::examine(file, fleet.as_ref())),
-            (None, Some(name)) => block_on(self.examine_host(name, fleet.as_ref()))?,
-            (None, None) => {
-                let discovery = self.operator.discovery(&self.state);
-                block_on(OperatorCheckup { args: &self, discovery, fleet: fleet.as_ref() }.examine())?
-            }
+            (Some(file), _) => Ok(examine_server_file(file, fleet.as_ref())),
+            (None, Some(name)) => block_on(checkup.of_host(name))?,
+            (None, None) => block_on(checkup.of_operator())?,
         };
         let findings = findings.map_err(TooLong).or_usage()?;
         if self.json {
             out::json(&findings.0);
         } else {
-            out::data(&findings.text(out::data_room()));
+            out::data(&findings.text(out::stdout_line_limit()));
         }
         Ok(if findings.worst() == Level::Problem { Exit::Failed } else { Exit::Success })
     }
@@ -118,49 +109,71 @@ impl Doctor {
         let (hostname, tier) = self.hostname.clone().zip(self.tier).filter(|_| self.listener)?;
         Some(ListenerName { tier, hostname, role: self.role.clone() })
     }
+}
 
-    /// Examines this host as its listener would: the programs, the flake, the key, and what the server lets the key do.
-    async fn examine_host(&self, name: ListenerName, fleet: Option<&FleetList>) -> Result<Findings, SubjectError> {
-        let connection = &self.operator.connection;
-        let settings = connection.settings(format!("homelab-deploy doctor {}", name.hostname), SeedReaders::Refuse);
-        let mut findings = Findings::default();
-        match &self.flake_url {
-            Some(flake) => {
-                let missing = listener::missing(flake).await;
-                if missing.is_empty() {
-                    findings.ok("programs", "nixos-rebuild, nix and git are there, and the flake can be asked");
-                }
-                let next = "the NixOS module brings the programs; see docs/operations.md for keys of git";
-                for what in missing {
-                    findings.problem("programs", what, next);
-                }
-            }
-            None => findings.note("flake", "it was not looked at", "give --flake-url as the listener has it"),
+const RELOAD: &str = "print the permissions anew with `homelab-deploy nats-config`, and reload the server";
+
+/// Examines the users in a file. The list of a fleet tells who holds each key; without one, the permissions do.
+fn examine_server_file(file: &Path, fleet: Option<&FleetList>) -> Findings {
+    let mut findings = Findings::default();
+    let users = match read_server_file(file) {
+        Ok(server) => server.users,
+        Err(why) => {
+            findings.problem(file.display(), why, "nats-server -t --config FILE says more of it");
+            return findings;
         }
-        let is_this = |other: &Principal| matches!(other, Principal::Listener(other) if (other.tier, &other.hostname) == (name.tier, &name.hostname));
-        let known = bus::public_key(&settings.nkey_file).ok().and_then(|(key, _)| fleet?.holder(&key));
-        let has_its_own = known.as_ref().is_some_and(is_this);
-        let holder = Principal::Listener(name);
-        if let Some(other) = known.filter(|known| *known != holder) {
-            let next = if has_its_own {
-                "give --role as fleet.toml has it, or change it there and print the server's permissions anew"
-            } else {
-                "give this host its own seed, keys/TIER.HOST.seed"
-            };
-            findings.problem("key", format!("this is the key of the {other}"), next);
-        }
-        let connected = Bus::connect(&settings).await.map_err(|error| findings.error("server", &error));
-        let Ok(mut bus) = connected else { return Ok(findings) };
-        findings.ok("server", "it accepts the key");
-        let (needs, must_not) = (holder.needs()?, holder.must_not()?);
-        let token = Uuid::new_v4().to_string();
-        if let Some(tried) = try_out(&mut bus, needs.iter().chain(&must_not), &token, &mut findings).await {
-            let deviations = deviations(&tried, &needs, &must_not, &token);
-            if deviations.is_empty() {
-                findings.ok("permissions", "this key may answer for this host, and for no other");
-            }
-            findings.deviations("permissions", "this key", &deviations);
-        }
-        Ok(findings)
+    };
+    if users.is_empty() {
+        let next = "include what `homelab-deploy nats-config` prints";
+        findings.problem(file.display(), "no user has an NKey, so nobody is told apart", next);
     }
+    let known = |user: &ServerUser| fleet.map(|fleet| fleet.holder(&user.key));
+    let holder = |user: &ServerUser| known(user).flatten().or_else(|| Principal::guess(&user.permissions));
+    let deviations = |strictness: Strictness| -> Vec<(String, Vec<Deviation>)> {
+        let of_user = |user: &ServerUser| {
+            let holder = holder(user)?;
+            let needed = holder.permissions(strictness).ok()?;
+            Some((holder.to_string(), user.permissions.deviations_from(&needed)))
+        };
+        users.iter().filter_map(of_user).collect()
+    };
+    let count = |deviations: &[(String, Vec<Deviation>)]| deviations.iter().map(|(_, list)| list.len()).sum::<usize>();
+    let (strict, compatible) = (deviations(Strictness::Strict), deviations(Strictness::Compatible));
+    let is_compatible = count(&compatible) < count(&strict);
+    for (holder, deviations) in if is_compatible { compatible } else { strict } {
+        if deviations.is_empty() {
+            findings.ok(&holder, "has what it needs, and no more");
+        }
+        findings.deviations(&holder, "its key", &deviations);
+    }
+    if is_compatible {
+        findings.note(
+            file.display(),
+            "the permissions are for the predecessor's deployers, too: hosts can answer those for each other",
+            "once the predecessor is gone, print them without --compatible",
+        );
+    }
+    for user in users.iter().filter(|user| known(user) == Some(None)) {
+        let key = safe(&user.key);
+        match Principal::guess(&user.permissions) {
+            Some(holder) => {
+                findings.problem(key, format!("is not in fleet.toml, and has the permissions of: {holder}"), RELOAD);
+            }
+            None => {
+                findings.note(key, "is not in fleet.toml, and may do nothing here", "none of this program's business");
+            }
+        }
+    }
+    for user in fleet.into_iter().flat_map(FleetList::users) {
+        if !users.iter().any(|other| other.key == user.key.to_string()) {
+            findings.problem(&user.holder, format!("the server does not know its key {}", user.key), RELOAD);
+        }
+    }
+    findings
+}
+
+fn read_server_file(file: &Path) -> Result<ServerFile, String> {
+    let read = |file: &Path| fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"));
+    let include = |name: &str| read(&file.parent().unwrap_or(Path::new("")).join(name));
+    ServerFile::parse(&read(file)?, &include).map_err(|error| error.to_string())
 }

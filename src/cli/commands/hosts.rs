@@ -6,11 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::bus::Bus;
-use crate::cli::args::switch;
-use crate::cli::connection::OperatorArgs;
-use crate::cli::context::StateArgs;
+use crate::cli::args::{OperatorArgs, switch};
+use crate::cli::context::cache_dir;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::folders::cache_dir;
 use crate::cli::{block_on, out};
 use crate::clock;
 use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCall};
@@ -43,9 +41,6 @@ pub(in crate::cli) struct Hosts {
 
     #[command(flatten)]
     operator: OperatorArgs,
-
-    #[command(flatten)]
-    state: StateArgs,
 }
 
 /// Returns the names under which several machines answered. `hosts` must be sorted.
@@ -104,7 +99,7 @@ impl Hosts {
     }
 
     async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
-        let discovery = self.operator.discovery(&self.state);
+        let discovery = self.operator.discovery();
         let (purpose, awaited) = (Purpose::List(self.tier), Awaited::everybody(self.tier));
         RollCall { discovery: &discovery, purpose, awaited }.call(bus).await
     }
@@ -117,7 +112,7 @@ async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
     if !unknown.is_empty() {
         behind.extend(history.behind_there(unknown).await);
     }
-    report::hosts_table(hosts, &behind, clock::now(), out::data_room())
+    report::hosts_table(hosts, &behind, clock::now(), out::stdout_line_limit())
 }
 
 /// Returns remarks on the roll call that the list does not show.

@@ -108,7 +108,7 @@ impl Init {
     /// else from the earlier `init`, else from the user.
     fn sites(&self) -> Result<(Site, Site), CommandError> {
         let file = self.folder.join(LOCAL_FILE);
-        let known = if file.exists() { context::choose(&file, None).or_usage()? } else { None };
+        let known = if file.exists() { context::select(&file, None).or_usage()? } else { None };
         let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
         let (known_server, known_flake) = known.map_or((None, None), |known| (known.server, known.flake));
         let known_server = known_server.map(|known| parsed(known.split(',').next().unwrap_or_default())).transpose()?;

@@ -1,4 +1,5 @@
-//! `listener`: accepts deployments of this host.
+//! `listener`: accepts deployments of this host. `supervise`: supervises one run; only the listener calls it, so the help
+//! does not show it.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,11 +15,14 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bus::{SeedReaders, Settings};
+use crate::cli::args::{ConnectionArgs, HEADING};
 use crate::cli::block_on;
-use crate::cli::connection::{ConnectionArgs, HEADING};
 use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::log::LogArgs;
-use crate::listener::{self, Config, RebuildFlag, RunSettings, SystemKey, Systemd, UserUnits, deploy_subjects};
+use crate::listener::supervisor::{RunDir, note_unit_end, supervise};
+use crate::listener::{
+    self, Config, RebuildFlag, RunSettings, SystemKey, Systemd, UnitEnd, UserUnits, deploy_subjects,
+};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
@@ -205,6 +209,58 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Supervise {
+    /// The directory of the run
+    run_dir: PathBuf,
+
+    /// Where on the disk is kept what outlives a reboot, unless that is the same directory
+    #[arg(long, value_name = "DIR")]
+    kept: Option<PathBuf>,
+
+    /// Only note how the unit of the run ended, as systemd tells it in the environment of `ExecStopPost=`
+    #[arg(long)]
+    unit_ended: bool,
+
+    /// Set by systemd for `ExecStopPost=`
+    #[arg(long, env = "SERVICE_RESULT", hide = true, default_value = "")]
+    service_result: String,
+
+    /// Set by systemd for `ExecStopPost=`
+    #[arg(long, env = "EXIT_CODE", hide = true, default_value = "")]
+    exit_code: String,
+
+    /// Set by systemd for `ExecStopPost=`
+    #[arg(long, env = "EXIT_STATUS", hide = true, default_value = "")]
+    exit_status: String,
+
+    /// Set by systemd where it waits to be told that the run is in hand
+    #[arg(long, env = "NOTIFY_SOCKET", hide = true)]
+    notify_socket: Option<OsString>,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("cannot supervise the run in {0}: {1}")]
+struct SuperviseError(PathBuf, #[source] io::Error);
+
+impl Supervise {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let dir = match self.kept {
+            Some(kept) => RunDir::new(self.run_dir.clone(), kept),
+            None => RunDir::in_one(self.run_dir.clone()),
+        };
+        let supervised = if self.unit_ended {
+            let end = UnitEnd { result: self.service_result, code: self.exit_code, status: self.exit_status };
+            note_unit_end(&dir, &end)
+        } else {
+            let starter = Systemd::at(self.notify_socket.as_deref());
+            block_on(async { supervise(dir, starter?).await })?
+        };
+        supervised.map_err(|error| Exit::Failed.with(SuperviseError(self.run_dir, error)))?;
+        Ok(Exit::Success)
+    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::bus::Bus;
-use crate::cli::connection::OperatorArgs;
-use crate::cli::context::StateArgs;
+use crate::cli::args::OperatorArgs;
+use crate::cli::context::one_host;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::{alias, block_on, out};
+use crate::cli::{block_on, out};
 use crate::operator::{Awaited, LogReader, Purpose, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
 use crate::text::{nearest, safe};
@@ -37,9 +37,6 @@ pub(in crate::cli) struct Logs {
 
     #[command(flatten)]
     operator: OperatorArgs,
-
-    #[command(flatten)]
-    state: StateArgs,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -65,7 +62,7 @@ enum LogsError {
 
 impl Logs {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let (tier, host) = alias::one_host(&self.target)?;
+        let (tier, host) = one_host(&self.target)?;
         block_on(self.print(tier, host))?
     }
 
@@ -92,7 +89,7 @@ impl Logs {
             ),
             None => (Purpose::List(None), Awaited::everybody(None)),
         };
-        let discovery = self.operator.discovery(&self.state);
+        let discovery = self.operator.discovery();
         let called = RollCall { discovery: &discovery, purpose, awaited }.call(bus).await?;
         for tier in &called.unheard {
             out::note(&format!("{tier}: this key may not hear it"));

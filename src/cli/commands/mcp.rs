@@ -7,20 +7,20 @@ use clap::builder::PossibleValuesParser;
 use tokio::io::{stdin, stdout};
 
 use crate::bus;
-use crate::cli::args::{FlakeArgs, switch};
-use crate::cli::connection::OperatorArgs;
-use crate::cli::context::StateArgs;
+use crate::cli::args::{FlakeArgs, OperatorArgs, state_first, switch};
+use crate::cli::block_on;
+use crate::cli::context::{KnownAliases, config_dir};
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::folders::user_folder;
 use crate::cli::log::LogArgs;
-use crate::cli::{alias, block_on};
 use crate::clock;
 use crate::mcp::{
     AllowRef, ApprovalMode, CallTimeouts, Mode, RevisionPolicy, Server, Settings, ToolFilter, tool_names,
 };
 use crate::operator::detach::this_program;
+use crate::plan::Aliases;
 
 #[derive(Debug, Args)]
+#[command(mut_args(state_first))]
 pub(in crate::cli) struct Mcp {
     /// Offer the tools that deploy to every tier as well
     #[arg(long, env = "HOMELAB_DEPLOY_ENABLE_ADMIN", requires = "admin_nkey_file", value_parser = switch)]
@@ -60,9 +60,6 @@ pub(in crate::cli) struct Mcp {
     plans_dir: Option<PathBuf>,
 
     #[command(flatten)]
-    state: StateArgs,
-
-    #[command(flatten)]
     log: LogArgs,
 
     #[command(flatten)]
@@ -83,29 +80,20 @@ impl Mcp {
         Settings {
             admin: admin_key.map(|nkey_file| bus::Settings { nkey_file, ..test.clone() }),
             test,
-            operator: self.flake.context(&self.operator, &self.state, None),
+            operator: self.operator.context(&self.flake, None),
             revisions: RevisionPolicy::new(&self.allow_ref),
             approval: if self.admin_without_approval { ApprovalMode::Waived } else { ApprovalMode::Person },
             audit_file: self.audit_file.clone(),
-            plans_dir: self.plans_dir.clone().or_else(default_plans_dir),
-            aliases: alias::lookup,
+            // Never `./plans`: a client starts the program in any repository it works on.
+            plans_dir: self.plans_dir.clone().or_else(|| Some(config_dir()?.join("plans"))),
+            aliases: |variable| KnownAliases.subject(variable),
             program: this_program(),
-            tools: self.tool_filter(),
+            tools: ToolFilter {
+                mode: if self.read_only { Mode::ReadOnly } else { Mode::ReadWrite },
+                only: (!self.tools.is_empty()).then(|| self.tools.iter().cloned().collect()),
+            },
             timeouts: CallTimeouts::default(),
             clock: clock::now,
         }
     }
-
-    fn tool_filter(&self) -> ToolFilter {
-        let only = self.tools.iter().cloned().collect();
-        ToolFilter {
-            mode: if self.read_only { Mode::ReadOnly } else { Mode::ReadWrite },
-            only: (!self.tools.is_empty()).then_some(only),
-        }
-    }
-}
-
-/// Returns the user's folder of plans, and never `./plans`: a client starts the program in any repository it works on.
-fn default_plans_dir() -> Option<PathBuf> {
-    Some(user_folder("XDG_CONFIG_HOME", ".config")?.join("homelab-deploy/plans"))
 }

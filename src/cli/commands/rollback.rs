@@ -2,17 +2,16 @@
 
 use clap::Args;
 
-use crate::cli::args::{FlakeArgs, ForceArgs, HookArgs, switch};
-use crate::cli::carrier::Carrier;
-use crate::cli::connection::OperatorArgs;
-use crate::cli::context::StateArgs;
-use crate::cli::display::{Audience, DisplayArgs};
+use super::plan::prepare_error;
+use crate::cli::args::{FlakeArgs, ForceArgs, OperatorArgs, hooks, switch};
+use crate::cli::context::one_host;
+use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::preparation::unprepared;
-use crate::cli::{alias, block_on, confirm, out};
+use crate::cli::session::RolloutSession;
+use crate::cli::{block_on, confirm, out};
 use crate::operator::journal::Recorded;
 use crate::operator::{PrepareOptions, RollbackPlan};
-use crate::plan::Plan;
+use crate::plan::{Hooks, Plan};
 use crate::protocol::{HostName, Tier};
 use crate::report;
 
@@ -29,8 +28,8 @@ pub(in crate::cli) struct Rollback {
     #[command(flatten)]
     pub(super) force: ForceArgs,
 
-    #[command(flatten)]
-    pub(super) hooks: HookArgs,
+    #[arg(long, hide = true, default_value = "{}", value_parser = hooks)]
+    pub(super) hooks: Hooks,
 
     #[command(flatten)]
     pub(super) flake: FlakeArgs,
@@ -39,71 +38,65 @@ pub(in crate::cli) struct Rollback {
     pub(super) operator: OperatorArgs,
 
     #[command(flatten)]
-    pub(super) state: StateArgs,
-
-    #[command(flatten)]
     pub(super) display: DisplayArgs,
 }
 
 impl Rollback {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        self.check_somebody_can_answer()?;
+        self.session().check_somebody_can_answer()?;
         let rollouts = self.rollouts()?;
         let rollback = match self.hosts.as_slice() {
-            [id] if !is_host(id, &rollouts) => RollbackPlan::of_rollout(&rollouts, &self.state.journals().find(id)?)?,
+            [id] if !is_host(id, &rollouts) => {
+                RollbackPlan::of_rollout(&rollouts, &self.operator.state.journals().find(id)?)?
+            }
             hosts => {
-                let hosts: Result<Vec<_>, _> = hosts.iter().map(|host| alias::one_host(host)).collect();
+                let hosts: Result<Vec<_>, _> = hosts.iter().map(|host| one_host(host)).collect();
                 RollbackPlan::of_hosts(&rollouts, &hosts?)?
             }
         };
-        block_on(self.begin(rollback))?
+        block_on(self.carry_out(rollback))?
     }
 
     /// Rolls this host back, and not the hosts of the command line. `change` adapts the plan for it.
-    pub(super) fn return_one(&self, host: (Option<Tier>, HostName), change: impl FnOnce(&mut Plan)) -> CommandResult {
-        self.check_somebody_can_answer()?;
+    pub(super) fn roll_back_one(
+        &self,
+        host: (Option<Tier>, HostName),
+        change: impl FnOnce(&mut Plan),
+    ) -> CommandResult {
+        self.session().check_somebody_can_answer()?;
         let mut rollback = RollbackPlan::of_hosts(&self.rollouts()?, &[host])?;
         change(&mut rollback.plan);
-        block_on(self.begin(rollback))?
+        block_on(self.carry_out(rollback))?
     }
 
-    fn check_somebody_can_answer(&self) -> Result<(), CommandError> {
-        if self.yes { Ok(()) } else { confirm::check_somebody_can_answer(self.display.audience()) }
+    fn session(&self) -> RolloutSession<'_> {
+        RolloutSession { operator: &self.operator, display: &self.display, yes: self.yes }
     }
 
     /// Returns the recorded rollouts, the latest last.
     fn rollouts(&self) -> Result<Vec<Recorded>, CommandError> {
-        let (all, errors) = self.state.journals().all()?;
+        let (all, errors) = self.operator.state.journals().all()?;
         out::warnings(&errors);
         Ok(all)
     }
 
     /// Shows what would happen, asks, and carries the rollback out.
-    async fn begin(&self, rollback: RollbackPlan) -> CommandResult {
+    async fn carry_out(&self, rollback: RollbackPlan) -> CommandResult {
+        let session = self.session();
         let mut bus = self.operator.connect().await?;
-        let audience = self.display.audience();
-        let by = self.flake.context(&self.operator, &self.state, confirm::flake(audience));
+        let by = self.operator.context(&self.flake, confirm::ask_about_flake(self.display.audience()));
         let (plan, commit) = (rollback.plan.clone(), rollback.commit.clone());
-        let wanted = PrepareOptions { hooks: self.hooks.hooks(), ..PrepareOptions::new(plan, commit.into(), by) };
-        let prepared = wanted.prepare(&mut bus).await.map_err(unprepared)?;
+        let options = PrepareOptions { hooks: self.hooks.clone(), ..PrepareOptions::new(plan, commit.into(), by) };
+        let prepared = options.prepare(&mut bus).await.map_err(prepare_error)?;
         rollback.check(&prepared.roster)?;
         self.force.check(&prepared)?;
-        if audience == Audience::Person {
-            let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
-            let preview = report::emphasize(&preview, self.display.style());
-            out::note(&format!("{preview}{}", report::rollback_commits(&prepared.rollout)));
-        }
-        if !self.yes && !confirm::start().await {
+        if !session.may_start(&prepared, &report::rollback_commits(&prepared.rollout)).await {
             return Ok(Exit::Declined);
         }
-        let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
-        let ended = carrier.begin(bus, prepared.rollout).await?;
-        let exit = carrier.conclude(ended.state());
-        if audience == Audience::Person {
-            carrier.tell_what_would_be_done(ended.state()).await;
-        }
-        if exit != Exit::Success && audience == Audience::Person {
-            let id = ended.rollout().id.short();
+        let id = prepared.rollout.id.short();
+        let ended = session.begin(bus, prepared.rollout).await?;
+        let exit = session.conclude(ended).await;
+        if exit != Exit::Success && session.is_for_a_person() {
             out::note(&format!("  resume:   homelab-deploy apply --resume {id} --allow-downgrade"));
         }
         Ok(exit)

@@ -9,8 +9,7 @@ use clap::{Args, ValueEnum};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::args::switch;
-use crate::cli::context::StateArgs;
+use crate::cli::args::{StateArgs, switch};
 use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::{block_on, out};
@@ -93,7 +92,7 @@ impl Rollouts {
         } else if rows.is_empty() {
             out::note("No rollout was run from here.");
         } else {
-            out::data(&report::rollouts_table(&rows, clock::now(), out::data_room()));
+            out::data(&report::rollouts_table(&rows, clock::now(), out::stdout_line_limit()));
         }
         Ok(Exit::Success)
     }
@@ -102,7 +101,7 @@ impl Rollouts {
 impl Status {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
-        let id = meant(&journals, self.id.as_deref())?;
+        let id = find_or_latest(&journals, self.id.as_deref())?;
         block_on(self.show(&journals, &id))?
     }
 
@@ -152,7 +151,7 @@ impl Abort {
 }
 
 /// Returns the rollout whose id begins with `id`; without one, the latest that runs, or else the latest.
-fn meant(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
+fn find_or_latest(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
     let found = match id {
         Some(id) => journals.find(id).map(Some),
         None => match running(journals) {
@@ -211,7 +210,7 @@ struct ReportUnwritable(PathBuf, #[source] io::Error);
 impl Report {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
-        let id = meant(&journals, self.id.as_deref())?;
+        let id = find_or_latest(&journals, self.id.as_deref())?;
         let recorded = journals.read(&id)?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::CommandFactory;
 
 use super::*;
-use crate::cli::Cli;
+use crate::cli::commands::Cli;
 
 const TWO: &str = r#"
 default-context = "home"
@@ -29,7 +29,7 @@ fn settled(text: &str, words: &[&str]) -> Result<String, String> {
     fs::write(&file, text).unwrap();
     let config = ["--config", file.to_str().unwrap()];
     let words = ["homelab-deploy"].iter().chain(words).chain(&config).map(OsString::from).collect();
-    let settled = settle(&Cli::command(), words).map_err(|error| {
+    let settled = with_context(&Cli::command(), words).map_err(|error| {
         let help = error.report.help().map(|help| help.to_string()).unwrap_or_default();
         short(&format!("{}\n{help}", error.report), folder.path())
     })?;
@@ -66,9 +66,9 @@ fn one_context_needs_no_default_and_none_adds_nothing() {
 fn a_path_begins_in_the_folder_of_the_file_or_at_home() {
     let context = "[context.a]\nserver = 's'\nkey = '~/keys/k'\nfleet = '~fleet'\non-start = ['~/tell', '~/it']";
     let settled = settled(context, &["apply", "x"]).unwrap();
-    let home = std::env::home_dir().unwrap();
+    let home = env::home_dir().unwrap();
     assert!(settled.contains(&format!("--nkey-file={}/keys/k", home.display())), "{settled}");
-    assert!(settled.contains(&format!(r#"--on-start=["{}/tell","~/it"]"#, home.display())), "{settled}");
+    assert!(settled.contains(&format!(r#"--hooks={{"on_start":["{}/tell","~/it"]}}"#, home.display())), "{settled}");
 }
 
 #[test]
@@ -100,8 +100,20 @@ fn a_file_that_says_nothing_clear_is_refused() {
 #[test]
 fn a_setting_that_is_missing_is_told_with_each_place_for_it() {
     let error = Cli::command().try_get_matches_from(["homelab-deploy", "hosts", "--nkey-file", "k"]).unwrap_err();
-    insta::assert_snapshot!(elsewhere(&error).unwrap(), @"
+    insta::assert_snapshot!(places_of_settings(&error).unwrap(), @"
     Settings can be given in three places:
       --nats-url, or HOMELAB_DEPLOY_NATS_URL, or `server` in a context of homelab-deploy.toml
     ");
+}
+
+#[test]
+fn a_variable_that_is_empty_or_relative_is_not_set() {
+    let found = |state: Option<&str>, home: Option<&str>| {
+        folder_by(state.map(PathBuf::from), home.map(PathBuf::from), ".local/state")
+    };
+    assert_eq!(found(Some("/s"), Some("/h")), Some("/s/homelab-deploy".into()));
+    for unset in [None, Some(""), Some("state"), Some("./state")] {
+        assert_eq!(found(unset, Some("/h")), Some("/h/.local/state/homelab-deploy".into()));
+        assert_eq!(found(None, unset), None);
+    }
 }

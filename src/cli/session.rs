@@ -1,0 +1,225 @@
+//! Starts a prepared rollout: previews it, asks, carries it out, recorded and displayed, and shows how it ended.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::args::OperatorArgs;
+use super::display::{Audience, Display, DisplayArgs};
+use super::exit::{CommandError, Exit};
+use super::{confirm, out};
+use crate::bus::Bus;
+use crate::clock;
+use crate::operator::journal::Journal;
+use crate::operator::{Driver, Fleet, FleetTask, LogReader, Prepared};
+use crate::plan::ResolvedWave;
+use crate::protocol::{Action, RequestId, Sender};
+use crate::report::{self, Document, Liveness, Style};
+use crate::rollout::summary::{HostProgress, HostState};
+use crate::rollout::{Answer, HostOutcome, Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary};
+use crate::text::safe;
+
+/// What `apply`, `deploy` and `rollback` do with a rollout once it is prepared.
+pub(super) struct RolloutSession<'a> {
+    pub(super) operator: &'a OperatorArgs,
+    pub(super) display: &'a DisplayArgs,
+    /// Whether to start without asking.
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("the journal does not say what the rollout is about")]
+#[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
+pub(super) struct NothingRecorded;
+
+/// Returns the preview of a rollout, for a terminal of this style.
+pub(super) fn preview(prepared: &Prepared, style: Style) -> String {
+    let Prepared { rollout, warnings, changes, .. } = prepared;
+    report::emphasize(&report::preview(rollout, warnings, changes.as_ref(), out::size().columns), style)
+}
+
+/// Returns what a hook reads on its standard input: the JSON that `report --format json` prints.
+fn for_hooks(summary: &Summary) -> String {
+    let liveness = if summary.outcome.is_some() { Liveness::Over } else { Liveness::Running };
+    Document::of(summary, liveness, clock::now()).map_or_else(String::new, |document| format!("{}\n", document.json()))
+}
+
+impl RolloutSession<'_> {
+    pub(super) fn is_for_a_person(&self) -> bool {
+        self.display.audience() == Audience::Person
+    }
+
+    /// Checks that somebody can be asked, if that will be needed, before any host is asked anything.
+    pub(super) fn check_somebody_can_answer(&self) -> Result<(), CommandError> {
+        if self.yes { Ok(()) } else { confirm::check_somebody_can_answer(self.display.audience()) }
+    }
+
+    /// Shows a rollout and these remarks on it, and asks whether to start it.
+    pub(super) async fn may_start(&self, prepared: &Prepared, remarks: &str) -> bool {
+        if self.is_for_a_person() {
+            out::note(&format!("{}{remarks}", preview(prepared, self.display.style())));
+        }
+        let may_start = self.yes || confirm::ask("Start this rollout?".to_owned()).await == Answer::Yes;
+        if !may_start {
+            out::note("Nothing was deployed.");
+        }
+        may_start
+    }
+
+    /// Starts a rollout and carries it out to its end. Nothing is sent that could not be recorded.
+    pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
+        let journal = self.operator.state.journals().create(rollout.id)?;
+        let machine = Machine::new(Arc::new(rollout), clock::now(), MAX_PREPARED);
+        self.carry_out(bus, machine, Summary::default(), journal).await
+    }
+
+    /// Resumes a rollout where its journal ends, carries it out to its end, and shows how it ended.
+    pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Exit, CommandError> {
+        let machine = Machine::resume(recorded.clone(), clock::now(), MAX_PREPARED).ok_or(NothingRecorded)?;
+        Ok(self.conclude(self.carry_out(bus, machine, recorded, journal).await?).await)
+    }
+
+    /// Carries the rollout out. `recorded` is its state before this process.
+    async fn carry_out(
+        &self,
+        bus: Bus,
+        mut machine: Machine,
+        recorded: Summary,
+        journal: Journal,
+    ) -> Result<Machine, CommandError> {
+        let (rollout, logs) = (machine.rollout(), self.display.logs_to_read());
+        let fleet_task = FleetTask::subscribe(bus, rollout, self.operator.discovery()).await?.watching(rollout, logs);
+        let (interrupts, _listening) = listen_for_interrupts(self.operator.state.journals().stop_file(rollout.id))?;
+        let (fleet, end) = Fleet::channels();
+        let mut messages = JoinSet::new();
+        messages.spawn(fleet_task.serve(end));
+        let display = Display::start(self.display, recorded);
+        let confirm = confirm::ask_before_wave(self.display.audience(), display.barrier());
+        let driver = Driver::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
+        let ended = driver.watching(logs).run(&mut machine).await;
+        // The driver has dropped its channels, so the fleet task ends. It flushes the last messages before that.
+        messages.join_all().await;
+        let Err(error) = ended else { return Ok(machine) };
+        if machine.state().hosts.iter().all(|host| host.request.is_none()) {
+            return Err(error.into());
+        }
+        // Requests may have reached hosts.
+        self.recap(machine.state());
+        Err(Exit::Failed.with(error))
+    }
+
+    /// Shows how a rollout ended and what to do next, and returns the exit code.
+    pub(super) async fn conclude(&self, ended: Machine) -> Exit {
+        let state = ended.state();
+        self.recap(state);
+        if self.is_for_a_person() && ended.rollout().source.is_none() {
+            self.tell_what_would_be_done(state).await;
+        }
+        let exit = state.outcome.map_or(Exit::Failed, Exit::from);
+        // The process exits now: dropping the state of a large fleet would only delay that.
+        std::mem::forget(ended);
+        exit
+    }
+
+    fn recap(&self, state: &Summary) {
+        self.display.recap(state);
+        let is_shown = self.is_for_a_person() && state.outcome != Some(Outcome::Succeeded);
+        if let Some(rollout) = state.rollout.as_deref().filter(|_| is_shown) {
+            out::note(&format!("  details:  homelab-deploy status {}", rollout.id.short()));
+        }
+    }
+
+    /// Prints what each host would do, by its log. Unreadable logs are skipped, since the rollout itself succeeded.
+    async fn tell_what_would_be_done(&self, state: &Summary) {
+        let waves = state.rollout.iter().flat_map(|rollout| &rollout.plan.waves).enumerate();
+        for (index, wave) in waves.filter(|(_, wave)| wave.action == Action::DryActivate) {
+            let hosts = state.hosts.iter().filter(|host| host.wave.0 == index);
+            for (host, id) in hosts.filter_map(|view| run_to_read(view, wave)) {
+                let Ok(bus) = Bus::connect(&self.operator.settings()).await else { return };
+                let name = host.host.clone();
+                if let Some(log) = read(bus, host, id).await {
+                    let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
+                    let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
+                    let nothing = || format!("  {name}  would change no unit");
+                    out::note(&if lines.is_empty() { nothing() } else { lines.join("\n") });
+                }
+            }
+        }
+    }
+}
+
+/// The beginning of each line in which `switch-to-configuration` says what it would do.
+const WOULD: &str = "would ";
+
+/// A log is not read further once it has more bytes than this.
+const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
+
+/// Returns the run of a host that completed, if its listener serves logs.
+fn run_to_read(view: &HostProgress, wave: &ResolvedWave) -> Option<(Sender, RequestId)> {
+    let host = wave.hosts.get(view.index).filter(|host| host.supports_log)?;
+    let completed = view.state == HostState::Final(HostOutcome::Completed);
+    let id = view.request.clone().filter(|_| completed)?;
+    Some((Sender { tier: host.tier, host: host.hostname.clone() }, id))
+}
+
+async fn read(bus: Bus, host: Sender, id: RequestId) -> Option<String> {
+    let mut reader = LogReader::open(bus, host, id).await.ok()?;
+    let (mut log, mut offset) = (String::new(), 0);
+    loop {
+        let page = reader.page(offset).await.ok()?;
+        offset = page.next;
+        log.push_str(&page.data);
+        if page.end || page.data.is_empty() || log.len() > MAX_LOG_BYTES {
+            return Some(log);
+        }
+    }
+}
+
+/// How often to look for the stop file, by which another process stops this rollout.
+const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("cannot listen for signals: {0}")]
+struct SignalError(#[source] io::Error);
+
+/// Listens for what stops a rollout, until the tasks are dropped: signals, and a file that another process creates.
+fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, JoinSet<()>), SignalError> {
+    let (sender, interrupts) = mpsc::channel(4);
+    let mut tasks = JoinSet::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        tasks.spawn(forward_signal(kind, signal(kind).map_err(SignalError)?, sender.clone()));
+    }
+    tasks.spawn(forward_stop_file(stop_file, sender));
+    Ok((interrupts, tasks))
+}
+
+/// Forwards a signal as an interrupt: the first Ctrl-C waits for the hosts in flight, the second leaves at once.
+/// SIGTERM and SIGHUP wait as well: hosts whose activation nobody confirms would roll back, although they are healthy.
+async fn forward_signal(kind: SignalKind, mut signal: Signal, interrupts: mpsc::Sender<Interrupt>) {
+    let mut how = Interrupt::Drain;
+    while signal.recv().await.is_some() && interrupts.send(how).await.is_ok() {
+        if kind == SignalKind::interrupt() {
+            how = Interrupt::Abort;
+        }
+    }
+}
+
+/// Forwards the stop file of `homelab-deploy abort`, which may run in another session or after this terminal is gone.
+async fn forward_stop_file(stop_file: PathBuf, interrupts: mpsc::Sender<Interrupt>) {
+    let mut looks = interval(STOP_FILE_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if std::fs::remove_file(&stop_file).is_ok() && interrupts.send(Interrupt::Drain).await.is_err() {
+            return;
+        }
+    }
+}
