@@ -170,11 +170,11 @@ impl Checkup<'_> {
     }
 
     /// Tries these permissions on subjects that nobody uses. Returns `None` if the server does not say what it allows.
-    async fn try_out(&mut self, bus: &mut Bus, needs: &[Permission], must_not: &[Permission]) -> Option<Trial> {
+    async fn try_out(&mut self, bus: &mut Bus, needs: &[Permission], must_not: &[Permission]) -> Option<KeyTrial> {
         let token = Uuid::new_v4().to_string();
         let samples = needs.iter().chain(must_not).map(|(operation, subject)| (*operation, sample(subject, &token)));
         match bus.try_out(&samples.collect::<Vec<_>>()).await {
-            Ok(tried) => Some(Trial { tried, token }),
+            Ok(tried) => Some(KeyTrial { tried, token }),
             Err(why) => {
                 self.findings.problem("server", why, "try again when the server is well");
                 None
@@ -301,12 +301,12 @@ impl Checkup<'_> {
 }
 
 /// What the server said to permissions that were tried with this token in their subjects.
-struct Trial {
+struct KeyTrial {
     tried: Tried,
     token: String,
 }
 
-impl Trial {
+impl KeyTrial {
     fn is_refused(&self, (operation, subject): &Permission) -> bool {
         self.tried.refused.contains(&(*operation, sample(subject, &self.token)))
     }
