@@ -11,6 +11,7 @@
 
 mod changes;
 mod diagnostic;
+mod kind;
 mod parse;
 mod resolve;
 mod resolved;
@@ -29,6 +30,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use miette::Diagnostic;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::changes::{Changes, Closures, PackageChange, StorePath};
@@ -42,35 +44,56 @@ pub use self::settings::{
 pub use self::systems::{Systems, runs};
 pub use self::target::{Aliases, Selector};
 
-use crate::protocol::{FlakeUrl, HostName, Revision, Sender, Target, Tier};
+use crate::protocol::{FlakeUrl, HostName, MAX_REVISION_BYTES, Revision, Sender, Target, Tier};
 
-/// A parsed plan file, with `[defaults]` applied to its waves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A rollout in waves: what to deploy, and to whom first.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(title = "Plan of homelab-deploy", deny_unknown_fields)]
 pub struct Plan {
-    /// Lower-case letters, digits and hyphens.
+    /// What the rollout is called: lower-case letters, digits and hyphens. Without it: the name of the file.
+    #[schemars(default, skip_serializing_if = "String::is_empty", regex(pattern = kind::NAME))]
     pub name: String,
-    /// The revision to deploy, unless the command line names one.
+    /// The branch, tag or commit to deploy. It is looked up once, before the first wave, so that every host gets the
+    /// same commit. Required unless --revision is given.
+    #[schemars(with = "Option<String>", regex(pattern = kind::REVISION), length(max = MAX_REVISION_BYTES))]
     pub revision: Option<Revision>,
-    /// The flake in which to look up the revision, instead of the one that the hosts name.
+    /// The flake in which `revision` is looked up, such as "git+https://git.example.com/nixos". Without it: --flake,
+    /// else the one that the hosts name, once it was accepted.
+    #[schemars(with = "Option<String>", regex(pattern = kind::FLAKE))]
     pub flake: Option<FlakeUrl>,
-    /// The file with the hosts' built systems, relative to the plan. `None` if each host builds its own.
+    /// The file with the systems of the hosts, as `homelab-deploy build` writes it, from where the plan is. Each host
+    /// fetches its own, and evaluates and builds nothing.
+    #[schemars(length(min = 1))]
     pub systems: Option<String>,
-    /// Whether the hosts of all waves fetch their systems before any of them is changed.
+    /// Whether the hosts of all waves fetch their systems before any of them is changed. One that cannot halts the
+    /// rollout.
+    #[schemars(default)]
     pub stage: bool,
+    #[schemars(flatten, with = "kind::Hooks")]
     pub hooks: Hooks,
-    /// At least one, in the order in which they run.
+    /// Hosts that are deployed together. A wave begins when every host of the previous wave has finished and that wave
+    /// has succeeded; when a wave fails, no later one begins.
+    #[schemars(rename = "wave", length(min = 1))]
     pub waves: Vec<Wave>,
 }
 
 /// Hosts that are deployed together, before those of the next wave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Wave {
-    /// Lower-case letters, digits and hyphens; unique in the plan.
+    /// What the wave is called: lower-case letters, digits and hyphens, and no other wave's name. Without it: its first
+    /// target.
+    #[schemars(with = "Option<String>", regex(pattern = kind::NAME))]
     pub name: Spanned<String>,
-    /// At least one selector, in the order in which the hosts receive requests.
+    /// The hosts, one target or a list: <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias.
+    /// Named hosts are expected; of groups those are taken that answer. A host belongs to the first wave that matches
+    /// it.
+    #[schemars(schema_with = "kind::some_targets")]
     pub targets: Vec<Spanned<Selector>>,
-    /// Hosts that do not belong to this wave; later waves may have them.
+    /// Hosts that this wave leaves to later ones, written like `targets`.
+    #[schemars(schema_with = "kind::targets", default, extend("default" = []))]
     pub exclude: Vec<Spanned<Selector>>,
+    #[schemars(flatten)]
     pub settings: Settings,
 }
 

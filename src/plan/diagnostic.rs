@@ -20,7 +20,7 @@ pub struct PlanDiagnostic {
 #[derive(Debug, Error, Diagnostic)]
 pub struct PlanErrors {
     #[related]
-    mistakes: Vec<PlanDiagnostic>,
+    pub(super) mistakes: Vec<PlanDiagnostic>,
     #[source_code]
     file: Option<NamedSource<String>>,
 }

@@ -1,25 +1,24 @@
 //! Parses TOML to a [`Plan`].
 //!
-//! Reads the tables by hand and continues after a mistake, to report all mistakes of a file at once with their places.
+//! Reads each key on its own and continues after a mistake, to report all mistakes of a file at once with their places.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors};
-use super::schema::{Key, SETTING_KEYS, TOP_KEYS, WAVE_KEYS};
+use super::schema::Table;
 use super::target::Aliases;
-use super::value::{self, Value};
-use super::{Hook, Plan, Selector, Settings, Spanned, Wave};
-use crate::protocol::Action;
-use crate::text::nearest;
+use super::value::{Entry, slug};
+use super::{Hook, Plan, Settings, Spanned, Wave};
+
+type Mistakes = Vec<PlanDiagnostic>;
 
 impl Plan {
     /// Parses a plan. `default_name`, the stem of its file, names a plan without `name`.
     pub fn parse(text: &str, default_name: &str, aliases: &dyn Aliases) -> Result<Self, PlanErrors> {
         let (document, errors) = DeTable::parse_recoverable(text);
-        let mut mistakes = Vec::new();
+        let mut mistakes = Mistakes::new();
         let plan = Self::read(document.get_ref(), default_name, aliases, &mut mistakes);
         if !errors.is_empty() {
             // The content of a broken line is unknown, and so is what is missing because of it.
@@ -33,155 +32,161 @@ impl Plan {
         PlanErrors::unless_none(mistakes).map(|()| plan)
     }
 
-    fn read(
-        document: &DeTable<'_>,
-        default_name: &str,
-        aliases: &dyn Aliases,
-        mistakes: &mut Vec<PlanDiagnostic>,
-    ) -> Self {
-        let mut top = Keys::new(document, PlanTable::Top, mistakes);
-        let name = top.read("name", value::name);
-        let revision = top.read("revision", |value, key| value::parsed(value, key, "main"));
-        let flake = top.read("flake", |value, key| value::parsed(value, key, "git+https://git.example.com/nixos"));
-        let systems = top.read("systems", value::file);
-        let stage = top.setting("stage", value::boolean, &false);
-        let hooks = Hook::ALL.into_iter().filter_map(|hook| Some((hook, top.read(hook.as_str(), value::command)?)));
-        let hooks = hooks.collect();
-        let builtin = Settings::default();
-        let mut settings = Settings { action: top.setting("action", action, &builtin.action), ..builtin };
-        if let Some(defaults) = document.get("defaults") {
-            match value::table(defaults, "defaults") {
-                Ok(table) => settings = Settings::read(&mut Keys::new(table, PlanTable::Defaults, mistakes), &settings),
-                Err(mistake) => mistakes.push(mistake),
+    fn read(document: &DeTable<'_>, default_name: &str, aliases: &dyn Aliases, mistakes: &mut Mistakes) -> Self {
+        let mut plan = Self::unwritten(slug(default_name), Vec::new());
+        let mut settings = Settings::default();
+        let mut defaults = None;
+        read_keys(document, Table::Top, mistakes, |entry| {
+            match entry.key {
+                "name" => plan.name = entry.name()?,
+                "revision" => plan.revision = Some(entry.parsed("main")?),
+                "action" => settings.set(entry)?,
+                "flake" => plan.flake = Some(entry.parsed("git+https://git.example.com/nixos")?),
+                "systems" => plan.systems = Some(entry.file()?),
+                "stage" => plan.stage = entry.boolean()?,
+                "defaults" => defaults = Some(entry.table()?),
+                key => {
+                    if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.as_str() == key) {
+                        plan.hooks.insert(hook, entry.command()?);
+                    }
+                }
             }
+            Ok(())
+        });
+        if let Some(defaults) = defaults {
+            read_keys(defaults, Table::Defaults, mistakes, |entry| settings.set(entry));
+            mistakes.extend(settings.mismatch());
         }
-        let waves: Vec<_> = wave_tables(document, mistakes)
-            .into_iter()
-            .map(|wave| Wave::read(wave.value, &wave.span, &settings, aliases, mistakes))
-            .collect();
-        mistakes.extend(names_used_twice(&waves));
-        Self { name: name.unwrap_or_else(|| value::slug(default_name)), revision, flake, hooks, systems, stage, waves }
+        let tables = wave_tables(document, mistakes);
+        plan.waves = tables.iter().map(|table| Wave::read(table, &settings, aliases, mistakes)).collect();
+        mistakes.extend(names_used_twice(&plan.waves));
+        plan
     }
 }
 
-fn action(value: &Value<'_>, key: &str) -> Result<Action, PlanDiagnostic> {
-    value::parsed(value, key, "switch")
+/// Calls `set` with each entry of a table, and collects its errors. Keys that are not of this table are mistakes.
+fn read_keys<'a, 'i>(
+    table: &'a DeTable<'i>,
+    kind: Table,
+    mistakes: &mut Mistakes,
+    mut set: impl FnMut(Entry<'a, 'i>) -> Result<(), PlanErrors>,
+) {
+    for (key, value) in table {
+        if !kind.has(key.get_ref()) {
+            mistakes.push(kind.refuse(key.get_ref()).at(&key.span(), kind.label()));
+        } else if let Err(errors) = set(Entry { key: key.get_ref(), value }) {
+            mistakes.extend(errors.mistakes);
+        }
+    }
 }
 
 /// Returns the tables of the waves, with the places of their headers.
-fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Vec<PlanDiagnostic>) -> Vec<Spanned<&'a DeTable<'i>>> {
-    let list = match document.get("wave").map(|value| (value, value.get_ref())) {
-        Some((_, DeValue::Array(list))) if !list.is_empty() => list,
-        None | Some((_, DeValue::Array(_))) => {
-            let help = "add one: a line [[wave]], and below it targets = \"test.all\"";
-            mistakes.push(PlanDiagnostic::absence("the plan has no wave").help(help));
-            return Vec::new();
-        }
+fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Mistakes) -> Vec<Spanned<&'a DeTable<'i>>> {
+    let values = match document.get("wave").map(|value| (value, value.get_ref())) {
+        None => Vec::new(),
+        Some((_, DeValue::Array(list))) => list.iter().collect(),
         Some((value, _)) => {
-            mistakes.push(not_a_wave(value));
+            mistakes.push(not_a_wave(&value.span()));
             return Vec::new();
         }
     };
-    let mut tables = Vec::with_capacity(list.len());
-    for value in list {
-        match value.get_ref().as_table() {
-            Some(table) => tables.push(Spanned { value: table, span: value.span() }),
-            None => mistakes.push(not_a_wave(value)),
-        }
+    if values.is_empty() {
+        let help = "add one: a line [[wave]], and below it targets = \"test.all\"";
+        mistakes.push(PlanDiagnostic::absence("the plan has no wave").help(help));
     }
-    tables
+    let table = |value: &'a toml::Spanned<DeValue<'i>>| match value.get_ref().as_table() {
+        Some(table) => Ok(Spanned { value: table, span: value.span() }),
+        None => Err(not_a_wave(&value.span())),
+    };
+    values.into_iter().filter_map(|value| table(value).map_err(|mistake| mistakes.push(mistake)).ok()).collect()
 }
 
-fn not_a_wave(value: &Value<'_>) -> PlanDiagnostic {
+fn not_a_wave(span: &Range<usize>) -> PlanDiagnostic {
     PlanDiagnostic::mistake("`wave` is not a list of waves")
-        .at(&value.span(), "expected [[wave]]")
+        .at(span, "expected [[wave]]")
         .help("begin each wave with a line [[wave]], in two pairs of brackets")
 }
 
 impl Wave {
     fn read(
-        table: &DeTable<'_>,
-        header: &Range<usize>,
+        table: &Spanned<&DeTable<'_>>,
         defaults: &Settings,
         aliases: &dyn Aliases,
-        mistakes: &mut Vec<PlanDiagnostic>,
+        mistakes: &mut Mistakes,
     ) -> Self {
-        let mut keys = Keys::new(table, PlanTable::Wave, mistakes);
-        let name = keys
-            .read("name", |value, key| value::name(value, key).map(|name| Spanned { value: name, span: value.span() }));
-        let settings = Settings::read(&mut keys, defaults);
-        let targets = keys.selectors("targets", value::some_texts, aliases);
-        let exclude = keys.selectors("exclude", value::texts, aliases);
+        let Spanned { value: table, span: header } = table;
+        let mut wave = Self::unwritten(String::new(), Vec::new(), defaults.clone());
+        read_keys(table, Table::Wave, mistakes, |entry| match entry.key {
+            "name" => Ok(wave.name = entry.spanned(entry.name()?)),
+            "targets" => entry.selectors(1, aliases, &mut wave.targets),
+            "exclude" => entry.selectors(0, aliases, &mut wave.exclude),
+            _ => wave.settings.set(entry),
+        });
+        mistakes.extend(wave.settings.mismatch());
         if !table.contains_key("targets") {
             let help = "say which hosts it is for, such as targets = \"test.all\"";
             mistakes.push(PlanDiagnostic::absence("the wave has no `targets`").at(header, "this wave").help(help));
         }
-        let first = targets.first().map_or("", |selector| &selector.value.text);
-        Self {
-            name: name.unwrap_or_else(|| Spanned { value: value::slug(first), span: header.clone() }),
-            targets,
-            exclude,
-            settings,
+        if wave.name.value.is_empty() {
+            let first = wave.targets.first().map_or("", |selector| &selector.value.text);
+            wave.name = Spanned { value: slug(first), span: header.clone() };
         }
+        wave
     }
 }
 
 impl Settings {
-    /// Reads the keys of a table; takes missing ones from `base`.
-    fn read(keys: &mut Keys<'_, '_, '_>, base: &Self) -> Self {
-        let settings = Self {
-            action: keys.setting("action", action, &base.action),
-            max_parallel: keys.setting("max_parallel", value::parallel, &base.max_parallel),
-            max_failures: keys.setting("max_failures", value::count, &base.max_failures),
-            min_hosts: keys.setting("min_hosts", value::count, &base.min_hosts),
-            ignore_unreachable: keys.setting("ignore_unreachable", value::boolean, &base.ignore_unreachable),
-            accept_timeout: keys.setting("accept_timeout", value::timeout_at, &base.accept_timeout),
-            timeout: keys.setting("timeout", value::timeout_at, &base.timeout),
-            bake_time: keys.setting("bake_time", value::duration, &base.bake_time),
-            check: keys.setting("check", |value, key| value::command(value, key).map(Some), &base.check),
-            check_timeout: keys.setting("check_timeout", value::timeout, &base.check_timeout),
-            confirm: keys.setting("confirm", value::boolean, &base.confirm),
-            retries: keys.setting("retries", value::retries, &base.retries),
-            retry_delay: keys.setting("retry_delay", value::duration, &base.retry_delay),
-            rollback: keys.setting("rollback", |value, key| value::rollback(value, key).map(Some), &base.rollback),
-            confirm_timeout: keys.setting(
-                "confirm_timeout",
-                |value, key| value::confirm_timeout(value, key).map(Some),
-                &base.confirm_timeout,
-            ),
-        };
-        let Self { accept_timeout, timeout, .. } = &settings;
-        if accept_timeout.value >= timeout.value {
-            let (accept, whole) = [accept_timeout, timeout].map(|at| humantime::format_duration(at.value)).into();
-            keys.mistake(
-                PlanDiagnostic::mistake(format!("`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"))
-                    .at(&accept_timeout.span, "until the first sign of life")
-                    .at(&timeout.span, "until the end of the run")
-                    .help("a host that has not begun in time is unreachable: give it seconds, and the run minutes"),
-            );
+    /// Sets the setting of a key.
+    fn set(&mut self, entry: Entry<'_, '_>) -> Result<(), PlanErrors> {
+        match entry.key {
+            "action" => self.action = entry.parsed("switch")?,
+            "max_parallel" => self.max_parallel = entry.parallel()?,
+            "max_failures" => self.max_failures = entry.count()?,
+            "min_hosts" => self.min_hosts = entry.count()?,
+            "ignore_unreachable" => self.ignore_unreachable = entry.boolean()?,
+            "accept_timeout" => self.accept_timeout = entry.spanned(entry.timeout()?),
+            "timeout" => self.timeout = entry.spanned(entry.timeout()?),
+            "bake_time" => self.bake_time = entry.duration()?,
+            "check" => self.check = Some(entry.command()?),
+            "check_timeout" => self.check_timeout = entry.timeout()?,
+            "confirm" => self.confirm = entry.boolean()?,
+            "retries" => self.retries = entry.retries()?,
+            "retry_delay" => self.retry_delay = entry.duration()?,
+            "rollback" => self.rollback = Some(entry.spanned(entry.parsed("auto")?)),
+            "confirm_timeout" => self.confirm_timeout = Some(entry.confirm_timeout()?),
+            _ => {}
         }
-        settings
+        Ok(())
+    }
+
+    /// Returns the mistake of timeouts that do not fit together.
+    fn mismatch(&self) -> Option<PlanDiagnostic> {
+        let Self { accept_timeout, timeout, .. } = self;
+        if accept_timeout.value < timeout.value {
+            return None;
+        }
+        let (accept, whole) = [accept_timeout, timeout].map(|at| humantime::format_duration(at.value)).into();
+        let mistake =
+            PlanDiagnostic::mistake(format!("`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"))
+                .at(&accept_timeout.span, "until the first sign of life")
+                .at(&timeout.span, "until the end of the run")
+                .help("a host that has not begun in time is unreachable: give it seconds, and the run minutes");
+        Some(mistake)
     }
 }
 
-fn names_used_twice(waves: &[Wave]) -> Vec<PlanDiagnostic> {
-    let mut first: BTreeMap<&str, &Range<usize>> = BTreeMap::new();
-    let mut mistakes = Vec::new();
+fn names_used_twice(waves: &[Wave]) -> Mistakes {
     // A wave without valid targets may have a placeholder as its name.
-    for wave in waves.iter().filter(|wave| !wave.targets.is_empty()) {
-        let Spanned { value: name, span } = &wave.name;
-        if let Some(first) = first.get(name.as_str()) {
-            mistakes.push(
-                PlanDiagnostic::mistake(format!("two waves are called `{name}`"))
-                    .at(span, "this one")
-                    .at(first, "and this one")
-                    .help("give one of them another `name`; a wave without one is called after its first target"),
-            );
-        } else {
-            first.insert(name, span);
-        }
-    }
-    mistakes
+    let names: Vec<_> = waves.iter().filter(|wave| !wave.targets.is_empty()).map(|wave| &wave.name).collect();
+    let twice = names.iter().enumerate().filter_map(|(index, name)| {
+        let first = names.iter().take(index).find(|first| first.value == name.value)?;
+        let mistake = PlanDiagnostic::mistake(format!("two waves are called `{}`", name.value))
+            .at(&name.span, "this one")
+            .at(&first.span, "and this one")
+            .help("give one of them another `name`; a wave without one is called after its first target");
+        Some(mistake)
+    });
+    twice.collect()
 }
 
 /// Extends a place in the text to whole lines.
@@ -199,124 +204,4 @@ fn not_toml(error: &toml::de::Error, text: &str) -> PlanDiagnostic {
     let last = text.trim_end().char_indices().next_back().map_or(0, |(last, _)| last);
     let start = span.start.min(last);
     mistake.at(&(start..span.end.max(start + 1)), error.message())
-}
-
-/// The kinds of tables, which have different keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PlanTable {
-    Top,
-    Defaults,
-    Wave,
-}
-
-/// Reads the keys of a table and collects mistakes.
-struct Keys<'t, 'i, 'm> {
-    table: &'t DeTable<'i>,
-    place: PlanTable,
-    mistakes: &'m mut Vec<PlanDiagnostic>,
-}
-
-impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
-    /// Begins to read a table. Unknown keys are mistakes.
-    fn new(table: &'t DeTable<'i>, place: PlanTable, mistakes: &'m mut Vec<PlanDiagnostic>) -> Self {
-        let unknown = table.keys().filter(|key| !place.has(key.get_ref()));
-        mistakes.extend(unknown.map(|key| place.refuse(key.get_ref()).at(&key.span(), place.label())));
-        Self { table, place, mistakes }
-    }
-
-    fn mistake(&mut self, mistake: PlanDiagnostic) {
-        self.mistakes.push(mistake);
-    }
-
-    /// Returns the value of a key; `None` if the key is absent or its value is wrong, which is recorded as a mistake.
-    fn read<T>(&mut self, key: &str, read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, PlanDiagnostic>) -> Option<T> {
-        debug_assert!(self.place.has(key), "`{key}` is read, but is in no list of keys and so in no schema");
-        read(self.table.get(key)?, key).map_err(|mistake| self.mistakes.push(mistake)).ok()
-    }
-
-    /// Returns the value of a key, or `base`.
-    fn setting<T: Clone>(
-        &mut self,
-        key: &str,
-        read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, PlanDiagnostic>,
-        base: &T,
-    ) -> T {
-        self.read(key, read).unwrap_or_else(|| base.clone())
-    }
-
-    /// Returns the valid selectors of a key.
-    fn selectors(
-        &mut self,
-        key: &str,
-        read: impl FnOnce(&'t Value<'i>, &str) -> Result<Vec<Spanned<&'t str>>, PlanDiagnostic>,
-        aliases: &dyn Aliases,
-    ) -> Vec<Spanned<Selector>> {
-        let texts = self.read(key, read).unwrap_or_default();
-        let mut selectors = Vec::with_capacity(texts.len());
-        for Spanned { value: text, span } in texts {
-            match Selector::parse(text, aliases) {
-                Ok(value) => selectors.push(Spanned { value, span }),
-                Err(mistake) => self.mistakes.push(mistake.at(&span, "this target")),
-            }
-        }
-        selectors
-    }
-}
-
-impl PlanTable {
-    fn keys(self) -> Vec<&'static str> {
-        match self {
-            Self::Top => names(&TOP_KEYS).collect(),
-            Self::Defaults => names(&SETTING_KEYS).collect(),
-            Self::Wave => names(&WAVE_KEYS).chain(names(&SETTING_KEYS)).collect(),
-        }
-    }
-
-    fn has(self, key: &str) -> bool {
-        self.keys().contains(&key)
-    }
-
-    /// The label for a key in this table.
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Top => "at the top of the file",
-            Self::Defaults => "in [defaults]",
-            Self::Wave => "in this wave",
-        }
-    }
-
-    /// Creates the error for an unknown key: names the right table, or a similar key.
-    fn refuse(self, key: &str) -> PlanDiagnostic {
-        if let Some(home) = home(key) {
-            return PlanDiagnostic::mistake(format!("`{key}` does not belong here")).help(format!("it belongs {home}"));
-        }
-        let unknown = PlanDiagnostic::mistake(format!("unknown key `{key}`"));
-        // This table comes first: `nearest` returns the first of equally similar keys.
-        let known = [self, Self::Top, Self::Wave].into_iter().flat_map(Self::keys);
-        let Some(near) = nearest(key, known) else {
-            return unknown.help(format!("the keys here are {}", self.keys().join(", ")));
-        };
-        match home(near) {
-            Some(home) if !self.has(near) => unknown.help(format!("did you mean `{near}`? It belongs {home}")),
-            _ => unknown.help(format!("did you mean `{near}`?")),
-        }
-    }
-}
-
-fn names(keys: &[Key]) -> impl Iterator<Item = &'static str> {
-    keys.iter().map(|key| key.name)
-}
-
-/// Returns the right table of a key, if the key exists.
-fn home(key: &str) -> Option<&'static str> {
-    let is_of = |keys| names(keys).any(|name| name == key);
-    if is_of(&WAVE_KEYS) {
-        Some("in a [[wave]]")
-    } else if is_of(&SETTING_KEYS) {
-        Some("in [defaults], for every wave, or in the [[wave]] that it is for")
-    } else if is_of(&TOP_KEYS) {
-        Some("at the top of the file, before [defaults] and the first [[wave]]")
-    } else {
-        None
-    }
 }

@@ -6,37 +6,79 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Spanned;
+use super::{Spanned, kind};
 use crate::protocol::Action;
 
 /// The default time that an activated host waits for its confirmation.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// More is a typing error.
+pub(super) const MAX_RETRIES: u16 = 1000;
+
 /// The allowed range. A host whose network restarts needs the minimum to reconnect; while it waits, no operator can
 /// deploy to it, hence the maximum.
 const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
 
-/// The settings that `[defaults]` and waves share; `schema` describes them. The default is for keys that neither sets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What every wave starts from. A wave that has the same key overrides it as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
 pub struct Settings {
+    /// What nixos-rebuild does on each host: switch to the new system now, boot it next time, test it until the next
+    /// boot, or only show what it would do.
+    #[schemars(with = "String", extend("enum" = Action::ALL))]
     pub action: Action,
+    /// The most hosts at work at the same time: a number, or a share of the wave such as "25%", rounded down, but at
+    /// least one host.
+    #[schemars(schema_with = "kind::parallel", extend("default" = "100%"))]
     pub max_parallel: Parallel,
+    /// The wave fails once more hosts than this have failed; then no further host is begun, and those at work are
+    /// waited for. Failed is whatever did not complete.
     pub max_failures: usize,
+    /// With fewer hosts the plan is refused, and when fewer complete the wave has failed. 0 allows an empty wave.
     pub min_hosts: usize,
+    /// Whether a host that never answers is told of without being counted as a failure. A host that began and fell
+    /// silent is always counted.
     pub ignore_unreachable: bool,
+    /// How long a host may take to give a first sign; then it is unreachable. Shorter than `timeout`.
+    #[schemars(schema_with = "kind::timeout", extend("default" = "15s"))]
     pub accept_timeout: Spanned<Duration>,
+    /// How long a host may take from the request to its end; then it has timed out.
+    #[schemars(schema_with = "kind::timeout", extend("default" = "30m"))]
     pub timeout: Spanned<Duration>,
+    /// How long the hosts run the new system, from the end of the last one, before the wave counts as good. After the
+    /// last wave only when it has a `check`.
+    #[schemars(schema_with = "kind::duration", extend("default" = "0s"))]
     pub bake_time: Duration,
+    /// A program and its arguments, run after the bake on the machine of the operator, without a shell. An exit code
+    /// other than 0 fails the wave. It finds HOMELAB_DEPLOY_ROLLOUT, HOMELAB_DEPLOY_WAVE, HOMELAB_DEPLOY_REVISION and
+    /// HOMELAB_DEPLOY_HOSTS in its environment.
+    #[schemars(schema_with = "kind::command")]
     pub check: Option<Vec<String>>,
+    /// How long `check` may take; then it is killed and the wave has failed.
+    #[schemars(schema_with = "kind::timeout", extend("default" = "1m"))]
     pub check_timeout: Duration,
+    /// Whether to ask before the first host of the wave; only `yes` goes on.
     pub confirm: bool,
+    /// How often a host is asked again that was unreachable, or busy with another deployment. A deployment that failed
+    /// is never repeated.
+    #[schemars(range(max = MAX_RETRIES))]
     pub retries: u32,
+    /// How long to wait before a host is asked again.
+    #[schemars(schema_with = "kind::duration", extend("default" = "30s"))]
     pub retry_delay: Duration,
-    /// Like `confirm_timeout`, `None` if the plan does not set it; then the command line may.
+    /// When a host returns to what it ran before: never; "auto": when its deployment fails, or when it cannot be
+    /// reached any more after its activation; "wave": then, and when its wave fails, newest first. After `boot` a host
+    /// is not waited for, and `dry-activate` leaves nothing to return from.
+    // Like `confirm_timeout`, `None` if the plan does not set it; then the command line may.
+    #[schemars(with = "String", extend("enum" = Rollback::ALL, "default" = Rollback::None))]
     pub rollback: Option<Spanned<Rollback>>,
+    /// With `rollback`: how long a host that was activated may take to be reached again, from 5 seconds to an hour.
+    /// Then it returns.
+    #[schemars(schema_with = "kind::timeout", extend("default" = "1m"))]
     pub confirm_timeout: Option<Duration>,
 }
 

@@ -1,166 +1,219 @@
-//! Parses the TOML values of a plan's keys. Each error says what to write instead.
+//! Reads the values of a plan's keys. Each error says what to write instead.
 
 use std::fmt::Display;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::Spanned;
-use super::diagnostic::PlanDiagnostic;
-use super::settings::{self, Parallel, Rollback};
+use super::diagnostic::{PlanDiagnostic, PlanErrors};
+use super::settings::{self, MAX_RETRIES, Parallel};
+use super::target::{Aliases, Selector};
 
-pub(super) type Value<'i> = toml::Spanned<DeValue<'i>>;
+type Read<T> = Result<T, PlanDiagnostic>;
 
 /// The longest duration: a longer one is a typing error, and sums of durations could overflow.
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
 
-pub(super) const MAX_RETRIES: usize = 1000;
-
 const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";
 
-fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> PlanDiagnostic {
-    let found = match value.get_ref() {
-        DeValue::Array(_) => "a list",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Integer(_) => "a number",
-        DeValue::String(_) => "a string",
-        DeValue::Table(_) => "a table",
-    };
-    refused(value, format!("`{key}` is {found}"), format!("expected {wanted}"))
+/// A key with its value, or with one item of its list.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a, 'i> {
+    pub(super) key: &'a str,
+    pub(super) value: &'a toml::Spanned<DeValue<'i>>,
 }
 
-fn refused(value: &Value<'_>, why: String, label: impl Into<String>) -> PlanDiagnostic {
-    PlanDiagnostic::mistake(why).at(&value.span(), label)
-}
-
-pub(super) fn table<'a, 'i>(value: &'a Value<'i>, key: &str) -> Result<&'a DeTable<'i>, PlanDiagnostic> {
-    let table = value.get_ref().as_table();
-    table.ok_or_else(|| wrong_type(value, key, "a table").help(format!("write [{key}] on a line of its own")))
-}
-
-pub(super) fn text<'a>(value: &'a Value<'_>, key: &str) -> Result<&'a str, PlanDiagnostic> {
-    let text = value.get_ref().as_str();
-    text.ok_or_else(|| wrong_type(value, key, "a string").help(format!("write {key} = \"…\"")))
-}
-
-/// Parses a string to `T`, whose error is the message.
-pub(super) fn parsed<T>(value: &Value<'_>, key: &str, example: &str) -> Result<T, PlanDiagnostic>
-where
-    T: FromStr<Err: Display>,
-{
-    text(value, key)?.parse().map_err(|error: T::Err| {
-        refused(value, error.to_string(), "refused").help(format!("such as {key} = \"{example}\""))
-    })
-}
-
-pub(super) fn boolean(value: &Value<'_>, key: &str) -> Result<bool, PlanDiagnostic> {
-    let boolean = value.get_ref().as_bool();
-    boolean.ok_or_else(|| {
-        wrong_type(value, key, "true or false").help(format!("write {key} = true or {key} = false, without quotes"))
-    })
-}
-
-pub(super) fn file(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnostic> {
-    let file = text(value, key)?;
-    if file.is_empty() {
-        let mistake = refused(value, "an empty text is no file".to_owned(), "expected a path");
-        return Err(mistake.help(format!("write {key} = \"{key}.json\"")));
+impl<'a, 'i> Entry<'a, 'i> {
+    fn refused(self, why: impl Into<String>, label: impl Into<String>, help: impl Into<String>) -> PlanDiagnostic {
+        PlanDiagnostic::mistake(why).at(&self.value.span(), label).help(help)
     }
-    Ok(file.to_owned())
-}
 
-pub(super) fn count(value: &Value<'_>, key: &str) -> Result<usize, PlanDiagnostic> {
-    whole(value, key, 0..=usize::MAX)
-}
-
-pub(super) fn retries(value: &Value<'_>, key: &str) -> Result<u32, PlanDiagnostic> {
-    whole(value, key, 0..=MAX_RETRIES).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result<usize, PlanDiagnostic> {
-    let (least, most) = (allowed.start(), allowed.end());
-    let wanted = if *most == usize::MAX {
-        format!("a whole number, {least} or more")
-    } else {
-        format!("a whole number from {least} to {most}")
-    };
-    let Some(integer) = value.get_ref().as_integer() else {
-        return Err(wrong_type(value, key, &wanted).help(format!("write a number without quotes, such as {key} = 1")));
-    };
-    let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
-    number.filter(|number| allowed.contains(number)).ok_or_else(|| {
-        refused(value, format!("`{key}` is out of range"), "out of range").help(format!("write {wanted}"))
-    })
-}
-
-/// Parses a number of hosts or a percentage of them.
-pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, PlanDiagnostic> {
-    let Some(text) = value.get_ref().as_str() else { return whole(value, key, 1..=usize::MAX).map(Parallel::Hosts) };
-    let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
-    let percent = percent.and_then(|number| number.parse().ok());
-    percent.filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent).ok_or_else(|| {
-        let why = format!("`{key}` is neither a number of hosts nor a percentage");
-        refused(value, why, "expected 1 or more, or \"1%\" to \"100%\"")
-            .help(format!("write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\""))
-    })
-}
-
-pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
-    if let Some(number) = value.get_ref().as_integer() {
-        let why = format!("`{key}` is a bare number, which does not say its unit");
-        return Err(refused(value, why, "expected a duration")
-            .help(format!("write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}")));
+    fn wrong_type(self, wanted: &str, help: impl Into<String>) -> PlanDiagnostic {
+        let found = match self.value.get_ref() {
+            DeValue::Array(_) => "a list",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Float(_) => "a fraction",
+            DeValue::Integer(_) => "a number",
+            DeValue::String(_) => "a string",
+            DeValue::Table(_) => "a table",
+        };
+        self.refused(format!("`{}` is {found}", self.key), format!("expected {wanted}"), help)
     }
-    let Some(text) = value.get_ref().as_str() else {
-        return Err(wrong_type(value, key, "a duration").help(DURATION_HELP));
-    };
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration <= MAX_DURATION => Ok(duration),
-        Ok(_) => Err(refused(value, format!("`{key}` is longer than 30 days"), "too long").help(DURATION_HELP)),
-        Err(error) => Err(refused(value, format!("`{key}` is not a duration"), error.to_string()).help(DURATION_HELP)),
+
+    /// Adds the place of the value.
+    pub(super) fn spanned<T>(self, value: T) -> Spanned<T> {
+        Spanned { value, span: self.value.span() }
     }
-}
 
-/// Parses a duration that is not zero.
-pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
-    let duration = duration(value, key)?;
-    if duration.is_zero() {
-        let why = format!("`{key}` leaves no time at all");
-        return Err(refused(value, why, "expected more than nothing").help(DURATION_HELP));
+    pub(super) fn table(self) -> Read<&'a DeTable<'i>> {
+        let help = || format!("write [{}] on a line of its own", self.key);
+        self.value.get_ref().as_table().ok_or_else(|| self.wrong_type("a table", help()))
     }
-    Ok(duration)
-}
 
-/// Parses a timeout and keeps its place.
-pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<Spanned<Duration>, PlanDiagnostic> {
-    timeout(value, key).map(|duration| Spanned { value: duration, span: value.span() })
-}
-
-/// Parses the time that an activated host waits for its confirmation.
-pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
-    settings::confirm_timeout(duration(value, key)?).map_err(|error| {
-        refused(value, format!("`{key}` cannot be kept to"), error.to_string())
-            .help(format!("write {key} = \"1m\", or what a host needs to be reached again after its activation"))
-    })
-}
-
-/// Parses a rollback policy and keeps its place.
-pub(super) fn rollback(value: &Value<'_>, key: &str) -> Result<Spanned<Rollback>, PlanDiagnostic> {
-    parsed(value, key, "auto").map(|rollback| Spanned { value: rollback, span: value.span() })
-}
-
-pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnostic> {
-    let name = text(value, key)?;
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !name.is_empty() && name.chars().all(allowed) {
-        return Ok(name.to_owned());
+    fn text(self) -> Read<&'a str> {
+        let help = || format!("write {} = \"…\"", self.key);
+        self.value.get_ref().as_str().ok_or_else(|| self.wrong_type("a string", help()))
     }
-    Err(refused(value, format!("{name:?} cannot be a name"), "expected lower-case letters, digits and hyphens")
-        .help(format!("write {key} = \"{}\"", slug(name))))
+
+    /// Parses a string to `T`, whose error is the message.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(self, example: &str) -> Read<T> {
+        let help = || format!("such as {} = \"{example}\"", self.key);
+        self.text()?.parse().map_err(|error: T::Err| self.refused(error.to_string(), "refused", help()))
+    }
+
+    pub(super) fn boolean(self) -> Read<bool> {
+        let help = || format!("write {0} = true or {0} = false, without quotes", self.key);
+        self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type("true or false", help()))
+    }
+
+    pub(super) fn file(self) -> Read<String> {
+        let help = || format!("write {0} = \"{0}.json\"", self.key);
+        match self.text()? {
+            "" => Err(self.refused("an empty text is no file", "expected a path", help())),
+            file => Ok(file.to_owned()),
+        }
+    }
+
+    pub(super) fn count(self) -> Read<usize> {
+        self.whole(0..=usize::MAX)
+    }
+
+    pub(super) fn retries(self) -> Read<u32> {
+        self.whole(0..=MAX_RETRIES.into()).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    fn whole(self, allowed: RangeInclusive<usize>) -> Read<usize> {
+        let wanted = match (allowed.start(), allowed.end()) {
+            (least, &usize::MAX) => format!("a whole number, {least} or more"),
+            (least, most) => format!("a whole number from {least} to {most}"),
+        };
+        let Some(integer) = self.value.get_ref().as_integer() else {
+            let help = format!("write a number without quotes, such as {} = 1", self.key);
+            return Err(self.wrong_type(&wanted, help));
+        };
+        let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
+        number.filter(|number| allowed.contains(number)).ok_or_else(|| {
+            self.refused(format!("`{}` is out of range", self.key), "out of range", format!("write {wanted}"))
+        })
+    }
+
+    /// Reads a number of hosts or a percentage of them.
+    pub(super) fn parallel(self) -> Read<Parallel> {
+        let Some(text) = self.value.get_ref().as_str() else { return self.whole(1..=usize::MAX).map(Parallel::Hosts) };
+        let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let percent = percent.and_then(|number| number.parse().ok());
+        percent.filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent).ok_or_else(|| {
+            let key = self.key;
+            let why = format!("`{key}` is neither a number of hosts nor a percentage");
+            let help =
+                format!("write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\"");
+            self.refused(why, "expected 1 or more, or \"1%\" to \"100%\"", help)
+        })
+    }
+
+    pub(super) fn duration(self) -> Read<Duration> {
+        let key = self.key;
+        if let Some(number) = self.value.get_ref().as_integer() {
+            let why = format!("`{key}` is a bare number, which does not say its unit");
+            let help = format!("write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}");
+            return Err(self.refused(why, "expected a duration", help));
+        }
+        let Some(text) = self.value.get_ref().as_str() else {
+            return Err(self.wrong_type("a duration", DURATION_HELP));
+        };
+        let (why, label) = match humantime::parse_duration(text) {
+            Ok(duration) if duration <= MAX_DURATION => return Ok(duration),
+            Ok(_) => (format!("`{key}` is longer than 30 days"), "too long".to_owned()),
+            Err(error) => (format!("`{key}` is not a duration"), error.to_string()),
+        };
+        Err(self.refused(why, label, DURATION_HELP))
+    }
+
+    /// Reads a duration that is not zero.
+    pub(super) fn timeout(self) -> Read<Duration> {
+        let duration = self.duration()?;
+        if duration.is_zero() {
+            let why = format!("`{}` leaves no time at all", self.key);
+            return Err(self.refused(why, "expected more than nothing", DURATION_HELP));
+        }
+        Ok(duration)
+    }
+
+    /// Reads the time that an activated host waits for its confirmation.
+    pub(super) fn confirm_timeout(self) -> Read<Duration> {
+        let key = self.key;
+        settings::confirm_timeout(self.duration()?).map_err(|error| {
+            let help = format!("write {key} = \"1m\", or what a host needs to be reached again after its activation");
+            self.refused(format!("`{key}` cannot be kept to"), error.to_string(), help)
+        })
+    }
+
+    pub(super) fn name(self) -> Read<String> {
+        let name = self.text()?;
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if !name.is_empty() && name.chars().all(allowed) {
+            return Ok(name.to_owned());
+        }
+        let why = format!("{name:?} cannot be a name");
+        let help = format!("write {} = \"{}\"", self.key, slug(name));
+        Err(self.refused(why, "expected lower-case letters, digits and hyphens", help))
+    }
+
+    pub(super) fn command(self) -> Read<Vec<String>> {
+        let key = self.key;
+        let help =
+            |words: &[&str]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");
+        let example = ["./smoke.sh", "dns"];
+        let Some(list) = self.value.get_ref().as_array() else {
+            let words: Vec<_> = self.value.get_ref().as_str().unwrap_or_default().split_whitespace().collect();
+            let words = if words.is_empty() { &example[..] } else { &words };
+            return Err(self.wrong_type("a list of strings", help(words)));
+        };
+        let word = |value| Entry { value, ..self }.text().map(str::to_owned);
+        let words: Vec<String> = list
+            .iter()
+            .map(word)
+            .collect::<Result<_, _>>()
+            .map_err(|mistake| mistake.help(format!("every word of `{key}` is a string")))?;
+        if words.first().is_none_or(String::is_empty) {
+            let why = format!("`{key}` names no program");
+            return Err(self.refused(why, "the first word is the program", help(&example)));
+        }
+        Ok(words)
+    }
+
+    /// Reads one target or a list of at least `least`. Appends the right ones to `selectors`.
+    pub(super) fn selectors(
+        self,
+        least: usize,
+        aliases: &dyn Aliases,
+        selectors: &mut Vec<Spanned<Selector>>,
+    ) -> Result<(), PlanErrors> {
+        let help = || format!("write {} = \"test.all\"", self.key);
+        let items = match self.value.get_ref() {
+            DeValue::String(_) => vec![self.value],
+            DeValue::Array(list) => list.iter().collect(),
+            _ => return Err(self.wrong_type("a string or a list of strings", help()).into()),
+        };
+        if items.len() < least {
+            return Err(self.refused(format!("`{}` is empty", self.key), "expected at least one", help()).into());
+        }
+        let mut mistakes = Vec::new();
+        for item in items.into_iter().map(|value| Entry { value, ..self }) {
+            let selector = item.text().and_then(|text| {
+                Selector::parse(text, aliases).map_err(|mistake| mistake.at(&item.value.span(), "this target"))
+            });
+            match selector {
+                Ok(selector) => selectors.push(item.spanned(selector)),
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+        PlanErrors::unless_none(mistakes)
+    }
 }
 
 /// Turns `text` into a valid name.
@@ -173,44 +226,4 @@ pub(super) fn slug(text: &str) -> String {
         "" => "unnamed".to_owned(),
         name => name.to_owned(),
     }
-}
-
-pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, PlanDiagnostic> {
-    let help =
-        |words: &[String]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");
-    let Some(list) = value.get_ref().as_array() else {
-        let line = value.get_ref().as_str().filter(|line| !line.trim().is_empty()).unwrap_or("./smoke.sh dns");
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        return Err(wrong_type(value, key, "a list of strings").help(help(&words)));
-    };
-    let words = list
-        .iter()
-        .map(|word| text(word, key).map(str::to_owned))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|mistake| mistake.help(format!("every word of `{key}` is a string")))?;
-    if words.first().is_none_or(String::is_empty) {
-        return Err(refused(value, format!("`{key}` names no program"), "the first word is the program")
-            .help(help(&["./smoke.sh".to_owned(), "dns".to_owned()])));
-    }
-    Ok(words)
-}
-
-/// Parses one string or a list of them, with their places.
-pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&'a str>>, PlanDiagnostic> {
-    let at = |span: Range<usize>, value: &'a str| Spanned { value, span };
-    match value.get_ref() {
-        DeValue::String(text) => Ok(vec![at(value.span(), text)]),
-        DeValue::Array(list) => list.iter().map(|item| Ok(at(item.span(), text(item, key)?))).collect(),
-        _ => Err(wrong_type(value, key, "a string or a list of strings").help(format!("write {key} = \"test.all\""))),
-    }
-}
-
-/// Parses one string or a list that is not empty.
-pub(super) fn some_texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&'a str>>, PlanDiagnostic> {
-    let texts = texts(value, key)?;
-    if texts.is_empty() {
-        return Err(refused(value, format!("`{key}` is empty"), "expected at least one")
-            .help(format!("write {key} = \"test.all\"")));
-    }
-    Ok(texts)
 }

@@ -153,7 +153,7 @@ unknown key `revison`
 ");
     insta::assert_snapshot!(wrong_line("zzz = 1"), @"
 unknown key `zzz`
-  the keys here are name, targets, exclude, action, max_parallel, max_failures, min_hosts, ignore_unreachable, accept_timeout, timeout, bake_time, check, check_timeout, confirm, retries, retry_delay, rollback, confirm_timeout
+  the keys here are accept_timeout, action, bake_time, check, check_timeout, confirm, confirm_timeout, exclude, ignore_unreachable, max_failures, max_parallel, min_hosts, name, retries, retry_delay, rollback, targets, timeout
 ");
     insta::assert_snapshot!(wrong("timeout = '1m'\n[[wave]]\ntargets = 'test.all'"), @"
 `timeout` does not belong here

@@ -6,7 +6,7 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
-use super::super::schema::{Key, SETTING_KEYS, TOP_KEYS, ValueKind, WAVE_KEYS, defaults};
+use super::super::schema::{SCHEMA, Table};
 use super::super::{CONFIRM_TIMEOUT, Plan, Rollback, schema};
 use super::{parse, plan, report};
 
@@ -50,13 +50,13 @@ fn json_of(value: &DeValue<'_>) -> Value {
 }
 
 /// Returns a plan for each key in each of its tables, with the key set to `value`.
-fn settings(value: &str) -> impl Iterator<Item = (&'static Key, String)> {
-    let top = TOP_KEYS.iter().filter(|key| !matches!(key.takes, ValueKind::Defaults | ValueKind::Waves));
-    let top = top.map(move |key| (key, format!("{} = {value}\n{LEAST}", key.name)));
-    let defaults = SETTING_KEYS.iter().map(move |key| (key, format!("[defaults]\n{} = {value}\n{LEAST}", key.name)));
-    let waves = WAVE_KEYS.iter().chain(&SETTING_KEYS).map(move |key| match key.name {
+fn settings(value: &str) -> impl Iterator<Item = (&'static str, String)> {
+    let top = Table::Top.keys().filter(|key| !matches!(*key, "defaults" | "wave"));
+    let top = top.map(move |key| (key, format!("{key} = {value}\n{LEAST}")));
+    let defaults = Table::Defaults.keys().map(move |key| (key, format!("[defaults]\n{key} = {value}\n{LEAST}")));
+    let waves = Table::Wave.keys().map(move |key| match key {
         "targets" => (key, format!("[[wave]]\ntargets = {value}\n")),
-        name => (key, format!("{LEAST}{name} = {value}\n")),
+        _ => (key, format!("{LEAST}{key} = {value}\n")),
     });
     top.chain(defaults).chain(waves)
 }
@@ -89,26 +89,26 @@ fn every_key_of_the_schema_is_read_by_the_parser() {
     for (key, text) in settings("2026-11-23") {
         let mistakes = parse(&text).expect_err("a key that takes a date, or that nobody reads");
         let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-        assert_eq!(told, [format!("`{}` is a date", key.name)], "{text}");
+        assert_eq!(told, [format!("`{key}` is a date")], "{text}");
     }
-    for key in TOP_KEYS.iter().filter(|key| matches!(key.takes, ValueKind::Defaults | ValueKind::Waves)) {
-        assert!(parse(&format!("{} = 1\n", key.name)).is_err(), "{}", key.name);
+    for key in ["defaults", "wave"] {
+        assert!(Table::Top.has(key) && parse(&format!("{key} = 1\n{LEAST}")).is_err(), "{key}");
     }
 }
 
 #[test]
 fn the_defaults_of_the_schema_are_the_parsers() {
-    for key in WAVE_KEYS.iter().chain(&SETTING_KEYS) {
-        let default = &defaults()[key.name];
+    for key in Table::Wave.keys() {
+        let default = &SCHEMA["properties"]["wave"]["items"]["properties"][key]["default"];
         if !default.is_null() {
             // JSON and TOML have the same notation for these values.
-            let mut plans = [plan(&format!("{LEAST}{} = {default}\n", key.name)), plan(LEAST)];
+            let mut plans = [plan(&format!("{LEAST}{key} = {default}\n")), plan(LEAST)];
             // The parser leaves these settings open for the command line, so their defaults are applied here.
             for plan in &mut plans {
                 plan.roll_back(Rollback::None);
                 plan.confirm_within(CONFIRM_TIMEOUT);
             }
-            assert_eq!(plans[0], plans[1], "{}", key.name);
+            assert_eq!(plans[0], plans[1], "{key}");
         }
     }
 }
@@ -132,7 +132,7 @@ fn the_schema_accepts_what_the_parser_accepts_and_refuses_what_it_refuses() {
         for (key, text) in settings(value) {
             match (parses(&text), validator.accepts(&text)) {
                 (true, false) => panic!("the schema refuses what the parser takes: {text}"),
-                (false, true) => looser.push(format!("{} = {value}", key.name)),
+                (false, true) => looser.push(format!("{key} = {value}")),
                 _ => {}
             }
         }
