@@ -14,11 +14,11 @@ use std::str::FromStr;
 use nkeys::{KeyPair, KeyPairType};
 use thiserror::Error;
 
-pub use self::audit::{Deviation, Operation, Permission, sample};
+pub use self::audit::{Deviation, sample};
 pub use self::fleet::{FleetFileError, FleetList};
-pub use self::server::{ServerFile, ServerFileError, ServerUser};
+pub use self::server::{ServerFileError, ServerUser, server_users};
 use crate::protocol::subject::DISCOVER;
-use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};
+use crate::protocol::{HostName, NameError, Role, SubjectError, SubjectTemplate, Tier};
 
 const EVERYTHING: &str = "deploy.>";
 /// The reply subjects of the predecessor's deployers, which end in a single token that they choose.
@@ -95,13 +95,21 @@ pub enum Strictness {
     Compatible,
 }
 
-/// The permissions of a user, as lists of subjects and patterns.
+/// An operation that needs a permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    Publish,
+    Subscribe,
+}
+
+/// An operation and the pattern of its subjects.
+pub type Permission = (Operation, String);
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Permissions {
-    pub publish: Vec<String>,
-    pub never_publish: Vec<String>,
-    pub subscribe: Vec<String>,
-    pub never_subscribe: Vec<String>,
+    pub allowed: Vec<Permission>,
+    /// Exceptions from what is allowed.
+    pub denied: Vec<Permission>,
 }
 
 /// Returns the `authorization` block for the server's configuration, with these users in this order.
@@ -116,10 +124,11 @@ pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, S
     };
     let mut text = format!("{proof}{MAX_PAYLOAD}authorization {{\n  users = [\n");
     for User { holder, key } in users {
-        let Permissions { publish, subscribe, never_subscribe, .. } = holder.permissions(strictness)?;
-        let (publish, mut subscribe) = (quoted_list(&publish), quoted_list(&subscribe));
-        if !never_subscribe.is_empty() {
-            subscribe = format!("{{ allow: {subscribe}, deny: {} }}", quoted_list(&never_subscribe));
+        let Permissions { allowed, denied } = holder.permissions(strictness)?;
+        let publish = quoted_list(&allowed, Operation::Publish);
+        let mut subscribe = quoted_list(&allowed, Operation::Subscribe);
+        if !denied.is_empty() {
+            subscribe = format!("{{ allow: {subscribe}, deny: {} }}", quoted_list(&denied, Operation::Subscribe));
         }
         // Writing to a String cannot fail.
         let _ = write!(
@@ -132,10 +141,16 @@ pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, S
     Ok(text)
 }
 
-/// Formats the subjects as a list in the server's configuration. Quoted strings there have backslash escapes.
-fn quoted_list(subjects: &[String]) -> String {
-    let quoted: Vec<String> =
-        subjects.iter().map(|subject| format!("\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+fn subjects(permissions: &[Permission], operation: Operation) -> impl Iterator<Item = &str> {
+    permissions.iter().filter(move |(of, _)| *of == operation).map(|(_, subject)| subject.as_str())
+}
+
+/// Formats the subjects of an operation as a list in the server's configuration. Quoted strings there have backslash
+/// escapes.
+fn quoted_list(permissions: &[Permission], operation: Operation) -> String {
+    let quoted: Vec<String> = subjects(permissions, operation)
+        .map(|subject| format!("\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")))
+        .collect();
     format!("[{}]", quoted.join(", "))
 }
 
@@ -148,6 +163,23 @@ fn answers_of(tier: Tier) -> String {
     format!("deploy.responses.{tier}.>")
 }
 
+/// Returns the permissions to deploy to the hosts of one tier, which answer on `answers`.
+fn deployer(tier: Tier, answers: String) -> Vec<Permission> {
+    let questions = [DISCOVER.to_owned(), discover(tier), format!("deploy.operators.{tier}.>")];
+    let all = |operation, first| [first].into_iter().chain(questions.clone()).map(move |subject| (operation, subject));
+    all(Operation::Publish, format!("deploy.{tier}.>")).chain(all(Operation::Subscribe, answers)).collect()
+}
+
+impl Operation {
+    /// Returns the verb, as in "may not publish to".
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+        }
+    }
+}
+
 impl Principal {
     /// Returns exactly the permissions that the program needs.
     ///
@@ -155,63 +187,38 @@ impl Principal {
     ///
     /// If a name is too long for a subject.
     pub fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
-        Ok(match self {
-            Self::Listener(listener) => listener.permissions(strictness)?,
-            Self::TestDeployer => test_deployer(strictness),
-            Self::Admin => {
-                let everything = vec![EVERYTHING.to_owned()];
-                Permissions { publish: everything.clone(), subscribe: everything, ..Permissions::default() }
+        let mut denied = Vec::new();
+        let allowed = match (self, strictness) {
+            (Self::Listener(listener), _) => listener.permissions(strictness)?,
+            (Self::TestDeployer, Strictness::Strict) => deployer(Tier::Test, answers_of(Tier::Test)),
+            (Self::TestDeployer, Strictness::Compatible) => {
+                // `deploy.responses.*` would cover the old form, but would also allow a subscription to all answers.
+                denied.push((Operation::Subscribe, answers_of(Tier::Prod)));
+                deployer(Tier::Test, ALL_ANSWERS.to_owned())
             }
-        })
-    }
-}
-
-/// Returns the permissions to deploy to the hosts of one tier.
-fn deployer(tier: Tier) -> Permissions {
-    let questions = [DISCOVER.to_owned(), discover(tier), format!("deploy.operators.{tier}.>")];
-    let with_questions = |first: String| [first].into_iter().chain(questions.clone()).collect();
-    let (publish, subscribe) = (with_questions(format!("deploy.{tier}.>")), with_questions(answers_of(tier)));
-    Permissions { publish, subscribe, ..Permissions::default() }
-}
-
-fn test_deployer(strictness: Strictness) -> Permissions {
-    let mut permissions = deployer(Tier::Test);
-    if strictness == Strictness::Compatible {
-        // `deploy.responses.*` would cover the old form, but would also allow a subscription to `deploy.responses.>`.
-        if let Some(answers) = permissions.subscribe.first_mut() {
-            ALL_ANSWERS.clone_into(answers);
-        }
-        permissions.never_subscribe.push(answers_of(Tier::Prod));
-    }
-    permissions
-}
-
-impl Permissions {
-    /// Returns the single permissions, without the exceptions.
-    fn into_list(self) -> Vec<Permission> {
-        let publish = self.publish.into_iter().map(|subject| (Operation::Publish, subject));
-        publish.chain(self.subscribe.into_iter().map(|subject| (Operation::Subscribe, subject))).collect()
+            (Self::Admin, _) => {
+                [Operation::Publish, Operation::Subscribe].map(|operation| (operation, EVERYTHING.to_owned())).into()
+            }
+        };
+        Ok(Permissions { allowed, denied })
     }
 }
 
 impl ListenerName {
-    fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
-        let Self { tier, hostname, .. } = self;
+    fn permissions(&self, strictness: Strictness) -> Result<Vec<Permission>, SubjectError> {
+        let Self { tier, hostname, role } = self;
         let mut publish = vec![format!("deploy.responses.{tier}.{hostname}.>")];
         if strictness == Strictness::Compatible {
             publish.extend([OLD_ANSWERS, DISCOVER].map(str::to_owned));
         }
-        let subjects = self.subjects()?.into_iter().map(|subject| subject.to_string());
-        let subscribe = subjects.chain([DISCOVER.to_owned(), discover(*tier)]).collect();
-        Ok(Permissions { publish, subscribe, ..Permissions::default() })
-    }
-
-    /// Returns the subjects that a listener of this name subscribes to by default.
-    fn subjects(&self) -> Result<Vec<Subject>, SubjectError> {
-        SubjectTemplate::defaults()
-            .iter()
-            .filter_map(|template| template.expand(&self.hostname, self.tier, self.role.as_ref()).transpose())
-            .collect()
+        let mut permissions: Vec<_> = publish.into_iter().map(|subject| (Operation::Publish, subject)).collect();
+        for template in SubjectTemplate::defaults() {
+            let subject = template.expand(hostname, *tier, role.as_ref())?;
+            permissions.extend(subject.map(|subject| (Operation::Subscribe, subject.to_string())));
+        }
+        let questions = [DISCOVER.to_owned(), discover(*tier)];
+        permissions.extend(questions.map(|subject| (Operation::Subscribe, subject)));
+        Ok(permissions)
     }
 }
 
@@ -414,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_quote_in_a_name_stays_within_its_string() {
-        let subject = |text: &str| quoted_list(&[text.to_owned()]);
+        let subject = |text: &str| quoted_list(&[(Operation::Publish, text.to_owned())], Operation::Publish);
         assert_eq!(subject(r#"deploy.prod.a"b\"#), r#"["deploy.prod.a\"b\\"]"#);
     }
 
@@ -428,10 +435,14 @@ mod tests {
         #[test]
         fn no_name_gives_a_user_a_wildcard_of_its_own(name in "\\PC{1,12}|[a-z.*>]{1,9}", role in "[a-z*>.]{1,5}") {
             let Ok(listener) = format!("prod.{name}.{role}").parse::<ListenerName>() else { return Ok(()) };
-            let Permissions { publish, subscribe, .. } = listener.permissions(Strictness::Strict).unwrap();
+            let permissions = listener.permissions(Strictness::Strict).unwrap();
+            let (publish, subscribe) = permissions.split_at(1);
             let prefix = format!("deploy.responses.prod.{}.>", listener.hostname);
-            prop_assert_eq!(publish, [prefix]);
-            prop_assert!(subscribe.iter().all(|subject| subject.parse::<Subject>().is_ok()), "{:?}", subscribe);
+            prop_assert_eq!(publish, [(Operation::Publish, prefix)]);
+            let is_subscribed = |(operation, subject): &Permission| {
+                *operation == Operation::Subscribe && subject.parse::<crate::protocol::Subject>().is_ok()
+            };
+            prop_assert!(subscribe.iter().all(is_subscribed), "{:?}", subscribe);
         }
     }
 }

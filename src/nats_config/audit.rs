@@ -1,17 +1,7 @@
 //! Compares the permissions of a key with those that it needs.
 
-use super::{Permissions, Principal, Strictness, answers_of, deployer};
+use super::{ListenerName, Operation, Permission, Permissions, Principal, Strictness, answers_of, deployer, subjects};
 use crate::protocol::{SubjectError, Tier};
-
-/// An operation that needs a permission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Operation {
-    Publish,
-    Subscribe,
-}
-
-/// An operation and the pattern of its subjects.
-pub type Permission = (Operation, String);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deviation {
@@ -21,49 +11,24 @@ pub enum Deviation {
     Exceeds(Permission),
 }
 
-impl Operation {
-    /// Returns the verb, as in "may not publish to".
-    pub const fn verb(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Subscribe => "subscribe",
-        }
-    }
-}
-
 impl Permissions {
     /// Returns how these permissions differ from the needed ones.
     pub fn deviations_from(&self, needed: &Self) -> Vec<Deviation> {
-        let mut deviations = Vec::new();
-        for operation in [Operation::Publish, Operation::Subscribe] {
-            let (allowed, denied) = self.of(operation);
-            let (wanted, never) = needed.of(operation);
-            let is_allowed = |subject: &str| any_covers(allowed, subject) && !any_covers(denied, subject);
-            let lacks = wanted.iter().filter(|subject| !is_allowed(subject));
-            deviations.extend(lacks.map(|subject| Deviation::Lacks((operation, subject.clone()))));
-            let is_beyond = |subject: &&String| !any_covers(wanted, subject) && !any_covers(denied, subject);
-            let exceeds = allowed.iter().filter(is_beyond).chain(never.iter().filter(|never| is_allowed(never)));
-            deviations.extend(exceeds.map(|subject| Deviation::Exceeds((operation, subject.clone()))));
-        }
-        deviations
-    }
-
-    fn of(&self, operation: Operation) -> (&[String], &[String]) {
-        match operation {
-            Operation::Publish => (&self.publish, &self.never_publish),
-            Operation::Subscribe => (&self.subscribe, &self.never_subscribe),
-        }
+        let is_allowed = |wanted: &&Permission| covered(&self.allowed, wanted) && !covered(&self.denied, wanted);
+        let is_beyond = |own: &&Permission| !covered(&needed.allowed, own) && !covered(&self.denied, own);
+        let lacks = needed.allowed.iter().filter(|wanted| !is_allowed(wanted));
+        let exceeds = self.allowed.iter().filter(is_beyond).chain(needed.denied.iter().filter(is_allowed));
+        lacks.cloned().map(Deviation::Lacks).chain(exceeds.cloned().map(Deviation::Exceeds)).collect()
     }
 }
 
 impl Principal {
     /// Returns the single permissions that a key of this owner needs.
     pub fn needs(&self) -> Result<Vec<Permission>, SubjectError> {
-        let permissions = match self {
-            Self::Admin => Tier::ALL.map(deployer).into(),
-            Self::TestDeployer | Self::Listener(_) => vec![self.permissions(Strictness::Strict)?],
+        let mut needs: Vec<Permission> = match self {
+            Self::Admin => Tier::ALL.into_iter().flat_map(|tier| deployer(tier, answers_of(tier))).collect(),
+            Self::TestDeployer | Self::Listener(_) => self.permissions(Strictness::Strict)?.allowed,
         };
-        let mut needs: Vec<Permission> = permissions.into_iter().flat_map(Permissions::into_list).collect();
         // The tiers share a subject of the roll call.
         needs.sort();
         needs.dedup();
@@ -72,39 +37,38 @@ impl Principal {
 
     /// Returns permissions that a key of this owner must not have and that can be tried without side effects.
     pub fn must_not(&self) -> Result<Vec<Permission>, SubjectError> {
+        if *self == Self::Admin {
+            return Ok(Vec::new());
+        }
         let needs = self.needs()?;
-        let is_needed = |(operation, subject): &Permission| {
-            *self == Self::Admin
-                || needs.iter().any(|(needed, pattern)| needed == operation && covers(pattern, subject))
-        };
         let of_tier = |tier: Tier| [format!("deploy.{tier}.>"), answers_of(tier), format!("deploy.operators.{tier}.>")];
-        let subjects = Tier::ALL.into_iter().flat_map(of_tier);
-        let all = subjects.flat_map(|subject| {
+        let all = Tier::ALL.into_iter().flat_map(of_tier).flat_map(|subject| {
             [Operation::Publish, Operation::Subscribe].map(|operation| (operation, subject.clone()))
         });
-        Ok(all.filter(|permission| !is_needed(permission)).collect())
+        Ok(all.filter(|permission| !covered(&needs, permission)).collect())
     }
 
     /// Guesses the owner of a key from its permissions.
     pub fn guess(permissions: &Permissions) -> Option<Self> {
-        let publishes = |subject: &str| any_covers(&permissions.publish, subject);
+        let publishes = |subject: &str| covered(&permissions.allowed, &(Operation::Publish, subject.to_owned()));
         if publishes("deploy.prod.x") {
             return Some(Self::Admin);
         }
         if publishes("deploy.test.x") {
             return Some(Self::TestDeployer);
         }
-        let name = |subject: &String| {
+        let name = |subject: &str| {
             let subject = subject.strip_prefix("deploy.")?;
             let name = match subject.strip_prefix("responses.") {
                 Some(answers) => answers.strip_suffix(".>")?,
                 None => subject,
             };
-            name.parse().ok().filter(|name: &super::ListenerName| name.role.is_none())
+            name.parse().ok().filter(|name: &ListenerName| name.role.is_none())
         };
-        let mut name = permissions.subscribe.iter().chain(&permissions.publish).find_map(name)?;
+        let of = |operation| subjects(&permissions.allowed, operation);
+        let mut name = of(Operation::Subscribe).chain(of(Operation::Publish)).find_map(name)?;
         let of_role = format!("deploy.{}.role.", name.tier);
-        let role = permissions.subscribe.iter().find_map(|subject| subject.strip_prefix(&of_role));
+        let role = of(Operation::Subscribe).find_map(|subject| subject.strip_prefix(&of_role));
         name.role = role.and_then(|role| role.parse().ok());
         Some(Self::Listener(name))
     }
@@ -122,8 +86,9 @@ pub fn sample(pattern: &str, token: &str) -> String {
     }
 }
 
-fn any_covers(patterns: &[String], subject: &str) -> bool {
-    patterns.iter().any(|pattern| covers(pattern, subject))
+/// Whether one of these permissions includes all of another.
+fn covered(permissions: &[Permission], (operation, subject): &Permission) -> bool {
+    permissions.iter().any(|(of, pattern)| of == operation && covers(pattern, subject))
 }
 
 /// Whether the first pattern matches every subject that the second one matches.
@@ -144,8 +109,9 @@ mod tests {
     use super::*;
 
     fn permissions(publish: &[&str], subscribe: &[&str]) -> Permissions {
-        let list = |subjects: &[&str]| subjects.iter().map(|&subject| subject.to_owned()).collect();
-        Permissions { publish: list(publish), subscribe: list(subscribe), ..Permissions::default() }
+        let publish = publish.iter().map(|subject| (Operation::Publish, (*subject).to_owned()));
+        let subscribe = subscribe.iter().map(|subject| (Operation::Subscribe, (*subject).to_owned()));
+        Permissions { allowed: publish.chain(subscribe).collect(), ..Permissions::default() }
     }
 
     fn ns1() -> Principal {
@@ -185,6 +151,12 @@ mod tests {
         assert_eq!(Principal::guess(&predecessors), Some(ns1()));
         insta::assert_debug_snapshot!(predecessors.deviations_from(&strict), @r#"
         [
+            Lacks(
+                (
+                    Subscribe,
+                    "deploy.discover.prod",
+                ),
+            ),
             Exceeds(
                 (
                     Publish,
@@ -197,16 +169,10 @@ mod tests {
                     "deploy.discover",
                 ),
             ),
-            Lacks(
-                (
-                    Subscribe,
-                    "deploy.discover.prod",
-                ),
-            ),
         ]
         "#);
         let mut open = Principal::TestDeployer.permissions(Strictness::Compatible).unwrap();
-        open.never_subscribe.clear();
+        open.denied.clear();
         let needed = Principal::TestDeployer.permissions(Strictness::Compatible).unwrap();
         insta::assert_debug_snapshot!(open.deviations_from(&needed), @r#"
         [
@@ -224,12 +190,12 @@ mod tests {
     fn what_a_key_needs_is_never_what_it_must_not_have() {
         for holder in [ns1(), Principal::TestDeployer, Principal::Admin] {
             let (needs, must_not) = (holder.needs().unwrap(), holder.must_not().unwrap());
-            let permitted = holder.permissions(Strictness::Strict).unwrap();
+            let permitted = holder.permissions(Strictness::Strict).unwrap().allowed;
             for (operation, subject) in &needs {
-                assert!(any_covers(permitted.of(*operation).0, &sample(subject, "x")), "{holder} {subject}");
+                assert!(covered(&permitted, &(*operation, sample(subject, "x"))), "{holder} {subject}");
             }
             for (operation, subject) in &must_not {
-                assert!(!any_covers(permitted.of(*operation).0, &sample(subject, "x")), "{holder} {subject}");
+                assert!(!covered(&permitted, &(*operation, sample(subject, "x"))), "{holder} {subject}");
             }
             assert_eq!(must_not.is_empty(), holder == Principal::Admin);
         }

@@ -2,19 +2,13 @@
 
 use thiserror::Error;
 
-use super::Permissions;
+use super::{Operation, Permissions};
 
 /// How deep blocks and included files may be nested.
 const MAX_DEPTH: usize = 32;
 
 /// The pattern of an unlimited permission.
 const ANYTHING: &str = ">";
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerFile {
-    /// The users with an NKey, in the order of the file.
-    pub users: Vec<ServerUser>,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUser {
@@ -42,14 +36,13 @@ enum ConfigValue {
 
 type Block = Vec<(String, ConfigValue)>;
 
-impl ServerFile {
-    pub fn parse(text: &str, include: Include<'_>) -> Result<Self, ServerFileError> {
-        let mut reader = Reader { rest: text, line: 1, depth: 0, include, variables: Vec::new() };
-        let block = reader.block(None)?;
-        let mut users = Vec::new();
-        find_users(&block, &mut users);
-        Ok(Self { users })
-    }
+/// Returns the users with an NKey, in the order of the file.
+pub fn server_users(text: &str, include: Include<'_>) -> Result<Vec<ServerUser>, ServerFileError> {
+    let mut reader = Reader { rest: text, line: 1, depth: 0, include, variables: Vec::new() };
+    let block = reader.block(None)?;
+    let mut users = Vec::new();
+    find_users(&block, &mut users);
+    Ok(users)
 }
 
 /// Collects the users in this block and its inner blocks: they are in `authorization` or in an account.
@@ -69,26 +62,28 @@ fn find_users(block: &Block, found: &mut Vec<ServerUser>) {
 fn read_user(user: &ConfigValue, defaults: Option<&ConfigValue>) -> Option<ServerUser> {
     let ConfigValue::Block(user) = user else { return None };
     let ConfigValue::Text(key) = get(user, &["nkey"])? else { return None };
-    let permissions = match get(user, &["permissions", "permission"]).or(defaults) {
+    let block = match get(user, &["permissions", "permission"]).or(defaults) {
         Some(ConfigValue::Block(block)) => block.clone(),
         _ => Block::new(),
     };
-    let (publish, never_publish) = subjects(get(&permissions, &["publish", "pub", "import"]));
-    let (subscribe, never_subscribe) = subjects(get(&permissions, &["subscribe", "sub", "export"]));
-    let permissions = Permissions { publish, never_publish, subscribe, never_subscribe };
+    let mut permissions = Permissions::default();
+    for (operation, names) in
+        [(Operation::Publish, ["publish", "pub", "import"]), (Operation::Subscribe, ["subscribe", "sub", "export"])]
+    {
+        let (allowed, denied) = subjects(get(&block, &names));
+        permissions.allowed.extend(allowed.into_iter().map(|subject| (operation, subject)));
+        permissions.denied.extend(denied.into_iter().map(|subject| (operation, subject)));
+    }
     Some(ServerUser { key: key.clone(), permissions })
 }
 
 /// Returns the allowed subjects and the denied ones. Without a setting, everything is allowed.
 fn subjects(value: Option<&ConfigValue>) -> (Vec<String>, Vec<String>) {
-    match value {
-        None => (vec![ANYTHING.to_owned()], Vec::new()),
-        Some(ConfigValue::Block(block)) => {
-            let allowed = get(block, &["allow"]).map_or_else(|| vec![ANYTHING.to_owned()], texts);
-            (allowed, get(block, &["deny"]).map(texts).unwrap_or_default())
-        }
-        Some(value) => (texts(value), Vec::new()),
-    }
+    let (allowed, denied) = match value {
+        Some(ConfigValue::Block(block)) => (get(block, &["allow"]), get(block, &["deny"])),
+        value => (value, None),
+    };
+    (allowed.map_or_else(|| vec![ANYTHING.to_owned()], texts), denied.map(texts).unwrap_or_default())
 }
 
 fn texts(value: &ConfigValue) -> Vec<String> {
@@ -125,7 +120,6 @@ impl Reader<'_> {
         while !self.ends(end)? {
             let name = self.word(":={")?;
             if name == "include" {
-                self.skip_space();
                 let file = self.word("")?;
                 block.extend(self.included(&file)?);
                 continue;
@@ -154,7 +148,6 @@ impl Reader<'_> {
     }
 
     fn value(&mut self) -> Result<ConfigValue, ServerFileError> {
-        self.skip_space();
         if self.takes('{') {
             return self.block(Some('}')).map(ConfigValue::Block);
         }
@@ -174,6 +167,7 @@ impl Reader<'_> {
 
     /// Parses a word with or without quotes. Without, it also ends before any of `ends`.
     fn word(&mut self, ends: &str) -> Result<String, ServerFileError> {
+        self.skip_space();
         let quote = self.rest.chars().next().filter(|c| matches!(c, '"' | '\''));
         let Some(quote) = quote else {
             let is_end = |c: char| c.is_whitespace() || ",;[]}".contains(c) || ends.contains(c);
@@ -186,17 +180,14 @@ impl Reader<'_> {
         };
         self.advance(quote.len_utf8());
         let mut word = String::new();
-        while let Some(c) = self.rest.chars().next() {
-            self.advance(c.len_utf8());
-            match c {
-                c if c == quote => return Ok(word),
-                '\\' if quote == '"' => {
-                    let escaped = self.rest.chars().next().unwrap_or_default();
-                    self.advance(escaped.len_utf8().min(self.rest.len()));
-                    word.push(escaped);
-                }
-                c => word.push(c),
+        while let Some(mut c) = self.next() {
+            if c == quote {
+                return Ok(word);
             }
+            if c == '\\' && quote == '"' {
+                c = self.next().unwrap_or_default();
+            }
+            word.push(c);
         }
         Err(self.error("a quote has no end"))
     }
@@ -211,13 +202,10 @@ impl Reader<'_> {
         }
     }
 
+    /// Consumes a character, if it comes next, and returns whether it did.
     fn takes(&mut self, c: char) -> bool {
         self.skip_space();
-        let takes = self.rest.starts_with(c);
-        if takes {
-            self.advance(c.len_utf8());
-        }
-        takes
+        self.rest.starts_with(c) && self.next().is_some()
     }
 
     /// Skips white space, comments and separators.
@@ -231,6 +219,12 @@ impl Reader<'_> {
                 break;
             }
         }
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.rest.chars().next()?;
+        self.advance(c.len_utf8());
+        Some(c)
     }
 
     fn advance(&mut self, bytes: usize) {
@@ -251,8 +245,8 @@ mod tests {
     use super::*;
     use crate::nats_config::{Principal, Strictness, User, authorization};
 
-    fn read(text: &str) -> Result<ServerFile, ServerFileError> {
-        ServerFile::parse(text, &|name| match name {
+    fn read(text: &str) -> Result<Vec<ServerUser>, ServerFileError> {
+        server_users(text, &|name| match name {
             "users.conf" => Ok("users = [{ nkey: UIN }]".to_owned()),
             "itself" => Ok("include itself".to_owned()),
             _ => Err("no such file".to_owned()),
@@ -260,10 +254,12 @@ mod tests {
     }
 
     fn lists(text: &str) -> String {
-        let lines = read(text).unwrap().users.into_iter().map(|ServerUser { key, permissions }| {
-            let Permissions { publish, never_publish, subscribe, never_subscribe } = permissions;
-            format!("{key} {publish:?} -{never_publish:?} {subscribe:?} -{never_subscribe:?}")
-        });
+        let lines =
+            read(text).unwrap().into_iter().map(|ServerUser { key, permissions: Permissions { allowed, denied } }| {
+                let of = |list, operation| crate::nats_config::subjects(list, operation).collect::<Vec<_>>();
+                let of = |operation| format!("{:?} -{:?}", of(&allowed, operation), of(&denied, operation));
+                format!("{key} {} {}", of(Operation::Publish), of(Operation::Subscribe))
+            });
         lines.collect::<Vec<_>>().join("\n")
     }
 
@@ -278,7 +274,7 @@ mod tests {
                 key: user.key.to_string(),
                 permissions: user.holder.permissions(strictness).unwrap(),
             });
-            assert_eq!(read(&text).unwrap().users, expected.collect::<Vec<_>>());
+            assert_eq!(read(&text).unwrap(), expected.collect::<Vec<_>>());
         }
     }
 

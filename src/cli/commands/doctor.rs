@@ -17,7 +17,7 @@ use super::plan::PlanFolders;
 use crate::cli::args::{OperatorArgs, state_first, switch};
 use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::{block_on, out};
-use crate::nats_config::{Deviation, FleetList, ListenerName, Principal, ServerFile, ServerUser, Strictness};
+use crate::nats_config::{Deviation, FleetList, ListenerName, Principal, ServerUser, Strictness, server_users};
 use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
 use crate::text::safe;
 
@@ -117,7 +117,7 @@ const RELOAD: &str = "print the permissions anew with `homelab-deploy nats-confi
 fn examine_server_file(file: &Path, fleet: Option<&FleetList>) -> Findings {
     let mut findings = Findings::default();
     let users = match read_server_file(file) {
-        Ok(server) => server.users,
+        Ok(users) => users,
         Err(why) => {
             findings.problem(file.display(), why, "nats-server -t --config FILE says more of it");
             return findings;
@@ -172,8 +172,8 @@ fn examine_server_file(file: &Path, fleet: Option<&FleetList>) -> Findings {
     findings
 }
 
-fn read_server_file(file: &Path) -> Result<ServerFile, String> {
+fn read_server_file(file: &Path) -> Result<Vec<ServerUser>, String> {
     let read = |file: &Path| fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"));
     let include = |name: &str| read(&file.parent().unwrap_or(Path::new("")).join(name));
-    ServerFile::parse(&read(file)?, &include).map_err(|error| error.to_string())
+    server_users(&read(file)?, &include).map_err(|error| error.to_string())
 }
