@@ -6,14 +6,12 @@
 pub mod discovery;
 pub mod flake;
 pub mod ids;
-pub mod log;
 pub mod names;
 pub mod reply_subject;
 pub mod request;
 pub mod response;
 pub mod revision;
 pub mod subject;
-pub mod system_path;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -23,11 +21,9 @@ pub use discovery::{
 };
 pub use flake::{FlakeAttr, FlakeUrl};
 pub use ids::{RequestId, RequestIds, RolloutId};
-pub use log::{LogAnswer, LogPage, LogPlace, LogRequest, NoLog};
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use reply_subject::{Place, Replies, ReplySubject, Sender};
-pub use request::{RETURN_WITHIN, Request};
-pub use response::{BusyWith, ErrorCode, Phase, Response, Status};
-pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
+pub use request::{LogPlace, LogRequest, RETURN_WITHIN, Request};
+pub use response::{BusyWith, ErrorCode, LogAnswer, LogPage, NoLog, Phase, Response, Status};
+pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError, SystemPath, SystemPathError};
 pub use subject::{Subject, SubjectError, SubjectTemplate, Target, alias_variable};
-pub use system_path::{SystemPath, SystemPathError};

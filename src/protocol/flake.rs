@@ -6,10 +6,10 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use super::revision::Revision;
-use super::text::checked_text;
+use super::text::text_type;
 
 /// The URL of a versioned flake, without a revision: each request brings its own.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlakeUrl(String);
 
 /// The reason why a text is not a flake URL that a revision can be added to.
@@ -46,26 +46,25 @@ const REPOSITORIES: [&str; 9] =
     ["git", "git+https", "git+http", "git+ssh", "git+file", "git+git", "hg+https", "hg+http", "hg+ssh"];
 
 impl FlakeUrl {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Returns the URL with the revision: 40 hexadecimal digits as `rev=`, everything else as `ref=`, since a commit
     /// given as `ref=` fails on Nix 2.8 and 2.34.
     pub fn at(&self, revision: &Revision) -> String {
-        let separator = if self.0.contains('?') { '&' } else { '?' };
-        match revision.commit() {
-            Some(commit) => format!("{}{separator}rev={commit}", self.0),
-            None => format!("{}{separator}ref={revision}", self.0),
-        }
+        self.with(&match revision.commit() {
+            Some(commit) => format!("rev={commit}"),
+            None => format!("ref={revision}"),
+        })
     }
 
     /// Returns the URL that makes Nix fetch all refs of the repository; `None` for URLs that git does not fetch. That
     /// costs more, but finds a commit on a server that serves only the tips of branches by id.
     pub fn with_all_refs(&self) -> Option<Self> {
         self.git_remote()?;
+        Some(Self(self.with("allRefs=1")))
+    }
+
+    fn with(&self, parameter: &str) -> String {
         let separator = if self.0.contains('?') { '&' } else { '?' };
-        Some(Self(format!("{}{separator}allRefs=1", self.0)))
+        format!("{self}{separator}{parameter}")
     }
 
     /// Returns the argument of `nixos-rebuild --flake` for one configuration in `nixosConfigurations`.
@@ -165,7 +164,7 @@ impl FromStr for FlakeUrl {
 }
 
 /// The name of a configuration in `nixosConfigurations`, if it is not the host name. It may have dots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FlakeAttr(String);
 
 /// The text would mean more than the name of a configuration to Nix or `nixos-rebuild`.
@@ -174,12 +173,6 @@ pub struct FlakeAttr(String);
     "{0:?} is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"
 )]
 pub struct FlakeAttrError(String);
-
-impl FlakeAttr {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 impl FromStr for FlakeAttr {
     type Err = FlakeAttrError;
@@ -194,7 +187,7 @@ impl FromStr for FlakeAttr {
     }
 }
 
-checked_text!(FlakeUrl, FlakeAttr);
+text_type!(FlakeUrl, FlakeAttr);
 
 #[cfg(test)]
 mod tests {

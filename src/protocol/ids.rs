@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::names::HostName;
 use super::subject::Subject;
-use super::text::checked_text;
+use super::text::text_type;
 use crate::text::all_bytes;
 
 /// The longest request id that is accepted, in bytes.
@@ -19,7 +19,7 @@ pub const MAX_ID_BYTES: usize = 128;
 /// The id of a request. A listener never runs two requests with the same id.
 ///
 /// Other programs may choose any visible ASCII text of at most [`MAX_ID_BYTES`]; ours are UUIDs.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Arc<str>);
 
 /// The id of a rollout: it names the journal, the presence on the bus and the reply subjects.
@@ -69,12 +69,6 @@ impl RequestIds {
     }
 }
 
-impl RequestId {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl From<Uuid> for RequestId {
     fn from(uuid: Uuid) -> Self {
         Self((*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())).into())
@@ -109,7 +103,7 @@ impl RolloutId {
     }
 }
 
-checked_text!(RequestId);
+text_type!(RequestId);
 
 impl fmt::Display for RolloutId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

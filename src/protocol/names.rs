@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::text::checked_text;
+use super::text::text_type;
 use crate::text::{is_invisible, safe};
 
 /// The longest host or role name, in bytes. DNS allows 253; every subject stays well under the server's limit.
@@ -63,44 +63,13 @@ pub(super) fn is_token_character(c: char) -> bool {
     }
 }
 
-macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+/// The name of a host: one token of a NATS subject, and by default its name in `nixosConfigurations`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostName(Arc<str>);
 
-        impl $name {
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = NameError;
-            fn from_str(text: &str) -> Result<Self, NameError> {
-                check_name($kind, text).map(Self)
-            }
-        }
-
-        checked_text!($name);
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(self.as_str(), f)
-            }
-        }
-    };
-}
-
-name_type! {
-    /// The name of a host: one token of a NATS subject, and by default its name in `nixosConfigurations`.
-    HostName, "host"
-}
-
-name_type! {
-    /// The role of a host, such as `dns`: one token of a NATS subject.
-    Role, "role"
-}
+/// The role of a host, such as `dns`: one token of a NATS subject.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Role(Arc<str>);
 
 /// The importance of a host: `test` hosts are there to fail, `prod` hosts are relied upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -164,6 +133,22 @@ impl Action {
         matches!(self, Self::Switch | Self::Boot)
     }
 }
+
+impl FromStr for HostName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        check_name("host", text).map(Self)
+    }
+}
+
+impl FromStr for Role {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        check_name("role", text).map(Self)
+    }
+}
+
+text_type!(HostName, Role);
 
 impl FromStr for Tier {
     type Err = NameError;

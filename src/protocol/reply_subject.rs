@@ -1,14 +1,15 @@
 //! Reply subjects, which name the host that answers on them.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::ids::{RequestId, RolloutId};
 use super::names::{HostName, Tier, is_token_character};
 use super::response::Response;
-use super::subject::{Subject, SubjectError, Target};
-use super::text::checked_text;
+use super::subject::{Subject, SubjectError, Target, check_subject};
+use super::text::text_type;
 
 /// The prefix of all reply subjects; a `reply_to` may name nothing else.
 const RESPONSES: &str = "deploy.responses.";
@@ -17,8 +18,8 @@ const RESPONSES: &str = "deploy.responses.";
 const PROBE: &str = "probe";
 
 /// A concrete subject below `deploy.responses.`, the only kind that a listener publishes to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReplySubject(Subject);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplySubject(Arc<str>);
 
 /// The reply subjects of one rollout: `deploy.responses.<tier>.<host>.<rollout>.<request>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,19 +50,15 @@ pub enum Place {
 }
 
 impl ReplySubject {
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-
     /// Returns the reply subject of a single request or roll call in the form of the first listeners. Its one token
     /// names no host, so it does not prove who answers there.
     pub fn single(id: Uuid) -> Self {
-        Self(Subject::made(format!("{RESPONSES}{id}")))
+        Self(format!("{RESPONSES}{id}").into())
     }
 
     /// Returns the subject on which only this host answers a roll call.
     pub fn of_host(tier: Tier, host: &HostName, roll_call: &str) -> Self {
-        Self(Subject::made(format!("{RESPONSES}{tier}.{host}.{roll_call}")))
+        Self(format!("{RESPONSES}{tier}.{host}.{roll_call}").into())
     }
 
     /// Returns the pattern that matches the answers of a tier's hosts to a roll call.
@@ -71,7 +68,7 @@ impl ReplySubject {
 
     /// Returns the subject on which the server reports a roll call without subscribers. No host has its name.
     pub fn of_nobody(tier: Tier, roll_call: Uuid) -> Self {
-        Self(Subject::made(format!("{RESPONSES}{tier}.{roll_call}.{roll_call}")))
+        Self(format!("{RESPONSES}{tier}.{roll_call}.{roll_call}").into())
     }
 
     /// Returns the token after `deploy.responses.` if it is the only one.
@@ -149,7 +146,7 @@ impl Replies {
 
     /// Returns the subject on which old listeners answer a shared request.
     pub fn of_all(self) -> ReplySubject {
-        ReplySubject(Subject::made(format!("{RESPONSES}{}", self.rollout)))
+        ReplySubject(format!("{RESPONSES}{}", self.rollout).into())
     }
 
     /// Returns the subject on which the server reports that a probe of this tier has no subscribers.
@@ -160,7 +157,7 @@ impl Replies {
     fn below(self, tier: &str, host: &str, last: &str) -> ReplySubject {
         let mut buffer = Uuid::encode_buffer();
         let rollout = self.rollout.encode(&mut buffer);
-        ReplySubject(Subject::made([RESPONSES, tier, ".", host, ".", rollout, ".", last].concat()))
+        ReplySubject([RESPONSES, tier, ".", host, ".", rollout, ".", last].concat().into())
     }
 
     /// Returns the host that an answer comes from and its request; `None` if it is not about this rollout. A name or id that
@@ -186,15 +183,15 @@ impl Replies {
 impl FromStr for ReplySubject {
     type Err = SubjectError;
     fn from_str(text: &str) -> Result<Self, SubjectError> {
-        let subject: Subject = text.parse()?;
+        check_subject(text, text)?;
         if !text.starts_with(RESPONSES) {
             return Err(SubjectError::NotAReply(text.to_owned()));
         }
-        Ok(Self(subject))
+        Ok(Self(text.into()))
     }
 }
 
-checked_text!(ReplySubject);
+text_type!(ReplySubject);
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,5 @@
-//! Requests of deployers to hosts. Fields beyond the original ones are optional, and left out when they are absent.
+//! Requests of deployers to hosts: deployments, whose fields beyond the original ones are optional and left out when they
+//! are absent, and pages of logs.
 
 use std::ops::Not;
 use std::time::Duration;
@@ -12,9 +13,8 @@ use super::ids::RequestId;
 use super::names::{Action, HostName, NameError, Tier};
 use super::reply_subject::ReplySubject;
 use super::response::ErrorCode;
-use super::revision::Revision;
-use super::system_path::SystemPath;
-use super::text::{clean_line, to_json};
+use super::revision::{Revision, SystemPath};
+use super::text::{clean_line, from_json, to_json};
 
 /// The largest request that a listener reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -60,6 +60,22 @@ pub struct Request {
     /// The system to deploy, which was built elsewhere: the host fetches it, and evaluates and builds nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemPath>,
+}
+
+/// A request, on a host's own subject, for a page of the log of a run. It never runs anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRequest {
+    pub log: LogPlace,
+    /// The subject for the page, below the host's own prefix.
+    pub reply_to: ReplySubject,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPlace {
+    pub id: RequestId,
+    /// Bytes from the beginning of the log.
+    #[serde(default)]
+    pub offset: u64,
 }
 
 /// The reason why a message on a deploy subject is not a request that can be run.
@@ -187,35 +203,44 @@ impl Request {
         to_json(self)
     }
 
-    /// Returns the subject on which this host answers: `reply_to`, or for a shared request a subject of its own, below
-    /// which no other host may publish.
-    pub fn reply_subject(&self, tier: Tier, host: &HostName) -> ReplySubject {
-        reply_subject(&self.reply_to, self.id.as_ref().filter(|_| self.per_host), tier, host)
+    /// Returns the request with the subject on which this host answers: `reply_to`, or for a shared request a subject of
+    /// its own, below which no other host may publish.
+    #[must_use]
+    pub fn answered_by(mut self, tier: Tier, host: &HostName) -> Self {
+        let shared = self.id.as_ref().filter(|_| self.per_host);
+        if let Some(own) = shared.and_then(|id| self.reply_to.of_one_host(tier, host, id)) {
+            self.reply_to = own;
+        }
+        self
     }
 }
 
 impl BadRequest {
-    /// Returns the same error with this host's reply subject, as in [`Request::reply_subject`].
+    /// Returns the same error with this host's reply subject, as in [`Request::answered_by`].
     #[must_use]
-    pub fn answered_by(self, tier: Tier, host: &HostName) -> Self {
-        match self {
-            Self::Rejected { reply_to, id, per_host, error, message } => {
-                let reply_to = reply_subject(&reply_to, id.as_ref().filter(|_| per_host), tier, host);
-                Self::Rejected { reply_to, id, per_host, error, message }
-            }
-            Self::Unanswerable(why) => Self::Unanswerable(why),
+    pub fn answered_by(mut self, tier: Tier, host: &HostName) -> Self {
+        if let Self::Rejected { reply_to, id: Some(id), per_host: true, .. } = &mut self
+            && let Some(own) = reply_to.of_one_host(tier, host, id)
+        {
+            *reply_to = own;
         }
+        self
+    }
+}
+
+impl LogRequest {
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > MAX_REQUEST_BYTES { None } else { from_json(bytes).ok() }
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
     }
 }
 
 /// Returns the text of a field; an empty one where the field has another type.
 fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-/// Returns the reply subject of a host; `shared` is the id of a request that several hosts hear.
-fn reply_subject(reply_to: &ReplySubject, shared: Option<&RequestId>, tier: Tier, host: &HostName) -> ReplySubject {
-    shared.and_then(|id| reply_to.of_one_host(tier, host, id)).unwrap_or_else(|| reply_to.clone())
 }
 
 /// Whether this is the acknowledgement of a `JetStream` stream to a publisher: `{"stream": …, "seq": …}`. It goes to
@@ -229,4 +254,47 @@ pub fn is_acknowledgement(bytes: &[u8]) -> bool {
         _seq: u64,
     }
     bytes.len() <= MAX_REQUEST_BYTES && serde_json::from_slice::<Acknowledgement>(bytes).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::protocol::tests::text;
+    use crate::protocol::{LogAnswer, LogPage};
+
+    #[test]
+    fn golden_log() {
+        let question = LogRequest {
+            log: LogPlace { id: "r-1".parse().unwrap(), offset: 7 },
+            reply_to: "deploy.responses.prod.ns1.4f.1".parse().unwrap(),
+        };
+        insta::assert_snapshot!(text(&question.to_bytes()), @r#"{"log":{"id":"r-1","offset":7},"reply_to":"deploy.responses.prod.ns1.4f.1"}"#);
+        assert_eq!(LogRequest::parse(&question.to_bytes()), Some(question));
+        let id = "r-1".parse().unwrap();
+        let page = LogPage { id, offset: 7, data: "built\n".to_owned(), next: 13, end: true, error: None };
+        let answer = LogAnswer { log: page };
+        insta::assert_snapshot!(text(&answer.to_bytes()), @r#"{"log":{"id":"r-1","offset":7,"data":"built\n","next":13,"end":true}}"#);
+        assert_eq!(LogAnswer::parse(&answer.to_bytes()).unwrap(), answer);
+    }
+
+    proptest! {
+        /// A log request never parses as a deployment request, whatever its other fields are.
+        #[test]
+        fn a_question_for_a_log_is_never_a_request(log in 0_usize..5, confirmed: bool, returns: bool, per_host: bool) {
+            let log = [json!({"id": "r-1", "offset": 0}), Value::Null, json!("r-1"), json!(false), json!([])][log].clone();
+            let mut message = json!({
+                "action": "switch", "revision": "main", "id": "r-1", "reply_to": "deploy.responses.prod.ns1.4f.1",
+                "confirmed": confirmed, "per_host": per_host, "log": log,
+            });
+            if returns {
+                message["returns"] = json!("r-0");
+            }
+            prop_assert!(Request::parse(message.to_string().as_bytes()).is_err());
+            message.as_object_mut().unwrap().remove("log");
+            prop_assert!(Request::parse(message.to_string().as_bytes()).is_ok());
+        }
+    }
 }

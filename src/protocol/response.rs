@@ -1,4 +1,5 @@
-//! Responses of hosts to requests. Fields beyond the original ones are optional, and left out when they are absent.
+//! Responses of hosts to requests, whose fields beyond the original ones are optional and left out when they are absent,
+//! and pages of logs.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,6 +22,9 @@ const JUDGED_BY: [&str; 7] = ["hostname", "status", "error", "message", "id", "i
 
 /// The most bytes of a log in a response.
 pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
+
+/// The most bytes of a log in one page.
+pub const MAX_PAGE_BYTES: usize = 32 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,23 +114,27 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    const NAMES: [(Self, &'static str); 14] = [
+        (Self::InvalidRevision, "invalid_revision"),
+        (Self::InvalidAction, "invalid_action"),
+        (Self::AlreadyRunning, "already_running"),
+        (Self::BuildFailed, "build_failed"),
+        (Self::Timeout, "timeout"),
+        (Self::ActivationFailed, "activation_failed"),
+        (Self::InvalidRequest, "invalid_request"),
+        (Self::Expired, "expired"),
+        (Self::Interrupted, "interrupted"),
+        (Self::VerifyFailed, "verify_failed"),
+        (Self::NotConfirmed, "not_confirmed"),
+        (Self::WrongHost, "wrong_host"),
+        (Self::NotAvailable, "not_available"),
+        (Self::Untrusted, "untrusted"),
+    ];
+
     pub fn as_str(&self) -> &str {
         match self {
-            Self::InvalidRevision => "invalid_revision",
-            Self::InvalidAction => "invalid_action",
-            Self::AlreadyRunning => "already_running",
-            Self::BuildFailed => "build_failed",
-            Self::Timeout => "timeout",
-            Self::ActivationFailed => "activation_failed",
-            Self::InvalidRequest => "invalid_request",
-            Self::Expired => "expired",
-            Self::Interrupted => "interrupted",
-            Self::VerifyFailed => "verify_failed",
-            Self::NotConfirmed => "not_confirmed",
-            Self::WrongHost => "wrong_host",
-            Self::NotAvailable => "not_available",
-            Self::Untrusted => "untrusted",
             Self::Other(code) => code,
+            known => Self::NAMES.iter().find(|(code, _)| code == known).map_or("", |(_, name)| *name),
         }
     }
 }
@@ -135,23 +143,8 @@ impl FromStr for ErrorCode {
     type Err = Infallible;
 
     fn from_str(code: &str) -> Result<Self, Infallible> {
-        let known = [
-            Self::InvalidRevision,
-            Self::InvalidAction,
-            Self::AlreadyRunning,
-            Self::BuildFailed,
-            Self::Timeout,
-            Self::ActivationFailed,
-            Self::InvalidRequest,
-            Self::Expired,
-            Self::Interrupted,
-            Self::VerifyFailed,
-            Self::NotConfirmed,
-            Self::WrongHost,
-            Self::NotAvailable,
-            Self::Untrusted,
-        ];
-        Ok(known.into_iter().find(|known| known.as_str() == code).unwrap_or_else(|| Self::Other(clean_line(code))))
+        let known = Self::NAMES.into_iter().find(|(_, name)| *name == code).map(|(known, _)| known);
+        Ok(known.unwrap_or_else(|| Self::Other(clean_line(code))))
     }
 }
 
@@ -220,6 +213,33 @@ pub struct Response {
     pub holder: Option<Box<BusyWith>>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAnswer {
+    pub log: LogPage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    pub id: RequestId,
+    /// Where the page begins: later than requested if the host no longer has that part.
+    pub offset: u64,
+    /// The text as the run wrote it. Clean it before a terminal shows it.
+    pub data: String,
+    pub next: u64,
+    /// Whether the run has ended and this is its last page.
+    pub end: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<NoLog>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoLog {
+    UnknownRun,
+    /// The host knows the run but has no log of it.
+    NotKept,
+}
+
 impl Response {
     /// Creates a response without optional fields.
     pub fn new(hostname: HostName, status: Status, message: impl Into<String>) -> Self {
@@ -272,6 +292,16 @@ impl Response {
             bytes = to_json(&fitting);
         }
         bytes
+    }
+}
+
+impl LogAnswer {
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        from_json(bytes)
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Git revisions that a request may carry.
+//! What a host can be asked to run: a git revision, or the store path of a system that was built elsewhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::text::checked_text;
+use super::text::{checked_text, text_type};
 use crate::text::all_bytes;
 
 /// The longest revision, in bytes.
@@ -18,11 +18,8 @@ const COMMIT_DIGITS: usize = 40;
 ///
 /// git itself allows far more in a ref name, such as `& # = % ; ' " $ ( ) |`: `main&dir=sub` would deploy another
 /// flake, and git would take a leading `-` for an option. A revision accepted here can do neither.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Revision {
-    text: Arc<str>,
-    is_commit: bool,
-}
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(Arc<str>);
 
 /// A full commit id: forty lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,22 +45,18 @@ pub enum RevisionError {
 }
 
 impl Revision {
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    pub const fn is_commit(&self) -> bool {
-        self.is_commit
+    pub fn is_commit(&self) -> bool {
+        self.commit().is_some()
     }
 
     /// Returns the commit if the revision is a full commit id.
     pub fn commit(&self) -> Option<Commit> {
-        self.is_commit.then(|| self.text.parse().ok()).flatten()
+        self.0.parse().ok()
     }
 
     /// Whether this looks like the beginning of a commit id, which neither git servers nor Nix can look up.
     pub fn looks_like_short_commit(&self) -> bool {
-        (7..40).contains(&self.text.len()) && self.text.bytes().all(|b| b.is_ascii_hexdigit())
+        (7..40).contains(&self.0.len()) && self.0.bytes().all(|b| b.is_ascii_hexdigit())
     }
 }
 
@@ -96,7 +89,7 @@ impl FromStr for Revision {
         }
         match broken_ref_rule(text) {
             Some(rule) => Err(RevisionError::RefRule(text.to_owned(), rule)),
-            None => Ok(Self { text: text.into(), is_commit: text.parse::<Commit>().is_ok() }),
+            None => Ok(Self(text.into())),
         }
     }
 }
@@ -139,11 +132,66 @@ impl FromStr for Commit {
 
 impl From<Commit> for Revision {
     fn from(commit: Commit) -> Self {
-        Self { text: commit.as_str().into(), is_commit: true }
+        Self(commit.as_str().into())
     }
 }
 
-checked_text!(Revision, Commit);
+/// The Nix store. A hash covers the folder too, so another store has no path in common with this one.
+const STORE: &str = "/nix/store/";
+
+/// The length of the hash in a store path.
+const HASH_DIGITS: usize = 32;
+
+/// The digits of Nix's base 32: all but the letters `eotu`.
+const DIGITS: &str = "0123456789abcdfghijklmnpqrsvwxyz";
+
+/// The longest name in a store path, in bytes.
+const MAX_STORE_NAME_BYTES: usize = 211;
+
+/// The store path of a system, such as `/nix/store/<hash>-nixos-system-ns1-26.05`: the path itself and nothing below
+/// it. A derivation is refused, since it would be an order to build.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SystemPath(Arc<str>);
+
+/// The reason why a text is not the store path of a system.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} is not the store path of a system: {1}")]
+pub struct SystemPathError(String, &'static str);
+
+impl FromStr for SystemPath {
+    type Err = SystemPathError;
+
+    fn from_str(text: &str) -> Result<Self, SystemPathError> {
+        match fault(text) {
+            None => Ok(Self(text.into())),
+            Some(fault) => Err(SystemPathError(text.chars().take(STORE.len() + HASH_DIGITS + 64).collect(), fault)),
+        }
+    }
+}
+
+/// Returns what is wrong with a text as the store path of a system.
+fn fault(text: &str) -> Option<&'static str> {
+    let Some(base) = text.strip_prefix(STORE) else {
+        return Some("it does not begin with /nix/store/");
+    };
+    let Some((hash, name)) = base.split_once('-').filter(|(hash, _)| hash.len() == HASH_DIGITS) else {
+        return Some("32 characters of a hash and a hyphen come behind /nix/store/");
+    };
+    if !hash.chars().all(|c| DIGITS.contains(c)) {
+        return Some("its hash has a character that Nix does not use");
+    }
+    if name.is_empty() || name.len() > MAX_STORE_NAME_BYTES {
+        return Some("its name has 1 to 211 characters");
+    }
+    if name.starts_with('.') || !name.chars().all(|c| c.is_ascii_alphanumeric() || "+-._?=".contains(c)) {
+        return Some("its name has letters, digits and + - . _ ? = only, and does not begin with a dot");
+    }
+    let is_derivation = name.strip_suffix(".drv").is_some();
+    is_derivation.then_some("it is a derivation, which is yet to be built")
+}
+
+text_type!(Revision, SystemPath);
+checked_text!(Commit);
 
 impl fmt::Debug for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,6 +204,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const HASH: &str = "0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z";
 
     fn refusal(text: &str) -> String {
         text.parse::<Revision>().unwrap_err().to_string()
@@ -187,6 +237,35 @@ mod tests {
         assert!(!"main".parse::<Revision>().unwrap().looks_like_short_commit());
     }
 
+    fn path_refusal(base: &str) -> String {
+        format!("/nix/store/{base}").parse::<SystemPath>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_refused_path_says_why() {
+        let named = |name: &str| path_refusal(&format!("{HASH}-{name}"));
+        insta::assert_snapshot!("/run/current-system".parse::<SystemPath>().unwrap_err(), @r#""/run/current-system" is not the store path of a system: it does not begin with /nix/store/"#);
+        insta::assert_snapshot!(path_refusal("abc-nixos"), @r#""/nix/store/abc-nixos" is not the store path of a system: 32 characters of a hash and a hyphen come behind /nix/store/"#);
+        insta::assert_snapshot!(path_refusal(&format!("{}-x", "e".repeat(32))), @r#""/nix/store/eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee-x" is not the store path of a system: its hash has a character that Nix does not use"#);
+        insta::assert_snapshot!(named(""), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-" is not the store path of a system: its name has 1 to 211 characters"#);
+        insta::assert_snapshot!(named("nixos/bin/sh"), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos/bin/sh" is not the store path of a system: its name has letters, digits and + - . _ ? = only, and does not begin with a dot"#);
+        insta::assert_snapshot!(named("nixos.drv"), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos.drv" is not the store path of a system: it is a derivation, which is yet to be built"#);
+        for name in [".", "..", ".hidden", "a b", "a\n", "a^out", "a!out", "ö", &"x".repeat(212)] {
+            assert!(format!("/nix/store/{HASH}-{name}").parse::<SystemPath>().is_err(), "{name}");
+        }
+        assert!(named(&"ö".repeat(100_000)).len() < 1_000, "an error is short, whatever it repeats");
+    }
+
+    #[test]
+    fn the_path_of_a_system_is_taken_as_it_is() {
+        for name in ["nixos-system-ns1-26.05.20261123.8c1f0e2", "x", "a+b-c._d?e=f", &"x".repeat(211)] {
+            let text = format!("/nix/store/{HASH}-{name}");
+            let path = text.parse::<SystemPath>().unwrap();
+            assert_eq!(serde_json::to_string(&path).unwrap(), format!("{text:?}"));
+            assert_eq!(serde_json::from_str::<SystemPath>(&format!("{text:?}")).unwrap(), path);
+        }
+    }
+
     proptest! {
         #[test]
         fn an_accepted_revision_is_inert(text in "\\PC{0,20}|[-a-z0-9./_+&#=%;'\"$()| @{}\\\\]{0,12}") {
@@ -203,5 +282,15 @@ mod tests {
         fn an_ordinary_revision_is_accepted(text in "[a-z0-9][a-z0-9_-]{0,10}(/[a-z0-9][a-z0-9_+-]{0,10}){0,3}(\\.[0-9]{1,3})?") {
             prop_assert!(text.parse::<Revision>().is_ok());
         }
+
+        #[test]
+        fn an_accepted_path_is_one_place_in_the_store(rest in "[0-9a-z]{31,33}-[-a-z0-9./^! ~$'\"*\\n]{0,12}|\\PC{0,20}") {
+            if let Ok(path) = format!("/nix/store/{rest}").parse::<SystemPath>() {
+                let base = path.as_str().strip_prefix("/nix/store/").unwrap();
+                prop_assert_eq!(base, &rest);
+                prop_assert!(!base.contains(|c: char| !c.is_ascii_graphic() || "/^!~$'\"*".contains(c)));
+            }
+        }
+
     }
 }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::names::{HostName, NameError, Role, Tier, is_token_character};
-use super::text::checked_text;
+use super::text::text_type;
 use crate::text::all_bytes;
 
 /// The longest subject, in bytes; the server's own limit for a protocol line is 4,096.
@@ -19,11 +19,11 @@ pub const DISCOVER: &str = "deploy.discover";
 const OPERATORS: &str = "deploy.operators.";
 
 /// A concrete subject: tokens without wildcards, joined by dots.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject(Arc<str>);
 
 /// A subject with `<hostname>`, `<tier>` and `<role>` in place of what differs between hosts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SubjectTemplate(String);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,10 +61,6 @@ pub fn alias_variable(alias: &str) -> String {
 }
 
 impl Subject {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Creates a subject from parts that were checked before.
     pub(super) fn made(text: String) -> Self {
         Self(text.into())
@@ -145,10 +141,6 @@ pub fn operators(tier: Tier, roll_call: Uuid) -> Subject {
 }
 
 impl SubjectTemplate {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Returns the subjects that a listener subscribes to by default.
     pub fn defaults() -> Vec<Self> {
         ["deploy.<tier>.<hostname>", "deploy.<tier>.all", "deploy.<tier>.role.<role>"]
@@ -190,7 +182,7 @@ impl FromStr for SubjectTemplate {
 }
 
 /// Checks `subject`; an error shows `shown`, which is what the user wrote.
-fn check_subject(shown: &str, subject: &str) -> Result<(), SubjectError> {
+pub(super) fn check_subject(shown: &str, subject: &str) -> Result<(), SubjectError> {
     if subject.len() > MAX_SUBJECT_BYTES {
         return Err(SubjectError::TooLong);
     }
@@ -213,7 +205,7 @@ impl FromStr for Subject {
     }
 }
 
-checked_text!(Subject, SubjectTemplate);
+text_type!(Subject, SubjectTemplate);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Reads and writes messages, and cleans the texts in them.
 
-/// Implements display, serialization and checked deserialization of a text type. Neither way makes a copy: a rollout
-/// reads and writes a dozen of these texts for each host.
+/// Implements display, serialization and checked deserialization of types that have `as_str` and `from_str`. Neither way
+/// makes a copy: a rollout reads and writes a dozen of these texts for each host.
 macro_rules! checked_text {
     ($($name:ident),+) => {$(
         impl std::fmt::Display for $name {
@@ -18,23 +18,41 @@ macro_rules! checked_text {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_str($crate::protocol::text::Checked(std::marker::PhantomData))
+                $crate::protocol::text::parsed(deserializer)
             }
         }
     )+};
 }
 
+/// Implements the same and `as_str` for types that hold a checked text and nothing else. They are debugged as that text.
+macro_rules! text_type {
+    ($($name:ident),+) => {$(
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Debug::fmt(self.as_str(), f)
+            }
+        }
+
+        $crate::protocol::text::checked_text!($name);
+    )+};
+}
+
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
+use std::fmt::Display;
 use std::str::FromStr;
 
-use serde::de::{Error, Visitor};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::text::safe;
 
-pub(super) use checked_text;
+pub(super) use {checked_text, text_type};
 
 /// Most messages are shorter than this, in bytes.
 const USUAL_BYTES: usize = 512;
@@ -74,6 +92,11 @@ fn cut(text: &mut String, bound: usize) {
 #[derive(Deserialize)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// Reads a text that has to be checked.
+pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
+    Borrowed::deserialize(deserializer)?.0.parse().map_err(Error::custom)
+}
+
 /// Reads a message field by [`clean_line`].
 pub(super) fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Borrowed::deserialize(deserializer).map(|Borrowed(text)| clean_line(&text))
@@ -102,7 +125,7 @@ pub(super) fn parsable<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -
 }
 
 /// Reads an optional field that other programs write as `""` when it is absent.
-pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     let text = Option::<Borrowed>::deserialize(deserializer)?.filter(|Borrowed(text)| !text.is_empty());
@@ -125,18 +148,4 @@ pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {
     serde_json::to_writer(&mut bytes, message)
         .expect("messages have string keys only, so serializing one to memory cannot fail");
     bytes
-}
-
-pub(super) struct Checked<T>(pub(super) PhantomData<T>);
-
-impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Checked<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        text.parse().map_err(E::custom)
-    }
 }

@@ -50,7 +50,7 @@ pub(super) fn addressed(
     history: &RequestHistory,
 ) -> Result<Request, BadRequest> {
     let request = match request {
-        Ok(request) => Ok(Request { reply_to: request.reply_subject(tier, host), ..request }),
+        Ok(request) => Ok(request.answered_by(tier, host)),
         Err(bad) => Err(bad.answered_by(tier, host)),
     };
     let (reply_to, id) = match &request {

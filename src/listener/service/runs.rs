@@ -11,7 +11,7 @@ use super::history::Stage;
 use super::{Service, heartbeat, shown};
 use crate::listener::run::watch::{Finished, RunEvent, conclude, finished, next_event};
 use crate::listener::run::{OutputPage, RunDir, Spec};
-use crate::protocol::log::MAX_PAGE_BYTES;
+use crate::protocol::response::MAX_PAGE_BYTES;
 use crate::protocol::{
     LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Phase, Place, RequestId, Response, Status, Subject, Target,
 };
