@@ -49,6 +49,7 @@ use crate::protocol::{FlakeUrl, HostName, MAX_REVISION_BYTES, Revision, Sender, 
 /// A rollout in waves: what to deploy, and to whom first.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(title = "Plan of homelab-deploy", deny_unknown_fields)]
+#[expect(clippy::doc_markdown, reason = "the schema shows these comments to people as they are")]
 pub struct Plan {
     /// What the rollout is called: lower-case letters, digits and hyphens. Without it: the name of the file.
     #[schemars(default, skip_serializing_if = "String::is_empty", regex(pattern = kind::NAME))]

@@ -26,6 +26,7 @@ const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Dura
 /// What every wave starts from. A wave that has the same key overrides it as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
+#[expect(clippy::doc_markdown, reason = "the schema shows these comments to people as they are")]
 pub struct Settings {
     /// What nixos-rebuild does on each host: switch to the new system now, boot it next time, test it until the next
     /// boot, or only show what it would do.

@@ -6,6 +6,7 @@ use std::ops::Not;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
@@ -106,7 +107,8 @@ pub struct HostReport {
     pub now: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<Box<BusyWith>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The last run, unless another version describes it in a way that cannot be read.
+    #[serde(default, deserialize_with = "if_readable", skip_serializing_if = "Option::is_none")]
     pub last: Option<Box<LastRun>>,
     /// At most [`MAX_PROBLEMS`] problems of the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "first_problems")]
@@ -259,6 +261,20 @@ fn if_possible<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result
     Ok(text.and_then(|text| text.parse().ok()))
 }
 
+/// Reads an optional value, and takes one of another form for none.
+fn if_readable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Readable<T> {
+        Yes(T),
+        No(IgnoredAny),
+    }
+    Ok(match Option::deserialize(deserializer)? {
+        Some(Readable::Yes(value)) => Some(value),
+        Some(Readable::No(_)) | None => None,
+    })
+}
+
 impl DiscoveryRequest {
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         from_json(bytes)
@@ -284,6 +300,21 @@ impl DiscoveryAnswer {
 mod tests {
     use super::*;
     use crate::protocol::tests::{COMMIT, at, text};
+
+    #[test]
+    fn a_last_run_of_another_version_does_not_hide_the_host() {
+        let last = |last: &str| {
+            let answer = format!(r#"{{"hostname":"ns1","tier":"prod","deploy_subjects":[],"last":{last}}}"#);
+            match DiscoveryAnswer::parse(answer.as_bytes()).unwrap() {
+                DiscoveryAnswer::Host(host) => host.last,
+                DiscoveryAnswer::Operator { .. } => panic!("not a host"),
+            }
+        };
+        assert!(last(r#"{"id":"r-0","status":"completed","at":"2026-11-23T10:00:00Z"}"#).is_some());
+        for unreadable in [r#"{"id":"r-0","status":"superseded","at":"2026-11-23T10:00:00Z"}"#, "[]", "7", "null"] {
+            assert_eq!(last(unreadable), None, "{unreadable}");
+        }
+    }
 
     #[test]
     fn golden_discovery() {

@@ -17,7 +17,7 @@ use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_j
 
 pub const MAX_LOG_TAIL_LINES: usize = 60;
 
-/// The fields by which a deployer judges a response.
+/// The fields by which a deployer judges a response, besides the phase.
 const JUDGED_BY: [&str; 7] = ["hostname", "status", "error", "message", "id", "instance", "rolled_back"];
 
 /// The most bytes of a log in a response.
@@ -130,6 +130,13 @@ impl ErrorCode {
         (Self::NotAvailable, "not_available"),
         (Self::Untrusted, "untrusted"),
     ];
+
+    /// Whether the host failed before it activated anything.
+    pub const fn is_before_activation(&self) -> bool {
+        use ErrorCode::{AlreadyRunning, Expired, InvalidAction, InvalidRequest, InvalidRevision};
+        matches!(self, InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
+            || matches!(self, Self::BuildFailed | Self::WrongHost | Self::NotAvailable | Self::Untrusted)
+    }
 
     pub fn as_str(&self) -> &str {
         match self {
@@ -265,11 +272,14 @@ impl Response {
     }
 
     /// Parses a response; unknown fields are ignored. If an optional field is unreadable, as of another version, only the fields
-    /// are kept by which a deployer judges: the outcome of the run must not be lost.
+    /// are kept by which a deployer judges: neither the outcome of the run nor the wait for a confirmation must be lost.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         from_json(bytes).or_else(|error| {
             let mut fields: Map<String, Value> = from_json(bytes)?;
-            fields.retain(|name, _| JUDGED_BY.contains(&name.as_str()));
+            fields.retain(|name, value| match name.as_str() {
+                "phase" => Phase::deserialize(&*value).is_ok(),
+                name => JUDGED_BY.contains(&name),
+            });
             from_json(&to_json(&fields)).map_err(|_: serde_json::Error| error)
         })
     }

@@ -114,6 +114,8 @@ fn responses_are_read_tolerantly() {
         assert_eq!((response.status, response.id.unwrap().as_str()), (Status::Failed, "r-1"), "{later}");
         assert_eq!((response.error.unwrap().as_str(), response.generation), ("quota", None), "{later}");
     }
+    let waits = r#"{"hostname":"a","status":"started","phase":"confirm","failed_units":7}"#;
+    assert_eq!(read(waits).unwrap().phase, Some(Phase::Confirm), "unconfirmed, it would roll back");
     for lost in [r#""id":"a b""#, r#""instance":"first""#, r#""rolled_back":"no""#, r#""error":7"#] {
         assert!(read(&format!(r#"{{"hostname":"a","status":"completed",{lost}}}"#)).is_err(), "{lost}");
     }

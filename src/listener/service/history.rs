@@ -195,11 +195,7 @@ impl RequestHistory {
 
 /// Whether a run left the host unchanged: it failed before the activation, or the host returned.
 fn changed_nothing(response: &Response) -> bool {
-    use ErrorCode::{AlreadyRunning, BuildFailed, InvalidRevision, NotAvailable, Untrusted, WrongHost};
-    let came_before_activation = matches!(
-        response.error,
-        Some(BuildFailed | InvalidRevision | AlreadyRunning | WrongHost | NotAvailable | Untrusted)
-    );
+    let came_before_activation = response.error.as_ref().is_some_and(ErrorCode::is_before_activation);
     response.status == Status::Failed && (came_before_activation || response.rolled_back == Some(true))
 }
 

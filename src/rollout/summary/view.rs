@@ -158,8 +158,6 @@ impl HostProgress {
     /// Returns the commit that the host runs now, if known. A rollback, an action that activates nothing, and a failure
     /// before the activation leave what ran before; after other failures nobody knows.
     pub fn runs_now(&self, rollout: &Rollout) -> Option<Commit> {
-        use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
-        use ErrorCode::{NotAvailable, Untrusted, WrongHost};
         let before = || self.ran_before(rollout).cloned();
         if let Some(rollback) = &self.rollback {
             return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
@@ -176,20 +174,7 @@ impl HostProgress {
             HostState::Final(HostOutcome::Current) => rollout.revision.commit(),
             HostState::Final(HostOutcome::Failed) => {
                 let response = response?;
-                let is_untouched = matches!(
-                    response.error,
-                    Some(
-                        BuildFailed
-                            | InvalidRevision
-                            | InvalidAction
-                            | InvalidRequest
-                            | AlreadyRunning
-                            | Expired
-                            | NotAvailable
-                            | Untrusted
-                            | WrongHost
-                    )
-                );
+                let is_untouched = response.error.as_ref().is_some_and(ErrorCode::is_before_activation);
                 if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
             }
             HostState::Final(HostOutcome::Unreachable | HostOutcome::TimedOut)
