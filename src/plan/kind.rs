@@ -60,12 +60,12 @@ fn one_or_list(least: usize) -> Schema {
 pub(super) struct Hooks {
     /// A program that is told when the rollout begins, or goes on: the program and its arguments, which no shell reads.
     /// It finds the rollout on its standard input as JSON, has 30 seconds, and changes nothing.
-    #[schemars(schema_with = "command", default)]
-    on_start: (),
+    #[schemars(rename = "on_start", schema_with = "command", default)]
+    start: (),
     /// The same for when a wave fails.
-    #[schemars(schema_with = "command", default)]
-    on_halt: (),
+    #[schemars(rename = "on_halt", schema_with = "command", default)]
+    halt: (),
     /// The same for when the rollout is over, however it ended.
-    #[schemars(schema_with = "command", default)]
-    on_finish: (),
+    #[schemars(rename = "on_finish", schema_with = "command", default)]
+    finish: (),
 }

@@ -117,7 +117,10 @@ impl Wave {
         let Spanned { value: table, span: header } = table;
         let mut wave = Self::unwritten(String::new(), Vec::new(), defaults.clone());
         read_keys(table, Table::Wave, mistakes, |entry| match entry.key {
-            "name" => Ok(wave.name = entry.spanned(entry.name()?)),
+            "name" => {
+                wave.name = entry.spanned(entry.name()?);
+                Ok(())
+            }
             "targets" => entry.selectors(1, aliases, &mut wave.targets),
             "exclude" => entry.selectors(0, aliases, &mut wave.exclude),
             _ => wave.settings.set(entry),

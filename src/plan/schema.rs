@@ -33,15 +33,17 @@ pub fn schema() -> String {
 fn generate() -> Value {
     let draft = SchemaSettings::draft07().with(|draft| draft.inline_subschemas = true);
     let mut generator = draft.with_transform(RecursiveTransform(simplify)).into_generator();
-    let mut defaults = generator.root_schema_for::<Settings>().to_value();
-    let mut plan = generator.into_root_schema_for::<Plan>().to_value();
-    if let Some(defaults) = defaults.as_object_mut() {
-        defaults.retain(|key, _| !matches!(key.as_str(), "$schema" | "title"));
+    let mut defaults = generator.root_schema_for::<Settings>();
+    let mut plan = generator.into_root_schema_for::<Plan>();
+    defaults.remove("$schema");
+    defaults.remove("title");
+    // What all waves start from is written at the top, and is in the waves of a plan.
+    if let Some(Value::Object(properties)) = plan.get_mut("properties") {
+        let action = defaults.pointer("/properties/action").cloned().unwrap_or_default();
+        properties.insert("action".to_owned(), action);
+        properties.insert("defaults".to_owned(), defaults.to_value());
     }
-    // What all waves start from is written beside the plan itself, which has it in its waves.
-    plan["properties"]["action"] = defaults["properties"]["action"].clone();
-    plan["properties"]["defaults"] = defaults;
-    plan
+    plan.to_value()
 }
 
 /// Joins the lines of a comment to one, and removes what TOML does not have: null, and formats of numbers.
