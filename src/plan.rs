@@ -2,8 +2,9 @@
 //!
 //! Pure: other modules read the file and call the roll. In reading order:
 //!
-//! - `schema`: the keys of a plan; `settings`: the values of most of them;
-//! - `parse`: TOML to a [`Plan`], or all mistakes of the file with their places; `value`: the kinds of values;
+//! - `settings`: the settings of a wave; `value`: the kinds of values;
+//! - `schema`: the JSON Schema, made of these types; the keys of each table;
+//! - `parse`: TOML to a [`Plan`], or all mistakes of the file with their places;
 //! - `target`: the selectors of hosts;
 //! - `roster`: the hosts that answered the roll call;
 //! - `resolve`: a plan and a roster to a [`ResolvedPlan`];
@@ -11,7 +12,6 @@
 
 mod changes;
 mod diagnostic;
-mod kind;
 mod parse;
 mod resolve;
 mod resolved;
@@ -38,11 +38,10 @@ pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 pub use self::roster::{Roster, groups_of, nearest_subject};
 pub use self::schema::schema;
-pub use self::settings::{
-    BadConfirmTimeout, CONFIRM_TIMEOUT, Hook, Hooks, Parallel, Rollback, Settings, parse_confirm_timeout,
-};
-pub use self::systems::{Systems, runs};
+pub use self::settings::{Hook, Hooks, Rollback, Settings};
+pub use self::systems::Systems;
 pub use self::target::{Aliases, Selector};
+pub use self::value::{BadConfirmTimeout, CONFIRM_TIMEOUT, Parallel, parse_confirm_timeout};
 
 use crate::protocol::{FlakeUrl, HostName, MAX_REVISION_BYTES, Revision, Sender, Target, Tier};
 
@@ -52,15 +51,15 @@ use crate::protocol::{FlakeUrl, HostName, MAX_REVISION_BYTES, Revision, Sender, 
 #[expect(clippy::doc_markdown, reason = "the schema shows these comments to people as they are")]
 pub struct Plan {
     /// What the rollout is called: lower-case letters, digits and hyphens. Without it: the name of the file.
-    #[schemars(default, skip_serializing_if = "String::is_empty", regex(pattern = kind::NAME))]
+    #[schemars(default, skip_serializing_if = "String::is_empty", regex(pattern = value::NAME))]
     pub name: String,
     /// The branch, tag or commit to deploy. It is looked up once, before the first wave, so that every host gets the
     /// same commit. Required unless --revision is given.
-    #[schemars(with = "Option<String>", regex(pattern = kind::REVISION), length(max = MAX_REVISION_BYTES))]
+    #[schemars(with = "Option<String>", regex(pattern = value::REVISION), length(max = MAX_REVISION_BYTES))]
     pub revision: Option<Revision>,
     /// The flake in which `revision` is looked up, such as "git+https://git.example.com/nixos". Without it: --flake,
     /// else the one that the hosts name, once it was accepted.
-    #[schemars(with = "Option<String>", regex(pattern = kind::FLAKE))]
+    #[schemars(with = "Option<String>", regex(pattern = value::FLAKE))]
     pub flake: Option<FlakeUrl>,
     /// The file with the systems of the hosts, as `homelab-deploy build` writes it, from where the plan is. Each host
     /// fetches its own, and evaluates and builds nothing.
@@ -70,7 +69,7 @@ pub struct Plan {
     /// rollout.
     #[schemars(default)]
     pub stage: bool,
-    #[schemars(flatten, with = "kind::Hooks")]
+    #[schemars(flatten, with = "value::HookKeys")]
     pub hooks: Hooks,
     /// Hosts that are deployed together. A wave begins when every host of the previous wave has finished and that wave
     /// has succeeded; when a wave fails, no later one begins.
@@ -84,15 +83,15 @@ pub struct Plan {
 pub struct Wave {
     /// What the wave is called: lower-case letters, digits and hyphens, and no other wave's name. Without it: its first
     /// target.
-    #[schemars(with = "Option<String>", regex(pattern = kind::NAME))]
+    #[schemars(with = "Option<String>", regex(pattern = value::NAME))]
     pub name: Spanned<String>,
     /// The hosts, one target or a list: <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias.
     /// Named hosts are expected; of groups those are taken that answer. A host belongs to the first wave that matches
     /// it.
-    #[schemars(schema_with = "kind::some_targets")]
+    #[schemars(schema_with = "value::some_targets_schema")]
     pub targets: Vec<Spanned<Selector>>,
     /// Hosts that this wave leaves to later ones, written like `targets`.
-    #[schemars(schema_with = "kind::targets", default, extend("default" = []))]
+    #[schemars(schema_with = "value::targets_schema", default, extend("default" = []))]
     pub exclude: Vec<Spanned<Selector>>,
     #[schemars(flatten)]
     pub settings: Settings,

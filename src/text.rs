@@ -44,6 +44,27 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a s
     nearest(name, known).map(|near| format!("did you mean {near}? ")).unwrap_or_default()
 }
 
+/// Gives each variant of an enum its word, by `as_str` and by display.
+macro_rules! words {
+    ($type:ident: $($variant:ident = $word:literal),+ $(,)?) => {
+        impl $type {
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+pub(crate) use words;
+
 type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
 /// Skips the rest of an escape sequence by the rules of ECMA-48.

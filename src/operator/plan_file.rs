@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::plan::{Aliases, Plan, PlanErrors, ResolvedHost, ResolvedPlan, Roster, Systems, runs};
+use crate::plan::{Aliases, Plan, PlanErrors, ResolvedHost, ResolvedPlan, Roster, Systems};
 use crate::protocol::{Feature, HostReport, RequestIds, Revision, RolloutId};
 use crate::rollout::{PlanSource, Rollout};
 
@@ -201,7 +201,7 @@ fn difference(then: &ResolvedHost, now: Option<&HostReport>) -> Option<String> {
             let runs = now.revision.as_ref().map_or("another system", |commit| commit.short());
             format!("runs {runs} now")
         }
-        Some(now) if then.is_current && !then.system.as_ref().is_none_or(|system| runs(now, system)) => {
+        Some(now) if then.is_current && !then.system.as_ref().is_none_or(|system| now.is_current_system(system)) => {
             "does not run its system any more".to_owned()
         }
         Some(now) if then.system.is_some() && !now.has(&Feature::System) => "takes no built systems now".to_owned(),

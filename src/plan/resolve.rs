@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
+use crate::protocol::{Action, Feature, HostName, HostReport, Role, Target, Tier};
 use crate::text::nearest;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
-use super::roster::{Address, Roster, nearest_subject, short};
+use super::roster::{Roster, has_own_subject, nearest_subject, short};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
 
 /// The state of resolving a plan: the hosts in waves so far, and the diagnostics.
@@ -36,47 +36,51 @@ impl Plan {
     pub fn resolve(&self, roster: &Roster) -> Result<(ResolvedPlan, Vec<PlanDiagnostic>), PlanErrors> {
         let mut resolver =
             Resolver { plan: self, roster, taken: FxHashMap::default(), mistakes: Vec::new(), warnings: Vec::new() };
-        let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
+        let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.resolve_wave(wave)).collect();
         PlanErrors::unless_none(resolver.mistakes)?;
         Ok((ResolvedPlan { name: self.name.clone(), waves, ..ResolvedPlan::default() }, resolver.warnings))
     }
 
     /// Returns warnings about settings that the author may not have meant.
     pub fn advice(&self, resolved: &ResolvedPlan) -> Vec<PlanDiagnostic> {
-        let boundless = self.waves.iter().zip(&resolved.waves).filter_map(|(wave, resolved)| boundless(wave, resolved));
-        prod_first(&self.waves, &resolved.waves).into_iter().chain(boundless).collect()
+        let tolerant = self
+            .waves
+            .iter()
+            .zip(&resolved.waves)
+            .filter_map(|(wave, resolved)| tolerates_all_failures(wave, resolved));
+        prod_first(&self.waves, &resolved.waves).into_iter().chain(tolerant).collect()
     }
 }
 
 impl<'a> Resolver<'a> {
-    fn wave(&mut self, wave: &'a Wave) -> ResolvedWave {
+    fn resolve_wave(&mut self, wave: &'a Wave) -> ResolvedWave {
         let excluded: BTreeSet<_> = wave.exclude.iter().flat_map(|selector| matched(self.roster, selector)).collect();
         let pointless: Vec<_> = wave.exclude.iter().filter_map(|by| self.excludes_nobody(by, &excluded)).collect();
         self.warnings.extend(pointless);
         let before = self.mistakes.len();
         let mut hosts = Vec::new();
-        let mut nobody = Vec::new();
+        let mut unmatched = Vec::new();
         for by in &wave.targets {
-            let mut is_anybody = false;
+            let mut has_matched = false;
             for (tier, name) in matched(self.roster, by) {
-                is_anybody = true;
+                has_matched = true;
                 if !excluded.contains(&(tier, name)) && self.take(name, Taken { tier, wave, by }) {
-                    hosts.extend(self.freeze(name.clone(), tier, by));
+                    hosts.extend(self.resolve_host(name.clone(), tier, by));
                 }
             }
-            if !is_anybody {
-                nobody.push(by);
+            if !has_matched {
+                unmatched.push(by);
             }
         }
         self.check_together(wave, &mut hosts);
         // A host that could not be taken already has an error, which explains a smaller wave.
         if self.mistakes.len() == before {
-            self.check_size(wave, hosts.len(), &nobody);
+            self.check_size(wave, hosts.len(), &unmatched);
         }
         hosts.shrink_to_fit();
         let limits = wave.settings.limits(hosts.len());
         if limits.rollback != Rollback::None {
-            self.mistakes.extend(cannot_return(wave, &hosts));
+            self.mistakes.extend(cannot_roll_back(wave, &hosts));
         }
         ResolvedWave {
             name: wave.name.value.clone(),
@@ -101,18 +105,21 @@ impl<'a> Resolver<'a> {
     }
 
     /// Resolves a host and its subject. Returns `None` if no subject reaches it, which is recorded as a mistake.
-    fn freeze(&mut self, hostname: HostName, tier: Tier, by: &Spanned<Selector>) -> Option<ResolvedHost> {
+    fn resolve_host(&mut self, hostname: HostName, tier: Tier, by: &Spanned<Selector>) -> Option<ResolvedHost> {
         let report = self.roster.host(tier, &hostname);
-        let shared_subject = match report.map(|report| Address::of(report, &by.value.target)) {
-            None => {
+        let shared_subject = match (report, &by.value.target) {
+            (None, _) => {
                 let is_named = |near: &HostName| self.plan.names(near);
                 let warning = self.other_tier(&hostname, tier, by);
                 self.warnings.extend(warning.or_else(|| self.misspelt(&hostname, tier, by, is_named)));
                 None
             }
-            Some(Address::Own) => None,
-            Some(Address::Spelled(subject)) => Some(subject),
-            Some(Address::Nowhere) => {
+            (Some(report), _) if has_own_subject(report) => None,
+            // Another subject is used only if the operator wrote exactly it.
+            (Some(report), Target::Custom(subject)) if report.deploy_subjects.contains(subject) => {
+                Some(subject.clone())
+            }
+            (Some(_), _) => {
                 self.mistakes.push(not_by_name(&hostname, tier, by));
                 return None;
             }
@@ -204,13 +211,13 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Checks the size of a wave, and reports the targets in `nobody`, which matched no host.
-    fn check_size(&mut self, wave: &Wave, found: usize, nobody: &[&Spanned<Selector>]) {
+    /// Checks the size of a wave, and reports the targets that are `unmatched`.
+    fn check_size(&mut self, wave: &Wave, found: usize, unmatched: &[&Spanned<Selector>]) {
         let wanted = wave.settings.min_hosts;
         let name = &wave.name.value;
         if found >= wanted {
             // A wave that may be empty expects no host.
-            let odd = nobody.iter().filter(|_| wanted > 0);
+            let odd = unmatched.iter().filter(|_| wanted > 0);
             let warnings: Vec<_> = odd.map(|by| self.matches_nobody(by)).collect();
             self.warnings.extend(warnings);
             return;
@@ -218,8 +225,8 @@ impl<'a> Resolver<'a> {
         let mistake = if found > 0 {
             PlanDiagnostic::mistake(format!("wave `{name}` matches {found} of the {wanted} hosts that it wants"))
                 .help("see `homelab-deploy hosts` for the hosts that answer, or lower `min_hosts`")
-        } else if nobody.len() == wave.targets.len() {
-            let there: BTreeSet<_> = nobody.iter().map(|by| self.who_is_there(&by.value.target)).collect();
+        } else if unmatched.len() == wave.targets.len() {
+            let there: BTreeSet<_> = unmatched.iter().map(|by| self.help_for_unmatched(&by.value.target)).collect();
             let there: Vec<_> = there.into_iter().collect();
             PlanDiagnostic::mistake(format!("wave `{name}` matches no host"))
                 .help(format!("{}; min_hosts = 0 lets a wave be empty", there.join("; ")))
@@ -233,36 +240,34 @@ impl<'a> Resolver<'a> {
     fn matches_nobody(&self, by: &Spanned<Selector>) -> PlanDiagnostic {
         PlanDiagnostic::warning(format!("`{}` matches no host", by.value.text))
             .at(&by.span, "nobody")
-            .help(self.who_is_there(&by.value.target))
+            .help(self.help_for_unmatched(&by.value.target))
     }
 
     /// Returns help for a group without hosts: what would have matched instead.
-    fn who_is_there(&self, group: &Target) -> String {
-        let hosts = |wanted: &dyn Fn(Tier) -> bool| {
-            let hosts = self.roster.hosts().filter(|host| wanted(host.tier));
-            list(hosts.map(|host| host.hostname.as_str()))
-        };
-        let none_of = |tier: Tier| format!("no {tier} host answered: see that its listener runs");
+    fn help_for_unmatched(&self, group: &Target) -> String {
         let near = nearest_subject(group, self.roster.subjects()).map(|near| format!("did you mean {}? ", short(near)));
-        near.unwrap_or_default()
-            + &match group {
-                Target::All(tier) | Target::Host(tier, _) => none_of(*tier),
-                Target::Role(tier, _) => {
-                    let roles = self.roster.roles(*tier);
-                    let roles = list(roles.into_iter().map(Role::as_str));
-                    match (roles, hosts(&|other| other == *tier)) {
-                        (Some(roles), _) => format!("the roles that {tier} hosts answered with are {roles}"),
-                        (None, Some(hosts)) => format!("no {tier} host has a role; those that answered are {hosts}"),
-                        (None, None) => none_of(*tier),
-                    }
+        near.unwrap_or_default() + &self.what_is_there(group)
+    }
+
+    fn what_is_there(&self, group: &Target) -> String {
+        let those = |host: &&HostReport| group.tier().is_none_or(|tier| host.tier == tier);
+        let hosts = list(self.roster.hosts().filter(those).map(|host| host.hostname.as_str()));
+        let none_of = |tier: Tier| format!("no {tier} host answered: see that its listener runs");
+        match (group, hosts) {
+            (Target::All(tier) | Target::Host(tier, _), _) => none_of(*tier),
+            (Target::Role(tier, _), hosts) => {
+                let roles = self.roster.roles(*tier);
+                match (list(roles.into_iter().map(Role::as_str)), hosts) {
+                    (Some(roles), _) => format!("the roles that {tier} hosts answered with are {roles}"),
+                    (None, Some(hosts)) => format!("no {tier} host has a role; those that answered are {hosts}"),
+                    (None, None) => none_of(*tier),
                 }
-                Target::Custom(subject) => match hosts(&|_| true) {
-                    Some(hosts) => format!(
-                        "no host listens on the subject {subject}, and short forms begin with test or prod; those that answered are {hosts}"
-                    ),
-                    None => "no host answered at all: see that a listener runs".to_owned(),
-                },
             }
+            (Target::Custom(subject), Some(hosts)) => format!(
+                "no host listens on the subject {subject}, and short forms begin with test or prod; those that answered are {hosts}"
+            ),
+            (Target::Custom(_), None) => "no host answered at all: see that a listener runs".to_owned(),
+        }
     }
 }
 
@@ -320,7 +325,7 @@ fn not_by_name(name: &HostName, tier: Tier, by: &Spanned<Selector>) -> PlanDiagn
 
 /// Refuses a rollback if listeners are too old: they would deploy and never roll back. Ignores hosts that did not
 /// answer: they receive no request.
-fn cannot_return(wave: &Wave, hosts: &[ResolvedHost]) -> Option<PlanDiagnostic> {
+fn cannot_roll_back(wave: &Wave, hosts: &[ResolvedHost]) -> Option<PlanDiagnostic> {
     let old = hosts.iter().filter(|host| host.present && !host.supports_rollback);
     let old = list(old.map(|host| host.hostname.as_str()))?;
     let name = &wave.name.value;
@@ -346,7 +351,7 @@ fn prod_first(waves: &[Wave], resolved: &[ResolvedWave]) -> Option<PlanDiagnosti
     Some(with_targets(warning, wave, "prod").help("let a wave of test hosts go first, such as targets = \"test.all\""))
 }
 
-fn boundless(wave: &Wave, resolved: &ResolvedWave) -> Option<PlanDiagnostic> {
+fn tolerates_all_failures(wave: &Wave, resolved: &ResolvedWave) -> Option<PlanDiagnostic> {
     let (hosts, failures) = (resolved.hosts.len(), resolved.limits.max_failures);
     if hosts == 0 || failures < hosts {
         return None;
@@ -364,7 +369,7 @@ fn with_targets(finding: PlanDiagnostic, wave: &Wave, label: &str) -> PlanDiagno
 
 impl Settings {
     /// Returns the limits for a wave with this number of hosts.
-    fn limits(&self, hosts: usize) -> Limits {
+    pub(super) fn limits(&self, hosts: usize) -> Limits {
         let check = |command: &Vec<String>| Check { command: command.clone(), timeout: self.check_timeout };
         Limits {
             max_parallel: self.max_parallel.of(hosts),

@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
 use super::roster::{Roster, groups_of};
-use super::settings::{CONFIRM_TIMEOUT, Hook, Hooks, Rollback};
+use super::settings::{Hook, Hooks, Rollback};
+use super::value::CONFIRM_TIMEOUT;
 use crate::protocol::{
     Action, Commit, FlakeUrl, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier,
 };
@@ -27,7 +28,8 @@ pub struct ResolvedPlan {
     /// The hosts of the waves that were not selected.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
-    /// The hosts that only an earlier roll call assigns to a group. Their silence is no failure.
+    /// Hosts of a group that answered an earlier roll call and not this one. They are sent a request too, and
+    /// their silence is no failure.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
     #[serde(default, deserialize_with = "known_hooks", skip_serializing_if = "BTreeMap::is_empty")]
@@ -99,38 +101,29 @@ pub struct ResolvedHost {
     pub system: Option<SystemPath>,
 }
 
-/// The settings of a wave. Durations are serialized like `"1h 30m"`.
+/// The [`Settings`](super::Settings) of a wave whose hosts are known. Durations are serialized like `"1h 30m"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The most hosts in flight at once; at least 1.
     pub max_parallel: usize,
-    /// The wave fails once more hosts than this have failed.
     pub max_failures: usize,
-    /// The wave fails if fewer hosts than this complete.
     pub min_hosts: usize,
-    /// Whether a host that never responded is reported without counting as a failure.
     pub ignore_unreachable: bool,
-    /// The time from the request to the first response; then the host is unreachable.
     #[serde(with = "humantime_text")]
     pub accept_timeout: Duration,
-    /// The time from the request to the final response; then the host has timed out.
     #[serde(with = "humantime_text")]
     pub timeout: Duration,
-    /// How long to wait after the wave succeeded.
     #[serde(with = "humantime_text")]
     pub bake_time: Duration,
-    /// A command that must succeed after the bake time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
     pub confirm: bool,
-    /// How often the request is repeated to a host that was unreachable or busy.
     pub retries: u32,
     #[serde(with = "humantime_text")]
     pub retry_delay: Duration,
-    /// When hosts roll back. Always `Rollback::None` for actions that change nothing.
+    /// Always `Rollback::None` for actions that change nothing.
     #[serde(default, skip_serializing_if = "Rollback::is_none")]
     pub rollback: Rollback,
-    /// How long an activated host waits for the confirmation before it rolls back; whole seconds.
     #[serde(default = "confirm_timeout", with = "humantime_text")]
     pub confirm_timeout: Duration,
 }

@@ -142,33 +142,11 @@ impl Roster {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Address {
-    /// The subject of the host's name, on which no other host listens.
-    Own,
-    /// This subject, which the plan or command line spells. Other hosts may listen on it too.
-    Spelled(Subject),
-    /// No subject.
-    Nowhere,
-}
-
-impl Address {
-    /// Returns how to reach a host that a target selects.
-    ///
-    /// The subjects that a host lists only show whether it listens on that of its name: the others may be another
-    /// host's. Another subject is used only if the operator wrote exactly it. A host that lists none is expected to
-    /// listen on that of its name.
-    pub(super) fn of(host: &HostReport, target: &Target) -> Self {
-        let usual = Target::Host(host.tier, host.hostname.clone());
-        let subjects = &host.deploy_subjects;
-        if subjects.is_empty() || subjects.iter().any(|subject| usual.is_spelled(subject)) {
-            return Self::Own;
-        }
-        match target {
-            Target::Custom(subject) if subjects.contains(subject) => Self::Spelled(subject.clone()),
-            _ => Self::Nowhere,
-        }
-    }
+/// Whether a host listens on the subject of its name, as one that lists no subjects is expected to. The subjects that it
+/// lists show no more than that: the others may be another host's.
+pub(super) fn has_own_subject(host: &HostReport) -> bool {
+    let own = Target::Host(host.tier, host.hostname.clone());
+    host.deploy_subjects.is_empty() || host.deploy_subjects.iter().any(|subject| own.is_spelled(subject))
 }
 
 impl Members {

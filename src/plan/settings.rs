@@ -1,8 +1,6 @@
 //! The settings of a plan and its waves, besides names and hosts.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,18 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Spanned, kind};
+use super::Spanned;
+use super::value::{self, MAX_RETRIES, Parallel};
 use crate::protocol::Action;
-
-/// The default time that an activated host waits for its confirmation.
-pub const CONFIRM_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// More is a typing error.
-pub(super) const MAX_RETRIES: u16 = 1000;
-
-/// The allowed range. A host whose network restarts needs the minimum to reconnect; while it waits, no operator can
-/// deploy to it, hence the maximum.
-const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
+use crate::text::words;
 
 /// What every wave starts from. A wave that has the same key overrides it as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
@@ -34,7 +24,7 @@ pub struct Settings {
     pub action: Action,
     /// The most hosts at work at the same time: a number, or a share of the wave such as "25%", rounded down, but at
     /// least one host.
-    #[schemars(schema_with = "kind::parallel", extend("default" = "100%"))]
+    #[schemars(schema_with = "value::parallel_schema", extend("default" = "100%"))]
     pub max_parallel: Parallel,
     /// The wave fails once more hosts than this have failed; then no further host is begun, and those at work are
     /// waited for. Failed is whatever did not complete.
@@ -45,22 +35,22 @@ pub struct Settings {
     /// silent is always counted.
     pub ignore_unreachable: bool,
     /// How long a host may take to give a first sign; then it is unreachable. Shorter than `timeout`.
-    #[schemars(schema_with = "kind::timeout", extend("default" = "15s"))]
+    #[schemars(schema_with = "value::timeout_schema", extend("default" = "15s"))]
     pub accept_timeout: Spanned<Duration>,
     /// How long a host may take from the request to its end; then it has timed out.
-    #[schemars(schema_with = "kind::timeout", extend("default" = "30m"))]
+    #[schemars(schema_with = "value::timeout_schema", extend("default" = "30m"))]
     pub timeout: Spanned<Duration>,
     /// How long the hosts run the new system, from the end of the last one, before the wave counts as good. After the
     /// last wave only when it has a `check`.
-    #[schemars(schema_with = "kind::duration", extend("default" = "0s"))]
+    #[schemars(schema_with = "value::duration_schema", extend("default" = "0s"))]
     pub bake_time: Duration,
     /// A program and its arguments, run after the bake on the machine of the operator, without a shell. An exit code
     /// other than 0 fails the wave. It finds HOMELAB_DEPLOY_ROLLOUT, HOMELAB_DEPLOY_WAVE, HOMELAB_DEPLOY_REVISION and
     /// HOMELAB_DEPLOY_HOSTS in its environment.
-    #[schemars(schema_with = "kind::command")]
+    #[schemars(schema_with = "value::command_schema")]
     pub check: Option<Vec<String>>,
     /// How long `check` may take; then it is killed and the wave has failed.
-    #[schemars(schema_with = "kind::timeout", extend("default" = "1m"))]
+    #[schemars(schema_with = "value::timeout_schema", extend("default" = "1m"))]
     pub check_timeout: Duration,
     /// Whether to ask before the first host of the wave; only `yes` goes on.
     pub confirm: bool,
@@ -69,7 +59,7 @@ pub struct Settings {
     #[schemars(range(max = MAX_RETRIES))]
     pub retries: u32,
     /// How long to wait before a host is asked again.
-    #[schemars(schema_with = "kind::duration", extend("default" = "30s"))]
+    #[schemars(schema_with = "value::duration_schema", extend("default" = "30s"))]
     pub retry_delay: Duration,
     /// When a host returns to what it ran before: never; "auto": when its deployment fails, or when it cannot be
     /// reached any more after its activation; "wave": then, and when its wave fails, newest first. After `boot` a host
@@ -79,17 +69,8 @@ pub struct Settings {
     pub rollback: Option<Spanned<Rollback>>,
     /// With `rollback`: how long a host that was activated may take to be reached again, from 5 seconds to an hour.
     /// Then it returns.
-    #[schemars(schema_with = "kind::timeout", extend("default" = "1m"))]
+    #[schemars(schema_with = "value::timeout_schema", extend("default" = "1m"))]
     pub confirm_timeout: Option<Duration>,
-}
-
-/// The most hosts in flight at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parallel {
-    /// A number of hosts; at least 1.
-    Hosts(usize),
-    /// A percentage of the wave's hosts, 1 to 100.
-    Percent(u8),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,17 +88,6 @@ pub enum Rollback {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0:?} is not a way to roll back: there are \"none\", \"auto\" and \"wave\"")]
 pub struct NotARollback(String);
-
-#[derive(Debug, Clone, PartialEq, Error)]
-pub enum BadConfirmTimeout {
-    #[error(transparent)]
-    NoDuration(#[from] humantime::DurationError),
-    /// Hosts count in whole seconds.
-    #[error("it is not a whole number of seconds")]
-    NotWhole,
-    #[error("it is not between 5s and 1h")]
-    OutOfRange,
-}
 
 /// The program and its arguments for each hook, run without a shell.
 pub type Hooks = BTreeMap<Hook, Vec<String>>;
@@ -156,50 +126,15 @@ impl Default for Settings {
     }
 }
 
-impl Parallel {
-    /// Returns the number for a wave of `hosts` hosts: at least 1.
-    pub fn of(self, hosts: usize) -> usize {
-        let share = match self {
-            Self::Hosts(count) => count.min(hosts),
-            Self::Percent(percent) => hosts.saturating_mul(percent.into()) / 100,
-        };
-        share.max(1)
-    }
-}
-
 impl Rollback {
     /// All policies, from the weakest to the strongest.
     pub const ALL: [Self; 3] = [Self::None, Self::Auto, Self::Wave];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Auto => "auto",
-            Self::Wave => "wave",
-        }
-    }
 
     /// Whether hosts never roll back, which is the default.
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     pub(super) const fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
-}
-
-/// Refuses a timeout that is not whole seconds or out of range.
-pub(super) fn confirm_timeout(duration: Duration) -> Result<Duration, BadConfirmTimeout> {
-    if duration.subsec_nanos() > 0 {
-        return Err(BadConfirmTimeout::NotWhole);
-    }
-    if !CONFIRM_TIMEOUTS.contains(&duration) {
-        return Err(BadConfirmTimeout::OutOfRange);
-    }
-    Ok(duration)
-}
-
-/// Parses the confirm timeout in a plan or a flag.
-pub fn parse_confirm_timeout(text: &str) -> Result<Duration, BadConfirmTimeout> {
-    confirm_timeout(humantime::parse_duration(text)?)
 }
 
 impl FromStr for Rollback {
@@ -209,27 +144,10 @@ impl FromStr for Rollback {
     }
 }
 
-impl fmt::Display for Rollback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(Rollback: None = "none", Auto = "auto", Wave = "wave");
 
 impl Hook {
     pub const ALL: [Self; 3] = [Self::OnStart, Self::OnHalt, Self::OnFinish];
-
-    /// Returns the key of the hook in a plan.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OnStart => "on_start",
-            Self::OnHalt => "on_halt",
-            Self::OnFinish => "on_finish",
-        }
-    }
 }
 
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(Hook: OnStart = "on_start", OnHalt = "on_halt", OnFinish = "on_finish");

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
 use super::resolved::{Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
-use super::{CONFIRM_TIMEOUT, Rollback};
-use crate::protocol::{Action, Commit, HostReport, Status, SystemPath};
+use crate::protocol::{Action, Commit, SystemPath};
 
 /// The systems of a commit by host name, as `homelab-deploy build` or a CI job writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,16 +82,10 @@ impl ResolvedPlan {
             max_parallel: self.waves.iter().map(|wave| wave.limits.max_parallel).max().unwrap_or(1),
             max_failures: 0,
             min_hosts: 0,
-            ignore_unreachable: false,
             accept_timeout: most(|limits| limits.accept_timeout),
             timeout: most(|limits| limits.timeout),
-            bake_time: Duration::ZERO,
-            check: None,
-            confirm: false,
-            retries: 0,
             retry_delay: Duration::ZERO,
-            rollback: Rollback::None,
-            confirm_timeout: CONFIRM_TIMEOUT,
+            ..Settings::default().limits(1)
         };
         let hosts = self.hosts().cloned().collect();
         let wave =
@@ -104,13 +98,4 @@ impl ResolvedPlan {
     fn those(&self, is_it: impl Fn(&ResolvedHost) -> bool) -> Option<String> {
         list(self.hosts().filter(|host| is_it(host)).map(|host| host.hostname.as_str()))
     }
-}
-
-/// Whether a switch to this system would change nothing: the host runs and boots it, and no run failed or is active.
-pub fn runs(report: &HostReport, system: &SystemPath) -> bool {
-    let has_failed = report.last.as_ref().is_some_and(|last| last.status != Status::Completed);
-    report.busy.is_none()
-        && !has_failed
-        && report.system.as_deref() == Some(system.as_str())
-        && report.next_boot_differs != Some(true)
 }

@@ -1,15 +1,18 @@
-//! Reads the values of a plan's keys. Each error says what to write instead.
+//! The kinds of values in a plan: their readers, whose errors say what to write instead, and their JSON schemas where
+//! those of the types do not fit.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::json;
+use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
 use super::Spanned;
 use super::diagnostic::{PlanDiagnostic, PlanErrors};
-use super::settings::{self, MAX_RETRIES, Parallel};
 use super::target::{Aliases, Selector};
 
 type Read<T> = Result<T, PlanDiagnostic>;
@@ -18,6 +21,49 @@ type Read<T> = Result<T, PlanDiagnostic>;
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
 
 const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";
+
+/// The default time that an activated host waits for its confirmation.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// More is a typing error.
+pub(super) const MAX_RETRIES: u16 = 1000;
+
+/// The allowed range. A host whose network restarts needs the minimum to reconnect; while it waits, no operator can
+/// deploy to it, hence the maximum.
+const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
+
+/// Numbers with units, as `humantime` parses them, without the units that are too long for a plan.
+const DURATION: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w)\s*)+$|^0$";
+
+/// An alias, or tokens with dots between them.
+const TARGET: &str = r"^([A-Za-z0-9_-]+|[^.*>\s]+(\.[^.*>\s]+)+)$";
+
+pub(super) const NAME: &str = "^[a-z0-9-]+$";
+
+pub(super) const REVISION: &str = "^[A-Za-z0-9][A-Za-z0-9._/+-]*$";
+
+/// A URL with a scheme and without an output of the flake.
+pub(super) const FLAKE: &str = r"^[a-z+]+:[^\s#]+$";
+
+/// The most hosts in flight at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
+    /// A number of hosts; at least 1.
+    Hosts(usize),
+    /// A percentage of the wave's hosts, 1 to 100.
+    Percent(u8),
+}
+
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum BadConfirmTimeout {
+    #[error(transparent)]
+    NoDuration(#[from] humantime::DurationError),
+    /// Hosts count in whole seconds.
+    #[error("it is not a whole number of seconds")]
+    NotWhole,
+    #[error("it is not between 5s and 1h")]
+    OutOfRange,
+}
 
 /// A key with its value, or with one item of its list.
 #[derive(Clone, Copy)]
@@ -146,7 +192,7 @@ impl<'a, 'i> Entry<'a, 'i> {
     /// Reads the time that an activated host waits for its confirmation.
     pub(super) fn confirm_timeout(self) -> Read<Duration> {
         let key = self.key;
-        settings::confirm_timeout(self.duration()?).map_err(|error| {
+        confirm_timeout(self.duration()?).map_err(|error| {
             let help = format!("write {key} = \"1m\", or what a host needs to be reached again after its activation");
             self.refused(format!("`{key}` cannot be kept to"), error.to_string(), help)
         })
@@ -226,4 +272,85 @@ pub(super) fn slug(text: &str) -> String {
         "" => "unnamed".to_owned(),
         name => name.to_owned(),
     }
+}
+
+impl Parallel {
+    /// Returns the number for a wave of `hosts` hosts: at least 1.
+    pub fn of(self, hosts: usize) -> usize {
+        let share = match self {
+            Self::Hosts(count) => count.min(hosts),
+            Self::Percent(percent) => hosts.saturating_mul(percent.into()) / 100,
+        };
+        share.max(1)
+    }
+}
+
+/// Refuses a timeout that is not whole seconds or out of range.
+fn confirm_timeout(duration: Duration) -> Result<Duration, BadConfirmTimeout> {
+    if duration.subsec_nanos() > 0 {
+        return Err(BadConfirmTimeout::NotWhole);
+    }
+    if !CONFIRM_TIMEOUTS.contains(&duration) {
+        return Err(BadConfirmTimeout::OutOfRange);
+    }
+    Ok(duration)
+}
+
+/// Parses the confirm timeout in a plan or a flag.
+pub fn parse_confirm_timeout(text: &str) -> Result<Duration, BadConfirmTimeout> {
+    confirm_timeout(humantime::parse_duration(text)?)
+}
+
+pub(super) fn command_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": [{ "type": "string", "minLength": 1 }],
+        "additionalItems": { "type": "string" },
+    })
+}
+
+pub(super) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": DURATION })
+}
+
+/// A duration with a digit other than 0, since a timeout is not empty.
+pub(super) fn timeout_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "allOf": [{ "pattern": DURATION }, { "pattern": "[1-9]" }] })
+}
+
+pub(super) fn parallel_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [{ "type": "integer", "minimum": 1 }, { "type": "string", "pattern": "^0*(100|[1-9][0-9]?)%$" }],
+    })
+}
+
+pub(super) fn targets_schema(_: &mut SchemaGenerator) -> Schema {
+    one_or_list(0)
+}
+
+pub(super) fn some_targets_schema(_: &mut SchemaGenerator) -> Schema {
+    one_or_list(1)
+}
+
+/// Returns the schema of one target, or a list of at least `least`.
+fn one_or_list(least: usize) -> Schema {
+    let target = json!({ "type": "string", "pattern": TARGET });
+    json_schema!({ "anyOf": [target, { "type": "array", "items": target, "minItems": least }] })
+}
+
+/// The keys of the hooks.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct HookKeys {
+    /// A program that is told when the rollout begins, or goes on: the program and its arguments, which no shell reads.
+    /// It finds the rollout on its standard input as JSON, has 30 seconds, and changes nothing.
+    #[schemars(rename = "on_start", schema_with = "command_schema", default)]
+    start: (),
+    /// The same for when a wave fails.
+    #[schemars(rename = "on_halt", schema_with = "command_schema", default)]
+    halt: (),
+    /// The same for when the rollout is over, however it ended.
+    #[schemars(rename = "on_finish", schema_with = "command_schema", default)]
+    finish: (),
 }

@@ -1,6 +1,5 @@
 //! Discovery messages: the request on the discovery subject, and the answers of listeners and running rollouts.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ops::Not;
 use std::str::FromStr;
@@ -15,7 +14,7 @@ use super::ids::RolloutId;
 use super::names::{HostName, Role, Tier};
 use super::reply_subject::{ReplySubject, Sender};
 use super::response::{BusyWith, ErrorCode, Status};
-use super::revision::Commit;
+use super::revision::{Commit, SystemPath};
 use super::subject::Subject;
 use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_json};
 
@@ -71,7 +70,7 @@ pub struct HostReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
     /// The flake that the host deploys from, without user name and password. A URL that does not parse counts as none.
-    #[serde(default, deserialize_with = "if_possible", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_readable", skip_serializing_if = "Option::is_none")]
     pub flake: Option<FlakeUrl>,
     /// A random id of this boot, which differs between two machines with the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +106,6 @@ pub struct HostReport {
     pub now: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<Box<BusyWith>>,
-    /// The last run, unless another version describes it in a way that cannot be read.
     #[serde(default, deserialize_with = "if_readable", skip_serializing_if = "Option::is_none")]
     pub last: Option<Box<LastRun>>,
     /// At most [`MAX_PROBLEMS`] problems of the host.
@@ -203,6 +201,15 @@ impl HostReport {
         self.busy.is_none() && self.last.as_deref().is_some_and(is_it)
     }
 
+    /// Whether a switch to this system would change nothing: the host runs and boots it, and no run failed or is active.
+    pub fn is_current_system(&self, system: &SystemPath) -> bool {
+        let has_failed = self.last.as_ref().is_some_and(|last| last.status != Status::Completed);
+        self.busy.is_none()
+            && !has_failed
+            && self.system.as_deref() == Some(system.as_str())
+            && self.next_boot_differs != Some(true)
+    }
+
     pub fn has(&self, feature: &Feature) -> bool {
         self.features.contains(feature)
     }
@@ -255,13 +262,7 @@ fn first_problems<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Prob
     Ok(problems.into_iter().take(MAX_PROBLEMS).map(|problem| Problem::new(problem.code, problem.message)).collect())
 }
 
-/// Reads an optional value, and takes one that does not parse for none: another version may spell it differently.
-fn if_possible<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Option<T>, D::Error> {
-    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
-    Ok(text.and_then(|text| text.parse().ok()))
-}
-
-/// Reads an optional value, and takes one of another form for none.
+/// Reads an optional value, and takes one that cannot be read for none: another version may write it differently.
 fn if_readable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

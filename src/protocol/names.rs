@@ -1,6 +1,5 @@
 //! Names that become part of a subject. Each is checked once, where it enters the program.
 
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::text::text_type;
-use crate::text::{is_invisible, safe};
+use crate::text::{is_invisible, safe, words};
 
 /// The longest host or role name, in bytes. DNS allows 253; every subject stays well under the server's limit.
 pub const MAX_NAME_BYTES: usize = 253;
@@ -82,13 +81,6 @@ pub enum Tier {
 impl Tier {
     /// All tiers, in the order in which a careful rollout visits them.
     pub const ALL: [Self; 2] = [Self::Test, Self::Prod];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Test => "test",
-            Self::Prod => "prod",
-        }
-    }
 }
 
 /// What a host does with the requested system.
@@ -112,16 +104,6 @@ pub enum Action {
 impl Action {
     /// All actions that a person may ask for.
     pub const ALL: [Self; 4] = [Self::Switch, Self::Boot, Self::Test, Self::DryActivate];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Switch => "switch",
-            Self::Boot => "boot",
-            Self::Test => "test",
-            Self::DryActivate => "dry-activate",
-            Self::Fetch => "fetch",
-        }
-    }
 
     /// Whether the system runs from then on.
     pub const fn activates(self) -> bool {
@@ -164,17 +146,8 @@ impl FromStr for Action {
     }
 }
 
-impl fmt::Display for Tier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(Tier: Test = "test", Prod = "prod");
+words!(Action: Switch = "switch", Boot = "boot", Test = "test", DryActivate = "dry-activate", Fetch = "fetch");
 
 #[cfg(test)]
 mod tests {

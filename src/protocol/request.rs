@@ -2,6 +2,7 @@
 //! are absent, and pages of logs.
 
 use std::ops::Not;
+use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -119,29 +120,25 @@ impl Request {
     /// Parses a request as tolerantly as is safe: unknown fields are ignored, but `reply_to` must be valid.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadRequest> {
         if bytes.len() > MAX_REQUEST_BYTES {
-            // The bound is there to spare the very work of reading it, so the sender is not told.
+            // To read it is the work that the bound saves, so there is no reply subject to tell the sender on.
             let message = format!("a request of {} bytes is over the bound of {MAX_REQUEST_BYTES}", bytes.len());
             return Err(BadRequest::Unanswerable(message));
         }
-        let fields: Map<String, Value> = serde_json::from_slice(bytes)
+        let fields = serde_json::from_slice(bytes).map(Fields);
+        let fields = fields
             .map_err(|e| BadRequest::Unanswerable(clean_line(&format!("the request is not a JSON object: {e}"))))?;
-        if fields.contains_key("log") {
+        if fields.0.contains_key("log") {
             return Err(BadRequest::Unanswerable("a question for a log is no request".to_owned()));
         }
-        let text = |key: &str| fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let line = |key: &str| text(key).map(clean_line).filter(|line| !line.is_empty());
-        let reply_to = text("reply_to")
-            .ok_or_else(|| BadRequest::Unanswerable("the request has no reply_to".to_owned()))?
-            .parse::<ReplySubject>()
-            .map_err(|e| BadRequest::Unanswerable(format!("reply_to is refused: {e}")))?;
+        let reply_to = match fields.text("reply_to") {
+            "" => return Err(BadRequest::Unanswerable("the request has no reply_to".to_owned())),
+            text => text.parse::<ReplySubject>(),
+        };
+        let reply_to = reply_to.map_err(|e| BadRequest::Unanswerable(format!("reply_to is refused: {e}")))?;
 
-        // A request with an unreadable optional field must not run as if the field were absent.
-        let value = |key: &str| fields.get(key).filter(|value| !value.is_null());
-        let filled = |key: &str| value(key).filter(|value| value.as_str() != Some("")).map(text_of);
-        let flag = |key: &str| value(key).map_or(Some(false), Value::as_bool);
-        let id = filled("id").map(str::parse::<RequestId>);
-        let known_id = id.clone().and_then(Result::ok);
-        let (per_host, confirmed) = (flag("per_host"), flag("confirmed"));
+        let (per_host, confirmed) = (fields.flag("per_host"), fields.flag("confirmed"));
+        let id = fields.filled::<RequestId>("id");
+        let known_id = id.clone().unwrap_or_default();
         let reject = |error, message: String| BadRequest::Rejected {
             reply_to: reply_to.clone(),
             id: known_id.clone(),
@@ -149,42 +146,36 @@ impl Request {
             error,
             message,
         };
-        let invalid = |message| reject(ErrorCode::InvalidRequest, message);
-        if let Some(Err(e)) = id {
-            return Err(invalid(e.to_string()));
-        }
+        let invalid = |message: String| reject(ErrorCode::InvalidRequest, message);
+        let id = id.map_err(|e| invalid(e.to_string()))?;
         let (Some(per_host), Some(confirmed)) = (per_host, confirmed) else {
             return Err(invalid("per_host and confirmed are true or false".to_owned()));
         };
-        let action = match text("action").unwrap_or_default() {
+        let action = match fields.text("action") {
             fetch if fetch == Action::Fetch.as_str() => Action::Fetch,
             other => other.parse().map_err(|e: NameError| reject(ErrorCode::InvalidAction, e.to_string()))?,
         };
-        let revision = text("revision")
-            .unwrap_or_default()
-            .parse::<Revision>()
-            .map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
-        let expires_at = filled("expires_at").map(str::parse::<Timestamp>).transpose();
+        let revision = fields.text("revision").parse::<Revision>();
+        let revision = revision.map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
+        let expires_at = fields.filled::<Timestamp>("expires_at");
         let expires_at =
             expires_at.map_err(|_| invalid("expires_at is not a time like 2026-11-23T10:00:00Z".to_owned()))?;
-        let seconds = value("confirm_timeout_s").map(|value| value.as_u64().filter(|&seconds| seconds > 0));
+        let seconds = fields.get("confirm_timeout_s").map(|value| value.as_u64().filter(|&seconds| seconds > 0));
         if seconds == Some(None) {
             return Err(invalid("confirm_timeout_s is not a number of seconds above 0".to_owned()));
         }
-        let returns = value("returns").map(|value| text_of(value).parse::<RequestId>()).transpose();
-        let returns = returns.map_err(|e| invalid(format!("returns: {e}")))?;
+        let returns = fields.parsed::<RequestId>("returns").map_err(|e| invalid(format!("returns: {e}")))?;
         // An unreadable system must not lead to an evaluation.
-        let system = value("system").map(|value| text_of(value).parse::<SystemPath>()).transpose();
-        let system = system.map_err(|e| invalid(format!("system: {e}")))?;
+        let system = fields.parsed::<SystemPath>("system").map_err(|e| invalid(format!("system: {e}")))?;
         if action == Action::Fetch && system.is_none() {
             return Err(invalid("there is no system to fetch".to_owned()));
         }
         Ok(Self {
-            id: known_id,
+            id,
             expires_at,
-            operator: line("operator"),
-            rollout: line("rollout"),
-            wave: line("wave"),
+            operator: fields.line("operator"),
+            rollout: fields.line("rollout"),
+            wave: fields.line("wave"),
             confirm_timeout_s: seconds.flatten(),
             confirmed,
             returns,
@@ -238,9 +229,37 @@ impl LogRequest {
     }
 }
 
-/// Returns the text of a field; an empty one where the field has another type.
-fn text_of(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+/// The fields of a request. One that is null counts as absent. One that cannot be read does not: the request must not
+/// run as if it were.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Returns a text; an empty one if the field is absent or has another type.
+    fn text(&self, key: &str) -> &str {
+        self.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Returns a text for people, if it says anything.
+    fn line(&self, key: &str) -> Option<String> {
+        Some(clean_line(self.text(key))).filter(|line| !line.is_empty())
+    }
+
+    fn parsed<T: FromStr>(&self, key: &str) -> Result<Option<T>, T::Err> {
+        self.get(key).map(|_| self.text(key).parse()).transpose()
+    }
+
+    /// Parses a field that other programs write as `""` when it is absent.
+    fn filled<T: FromStr>(&self, key: &str) -> Result<Option<T>, T::Err> {
+        if self.get(key).and_then(Value::as_str) == Some("") { Ok(None) } else { self.parsed(key) }
+    }
+
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.get(key).map_or(Some(false), Value::as_bool)
+    }
 }
 
 /// Whether this is the acknowledgement of a `JetStream` stream to a publisher: `{"stream": …, "seq": …}`. It goes to

@@ -2,7 +2,6 @@
 //! and pages of logs.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -14,6 +13,7 @@ use super::ids::RequestId;
 use super::names::HostName;
 use super::revision::Commit;
 use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_json};
+use crate::text::words;
 
 pub const MAX_LOG_TAIL_LINES: usize = 60;
 
@@ -44,16 +44,6 @@ impl Status {
     /// Whether no other status follows. Success is judged on final responses only.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Rejected | Self::Completed | Self::Failed)
-    }
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Started => "started",
-            Self::Rejected => "rejected",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-        }
     }
 }
 
@@ -157,11 +147,9 @@ impl FromStr for ErrorCode {
 
 checked_text!(ErrorCode);
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(
+    Status: Accepted = "accepted", Started = "started", Rejected = "rejected", Completed = "completed", Failed = "failed",
+);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BusyWith {

@@ -2,7 +2,7 @@
 
 use super::{PrepareError, PrepareOptions};
 use crate::operator::nix::{BuildOptions, NixError, closures};
-use crate::plan::{Changes, Plan, PlanErrors, ResolvedPlan, Roster, Systems, runs};
+use crate::plan::{Changes, Plan, PlanErrors, ResolvedPlan, Roster, Systems};
 use crate::protocol::{Action, Commit, FlakeUrl, Revision};
 
 /// The source of the systems that are sent to hosts.
@@ -80,7 +80,7 @@ pub(super) fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &R
     for host in waves.flat_map(|wave| &mut wave.hosts).filter(|host| host.shared_subject.is_none()) {
         let report = roster.host(host.tier, &host.hostname);
         host.is_current = report.is_some_and(|report| match &host.system {
-            Some(system) => runs(report, system),
+            Some(system) => report.is_current_system(system),
             None => report.is_current(commit),
         });
     }

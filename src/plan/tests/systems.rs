@@ -1,6 +1,6 @@
 //! Tests the assignment of built systems to hosts.
 
-use super::super::{ResolvedPlan, Systems, runs};
+use super::super::{ResolvedPlan, Systems};
 use super::{answered_by, host, listening, plan, told};
 use crate::protocol::{Feature, HostReport};
 
@@ -72,20 +72,20 @@ fn a_host_is_current_that_runs_and_boots_its_system() {
     let report = |change: fn(&mut serde_json::Value)| {
         let mut report = serde_json::to_value(HostReport { system: Some(path("ns1")), ..host("prod.ns1") }).unwrap();
         change(&mut report);
-        serde_json::from_value(report).unwrap()
+        serde_json::from_value::<HostReport>(report).unwrap()
     };
     let last = |status: &str| serde_json::json!({ "id": "r", "status": status, "at": "2026-11-23T10:00:00Z" });
-    assert!(runs(&report(|_| {}), &system));
-    assert!(runs(&report(|report| report["next_boot_differs"] = false.into()), &system));
-    assert!(!runs(&report(|report| report["next_boot_differs"] = true.into()), &system));
-    assert!(!runs(&report(|report| report["system"] = path("ns2").into()), &system));
-    assert!(!runs(&report(|report| report["system"] = serde_json::Value::Null), &system));
+    assert!(report(|_| {}).is_current_system(&system));
+    assert!(report(|report| report["next_boot_differs"] = false.into()).is_current_system(&system));
+    assert!(!report(|report| report["next_boot_differs"] = true.into()).is_current_system(&system));
+    assert!(!report(|report| report["system"] = path("ns2").into()).is_current_system(&system));
+    assert!(!report(|report| report["system"] = serde_json::Value::Null).is_current_system(&system));
     let with_last = |status: &str| {
         let report = serde_json::to_value(HostReport { system: Some(path("ns1")), ..host("prod.ns1") });
         let mut report = report.unwrap();
         report["last"] = last(status);
-        serde_json::from_value(report).unwrap()
+        serde_json::from_value::<HostReport>(report).unwrap()
     };
-    assert!(runs(&with_last("completed"), &system));
-    assert!(!runs(&with_last("failed"), &system), "its activation may have stopped half-way");
+    assert!(with_last("completed").is_current_system(&system));
+    assert!(!with_last("failed").is_current_system(&system), "its activation may have stopped half-way");
 }
