@@ -81,7 +81,7 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
     let peeled = format!("{tag}^{{}}");
     let mut git = Command::new("git");
     git.args(["ls-remote", "--exit-code", "--", remote.url(), &branch, &tag, &peeled]);
-    remote.introduce(git.as_std_mut());
+    remote.configure_git(git.as_std_mut());
     let (output, command) = run(git, asked).await?;
     // git exits with 2 if the repository has no such ref, and with 128 if it cannot be reached.
     if output.status.code() == Some(2) {
@@ -119,7 +119,7 @@ async fn names(remote: &Remote, asked: &Revision) -> Vec<String> {
 async fn list(remote: &Remote, asked: &Revision) -> Result<(Output, String), LookupError> {
     let mut git = Command::new("git");
     git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);
-    remote.introduce(git.as_std_mut());
+    remote.configure_git(git.as_std_mut());
     run(git, asked).await
 }
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
 #[rustfmt::skip]
-const CHOOSING: [&str; 15] = [
+const FORBIDDEN_FLAGS: [&str; 15] = [
     "--flake", "--no-flake", "--file", "-f", "--attr", "-A", "--store-path", "--target-host", "--profile-name", "-p",
     "--specialisation", "-c", "--rollback", "--upgrade", "--upgrade-all",
 ];
@@ -42,7 +42,6 @@ pub struct RunSettings {
     pub flake: FlakeUrl,
     pub host: HostName,
     /// The name of the configuration in the flake, if it is not the host's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attr: Option<FlakeAttr>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
@@ -109,7 +108,7 @@ impl FromStr for RebuildFlag {
         let long = word.split('=').next().unwrap_or(word);
         // The value of a short flag may follow it directly.
         let names = [long, word.get(..2).unwrap_or(word)];
-        match names.into_iter().find(|name| CHOOSING.contains(name)) {
+        match names.into_iter().find(|name| FORBIDDEN_FLAGS.contains(name)) {
             Some(name) => Err(RebuildFlagError(name.to_owned())),
             None => Ok(Self(word.to_owned())),
         }
@@ -178,7 +177,7 @@ mod tests {
         for how in ["--show-trace", "--option", "cores", "2", "--build-host=nas", "--impure", "-L", "--flakes"] {
             assert_eq!(refused(how), None);
         }
-        for what in CHOOSING.into_iter().chain(["-pother", "-c=x", "-fdefault.nix", "-Ahosts.ns2"]) {
+        for what in FORBIDDEN_FLAGS.into_iter().chain(["-pother", "-c=x", "-fdefault.nix", "-Ahosts.ns2"]) {
             assert!(refused(what).is_some(), "{what}");
         }
         insta::assert_snapshot!(refused("--target-host=ns2").unwrap(), @"--target-host makes nixos-rebuild deploy something else than the request asks for, or somewhere else");

@@ -26,7 +26,7 @@ const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
 
 /// The prefix of the unit in which `nixos-rebuild` activates a system. Most releases use it alone; some append a
 /// number.
-pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
+pub(super) const ACTIVATION_UNIT: &str = "nixos-rebuild-switch-to-configuration";
 
 /// The time limit for asking a program. A missing answer does not stop a deployment.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -69,7 +69,6 @@ pub struct SystemSnapshot {
 }
 
 impl SystemSnapshot {
-    /// Reads the links of the host.
     pub(super) fn from_links(host: &Host) -> Self {
         let (current, profile) = (System::at(host, "run/current-system"), Profile::of(host));
         let paths = current.as_ref().zip(profile.as_ref());
@@ -77,7 +76,6 @@ impl SystemSnapshot {
         Self { booted: System::at(host, "run/booted-system"), current, profile, specialisation, ..Self::default() }
     }
 
-    /// Reads the links, and asks programs for the rest.
     pub(super) async fn capture(host: &Host) -> Self {
         Self::from_links(host).with_answers(host).await
     }
@@ -141,7 +139,6 @@ impl Profile {
     }
 }
 
-/// Returns the name of the current specialisation of this system.
 fn specialisation(host: &Host, current: &str, System { path, .. }: &System) -> Option<String> {
     let specialisations = fs::read_dir(host.at(path).join("specialisation")).ok()?;
     let mut names = specialisations.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -153,7 +150,7 @@ fn specialisation(host: &Host, current: &str, System { path, .. }: &System) -> O
 /// as the place where it keeps the commit has changed over time.
 pub(super) async fn configuration_revision(host: &Host, system: &System) -> Option<Commit> {
     let nixos_version = host.at(&system.path).join("sw/bin/nixos-version");
-    answer(nixos_version, &["--configuration-revision"]).await?.trim().parse().ok()
+    output_if_ok(nixos_version, &["--configuration-revision"]).await?.trim().parse().ok()
 }
 
 /// Returns the failed units; `None` without systemd.
@@ -161,15 +158,15 @@ async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
     if !host.has_systemd() {
         return None;
     }
-    let (mut failed, waiting) = listed(&answer("systemctl", &LIST).await?);
+    let (mut failed, waiting) = listed(&output_if_ok("systemctl", &LIST).await?);
     if !waiting.is_empty() {
         // With `Restart=always` a unit may wait although it succeeded.
-        let waiting: Vec<&str> = waiting.iter().map(String::as_str).collect();
-        let shown = answer("systemctl", &[&SHOW[..], &waiting].concat()).await;
-        // A unit of unknown state counts as failed, as it is not `active` either.
-        failed.extend(
-            shown.map_or_else(|| waiting.iter().map(|&unit| unit.to_owned()).collect(), |text| ended_badly(&text)),
-        );
+        let arguments: Vec<&str> = SHOW.into_iter().chain(waiting.iter().map(String::as_str)).collect();
+        match output_if_ok("systemctl", &arguments).await {
+            Some(shown) => failed.extend(ended_badly(&shown)),
+            // A unit of unknown state counts as failed, as it is not `active` either.
+            None => failed.extend(waiting),
+        }
     }
     Some(failed)
 }
@@ -201,14 +198,14 @@ fn ended_badly(shown: &str) -> BTreeSet<String> {
 }
 
 /// Returns the output and the exit status of a program that answers in time.
-pub(super) async fn ask(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Output> {
+pub(super) async fn run_program(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Output> {
     let mut command = Command::new(program);
     in_plain_words(command.as_std_mut());
     output_within(command.args(arguments), ANSWER_WITHIN).await.ok()
 }
 
-pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
-    let output = ask(program, arguments).await.filter(|output| output.status.success())?;
+pub(super) async fn output_if_ok(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
+    let output = run_program(program, arguments).await.filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -248,7 +245,7 @@ impl Host {
     }
 
     /// Keeps the garbage collector from the systems that the host may return to. Fails harmlessly without Nix.
-    pub(super) fn keep(&self, current: Option<&str>, profile: Option<&str>) {
+    pub(super) fn protect_from_gc(&self, current: Option<&str>, profile: Option<&str>) {
         let roots = self.gc_roots();
         for (name, path) in [("current", current), ("profile", profile)] {
             if let Some(path) = path {
@@ -312,7 +309,7 @@ impl Host {
 
 /// Whether `nixos-rebuild` activates systems in units of this name.
 pub(super) fn is_activation(unit: &str) -> bool {
-    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
+    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION_UNIT))
 }
 
 /// Returns the time since which a control group has processes.

@@ -15,7 +15,8 @@ const CHANGES: [&str; 7] = [
 ];
 
 /// The first words of other lines of an activation.
-const ACTIVATION: [&str; 3] = ["updating GRUB", "would activate the configuration", "would stop the following units"];
+const ACTIVATION_LINES: [&str; 3] =
+    ["updating GRUB", "would activate the configuration", "would stop the following units"];
 
 /// The bash `nixos-rebuild`'s message about a failed activation.
 const SWITCHING_FAILED: &str = "error(s) occurred while switching to the new configuration";
@@ -38,8 +39,8 @@ const DISTRUST: [&str; 7] = [
 ];
 
 /// The words before the names of failed units of the system, and of a user.
-const UNITS_FAILED: &str = "the following units failed:";
-const USER_UNITS_FAILED: &str = "the following user units failed:";
+const UNITS_FAILED_PREFIX: &str = "the following units failed:";
+const USER_UNITS_FAILED_PREFIX: &str = "the following user units failed:";
 
 /// The words before the user's name when a user's activation begins, and when it failed.
 const USER_BEGINS: &str = "reloading user units for ";
@@ -67,7 +68,7 @@ const MAX_LINE_BYTES: usize = 2_048;
 
 pub(super) fn phase_of(line: &str) -> Option<Phase> {
     let line = line.trim_start();
-    CHANGES.iter().chain(&ACTIVATION).any(|start| line.starts_with(start)).then_some(Phase::Activate)
+    CHANGES.iter().chain(&ACTIVATION_LINES).any(|start| line.starts_with(start)).then_some(Phase::Activate)
 }
 
 #[derive(Debug)]
@@ -214,11 +215,11 @@ pub(super) enum BootLoader {
 }
 
 pub(super) fn about_failed_units(lines: &[String]) -> Option<&str> {
-    lines.iter().rev().find(|line| line.contains(UNITS_FAILED)).map(|line| without_label(line))
+    lines.iter().rev().find(|line| line.contains(UNITS_FAILED_PREFIX)).map(|line| without_label(line))
 }
 
 pub(super) fn failed_units(lines: &[String]) -> Vec<String> {
-    names_after(UNITS_FAILED, about_failed_units(lines).unwrap_or_default())
+    names_after(UNITS_FAILED_PREFIX, about_failed_units(lines).unwrap_or_default())
 }
 
 fn names_after(words: &str, line: &str) -> Vec<String> {
@@ -246,8 +247,8 @@ pub(super) fn user_failures(lines: &[String]) -> Vec<String> {
     for line in lines {
         if line.starts_with(USER_BEGINS) {
             units.clear();
-        } else if line.contains(USER_UNITS_FAILED) {
-            units = names_after(USER_UNITS_FAILED, line);
+        } else if line.contains(USER_UNITS_FAILED_PREFIX) {
+            units = names_after(USER_UNITS_FAILED_PREFIX, line);
         } else if let Some(user) = user_in(line) {
             let named = units.drain(..).map(|unit| format!("{unit} of {user}"));
             let before = failures.len();
@@ -348,7 +349,7 @@ pub(super) fn boot_loader(lines: &[String]) -> Option<BootLoader> {
     let is_before = |line: &String| changed_nothing(line) || line.starts_with(NO_BOOT_LOADER);
     let is_after = |line: &String| {
         CHANGES.iter().chain(&[ACTIVATION_FAILED, USER_BEGINS]).any(|start| line.starts_with(start))
-            || line.contains(UNITS_FAILED)
+            || line.contains(UNITS_FAILED_PREFIX)
             || needs_reboot(line)
     };
     match (lines.iter().any(is_before), lines.iter().any(is_after)) {

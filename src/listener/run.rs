@@ -26,7 +26,7 @@ use crate::protocol::{
 /// A file of a run that holds one value.
 pub struct Record<T>(&'static str, PhantomData<fn() -> T>);
 
-pub(super) const REQUEST: Record<Spec> = Record("request.json", PhantomData);
+pub(super) const REQUEST: Record<RunSpec> = Record("request.json", PhantomData);
 /// The state of the host before the run, to which it can roll back.
 pub(super) const BEFORE: Record<SystemSnapshot> = Record("before.json", PhantomData);
 /// The result, from the supervisor.
@@ -43,7 +43,7 @@ pub(super) const COMMIT: Record<Commit> = Record("commit", PhantomData);
 const LONGEST_CONFIRMATION: u64 = 60 * 60;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spec {
+pub struct RunSpec {
     /// Two deliveries with the same key are the same request.
     pub key: String,
     pub id: Option<RequestId>,
@@ -65,17 +65,20 @@ pub struct Spec {
     /// or after a failure, it rolls back. If absent, the host stays as it is.
     pub confirm_timeout_ms: Option<u64>,
     /// The target of a rollback; absent for a deployment.
-    pub return_to: Option<Box<RollbackTarget>>,
+    #[serde(rename = "return_to")]
+    pub rollback_to: Option<Box<RollbackTarget>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackTarget {
     /// The run whose previous state is the target.
     pub run: String,
-    pub facts: SystemSnapshot,
+    #[serde(rename = "facts")]
+    pub snapshot: SystemSnapshot,
     pub revision: Option<Commit>,
     /// The system that the run deployed, if known. If somebody else has replaced it, the replacement stays.
-    pub made: Option<String>,
+    #[serde(rename = "made")]
+    pub built_system: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +126,7 @@ pub struct UnitEnd {
     pub status: String,
 }
 
-impl Spec {
+impl RunSpec {
     pub(super) fn new(request: Request, settings: &RunSettings, accepted_at: Timestamp) -> Self {
         let confirm_timeout = request.confirm_timeout_s.map(|seconds| seconds.min(LONGEST_CONFIRMATION));
         Self {
@@ -140,7 +143,7 @@ impl Spec {
             settings: settings.clone(),
             system: request.system,
             confirm_timeout_ms: confirm_timeout.map(|seconds| seconds * 1_000),
-            return_to: None,
+            rollback_to: None,
         }
     }
 

@@ -22,22 +22,24 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 
 use self::admission::{Decision, Refusal, addressed, decide};
 use self::discovery::{Problems, RollCalls};
-use self::history::{RequestHistory, Stage};
-use self::inbox::{Allowance, Inbox, Letter};
+use self::history::{RequestHistory, RunStage};
+use self::inbox::{Inbox, QueuedMessage, RateLimit};
 use self::metrics::Metrics;
-use self::publisher::{Publisher, Trial};
-use self::runs::{LOG_READERS, Step};
+use self::publisher::{PermissionProbe, Publisher};
+use self::runs::{LOG_READERS, TaskDone};
 use self::state_dir::{RecoveredState, StateDir};
 use super::ListenerError;
 use super::config::Config;
 use super::nixos::{Host, System, instance};
 use super::run::launch::Launcher;
-use super::run::{BEFORE, COMMIT, RollbackTarget, RunDir, Spec, watch as run_watch};
+use super::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunSpec, watch as run_watch};
 use super::systemd::Systemd;
 use crate::bus::{Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
-use crate::protocol::{Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
+use crate::protocol::{
+    BusyWith, Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath,
+};
 use crate::text::safe;
 
 /// The heartbeat interval of a run that waits for its confirmation.
@@ -67,31 +69,31 @@ pub(super) struct Service {
     requests: Inbox,
     questions: Inbox,
     /// Notified when the server itself answers a message.
-    echo: Arc<Notify>,
+    server_replied: Arc<Notify>,
     /// The time since which the server refuses the key.
     lockout: Lockout,
-    /// The trial of the permissions, while it lasts.
-    trial: Option<Trial>,
+    /// The probe of the permissions, while it lasts.
+    probe: Option<PermissionProbe>,
     roll_calls: RollCalls,
     /// The permits of log readers.
     log_readers: Arc<Semaphore>,
     problems: Problems,
-    answers: Allowance,
-    lines: Allowance,
+    answers: RateLimit,
+    lines: RateLimit,
     history: RequestHistory,
     state_dir: StateDir,
     launcher: Launcher,
     host: Host,
     boot_id: Option<String>,
     /// The ended runs whose final response the server does not have yet.
-    undelivered: Vec<(RunDir, Spec, Response)>,
+    undelivered: Vec<(RunDir, RunSpec, Response)>,
     /// Whether a batch of them is on its way. One at a time: the next one may contain the same.
     delivering: bool,
     /// The last system that was asked for its commit, and the answer.
-    revision: Option<(System, Option<Commit>)>,
+    known_revision: Option<(System, Option<Commit>)>,
     systemd: Systemd,
     metrics: watch::Sender<Metrics>,
-    steps: JoinSet<Step>,
+    tasks: JoinSet<TaskDone>,
     heartbeat: Interval,
 }
 
@@ -111,30 +113,30 @@ impl Service {
             Some(folder) => instance(folder, Some("")),
             None => instance(&config.state_dir, boot_id.as_deref()),
         };
-        let echo = Arc::new(Notify::new());
+        let server_replied = Arc::new(Notify::new());
         let mut service = Self {
             history,
             heartbeat: heartbeat(&config, Phase::Resolve),
             publisher: Publisher::new(client, renewal, &config, instance),
-            requests: Inbox::new(echo.clone()),
-            questions: Inbox::new(echo.clone()),
-            echo,
+            requests: Inbox::new(server_replied.clone()),
+            questions: Inbox::new(server_replied.clone()),
+            server_replied,
             lockout: Lockout::default(),
-            trial: None,
+            probe: None,
             roll_calls: RollCalls::default(),
             log_readers: Arc::new(Semaphore::new(LOG_READERS)),
             problems: Problems::default(),
-            answers: Allowance::new(ANSWERS.0, ANSWERS.1),
-            lines: Allowance::new(LINES.0, LINES.1),
+            answers: RateLimit::new(ANSWERS),
+            lines: RateLimit::new(LINES),
             launcher: Launcher::new(config.supervisor.clone(), &host),
             host,
             boot_id,
             undelivered,
             delivering: false,
-            revision: None,
+            known_revision: None,
             systemd,
             metrics,
-            steps: JoinSet::new(),
+            tasks: JoinSet::new(),
             config,
             state_dir,
         };
@@ -149,13 +151,13 @@ impl Service {
         mut events: Events,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), ListenerError> {
-        let echo = self.echo.clone();
+        let server_replied = self.server_replied.clone();
         self.subscribe_to_requests().await?;
-        while let Some(trial) = &mut self.trial {
+        while let Some(probe) = &mut self.probe {
             tokio::select! {
-                () = sleep_until(trial.over_at) => self.end_trial(),
-                () = echo.notified() => trial.read(),
-                Some(event) = events.recv() => self.handle_bus(event).await?,
+                () = sleep_until(probe.over_at) => self.end_probe(),
+                () = server_replied.notified() => probe.read(),
+                Some(event) = events.recv() => self.on_bus_event(event).await?,
             }
         }
         self.subscribe_to_questions().await?;
@@ -164,33 +166,33 @@ impl Service {
         // Waiting operators may have missed what happened while no listener ran.
         self.report_progress().await;
         self.deliver();
-        self.report_state();
+        self.update_status();
         self.systemd.ready();
         let end = loop {
-            let trial_over = self.trial.as_ref().map_or_else(Instant::now, |trial| trial.over_at);
+            let probe_over = self.probe.as_ref().map_or_else(Instant::now, |probe| probe.over_at);
             tokio::select! {
-                Some(letter) = self.requests.letters.recv() => self.handle_request(&letter).await,
-                Some(letter) = self.questions.letters.recv() => self.answer_roll_call(letter).await,
-                Some(done) = self.steps.join_next() => self.handle_step(done).await,
-                _ = self.heartbeat.tick(), if self.history.stage() == Some(Stage::Running) => self.report_progress().await,
+                Some(message) = self.requests.messages.recv() => self.on_request(&message).await,
+                Some(message) = self.questions.messages.recv() => self.on_roll_call(message).await,
+                Some(done) = self.tasks.join_next() => self.on_task_done(done).await,
+                _ = self.heartbeat.tick(), if self.history.stage() == Some(RunStage::Running) => self.report_progress().await,
                 () = self.systemd.beat_due() => self.systemd.beat(),
-                Some(event) = events.recv() => if let Err(error) = self.handle_bus(event).await {
+                Some(event) = events.recv() => if let Err(error) = self.on_bus_event(event).await {
                     break Err(error);
                 },
-                () = echo.notified() => if let Some(trial) = &mut self.trial {
-                    trial.read();
+                () = server_replied.notified() => if let Some(probe) = &mut self.probe {
+                    probe.read();
                 },
-                () = sleep_until(trial_over), if self.trial.is_some() => self.end_trial(),
+                () = sleep_until(probe_over), if self.probe.is_some() => self.end_probe(),
                 () = &mut stop => break Ok(()),
             }
-            self.report_state();
+            self.update_status();
         };
         self.finish().await;
         end
     }
 
     /// Reports the state of the listener to systemd and Prometheus.
-    fn report_state(&mut self) {
+    fn update_status(&mut self) {
         let connected = self.publisher.connected;
         self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.connected, connected) != connected);
         let doing = match &self.history.current {
@@ -200,20 +202,19 @@ impl Service {
         self.systemd.status(if connected { doing } else { format!("{doing}; not connected to NATS, trying again") });
     }
 
-    async fn handle_request(&mut self, letter: &Letter) {
+    async fn on_request(&mut self, message: &QueuedMessage) {
         let host = (self.config.tier, &self.config.run.host);
-        let request = Request::parse(&letter.payload);
+        let request = Request::parse(&message.payload);
         if let Ok(Request { expires_at: Some(at), .. }) = &request {
             self.problems.compare_clocks(*at, clock::now());
         }
-        let request = addressed(request, host, self.publisher.rights, &self.history);
-        let elsewhere = || self.state_dir.damaged_holder().or_else(|| self.host.activation());
-        match decide(request, clock::now(), &self.history, elsewhere) {
+        let request = addressed(request, host, self.publisher.permissions, &self.history);
+        match decide(request, clock::now(), &self.history, || self.busy_elsewhere()) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
                 if self.answers.take().is_some() {
                     if self.lines.take().is_some() {
-                        tracing::info!("asked again on {}: {}", shown(reply_to.as_str()), state.status);
+                        tracing::info!("asked again on {}: {}", for_log(reply_to.as_str()), state.status);
                     }
                     let state = self.with_phase(state);
                     self.publisher.respond(&reply_to, &state).await;
@@ -221,16 +222,21 @@ impl Service {
             }
             Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
             Decision::Reject(refusal) => self.reject(refusal).await,
-            Decision::Drop(_) if is_acknowledgement(&letter.payload) => {}
-            Decision::Drop(why) => match LogRequest::parse(&letter.payload) {
-                Some(question) => self.give_log(&letter.subject, question),
-                None => self.complain(|| format!("a message on {} is dropped: {}", letter.subject, shown(&why))),
+            Decision::Drop(_) if is_acknowledgement(&message.payload) => {}
+            Decision::Drop(why) => match LogRequest::parse(&message.payload) {
+                Some(question) => self.give_log(&message.subject, question),
+                None => self.warn_limited(|| format!("a message on {} is dropped: {}", message.subject, for_log(&why))),
             },
         }
     }
 
+    /// Returns what keeps the host busy other than a run that the history knows.
+    fn busy_elsewhere(&self) -> Option<BusyWith> {
+        self.state_dir.damaged_holder().or_else(|| self.host.activation())
+    }
+
     /// Logs a warning that others can cause as often as they like.
-    fn complain(&mut self, line: impl FnOnce() -> String) {
+    fn warn_limited(&mut self, line: impl FnOnce() -> String) {
         match self.lines.take() {
             Some(0) => tracing::warn!("{}", line()),
             Some(more) => tracing::warn!("{} ({more} more lines like this were left out)", line()),
@@ -239,15 +245,15 @@ impl Service {
     }
 
     async fn accept(&mut self, request: Request) {
-        let who = |text: &Option<String>| text.as_deref().map(shown);
+        let who = |text: &Option<String>| text.as_deref().map(for_log);
         tracing::info!(
-            key = shown(request.key()), action = %request.action, revision = %shown(request.revision.as_str()),
+            key = for_log(request.key()), action = %request.action, revision = %for_log(request.revision.as_str()),
             system = request.system.as_ref().map(SystemPath::as_str),
             operator = who(&request.operator), rollout = who(&request.rollout), wave = who(&request.wave), "accepted"
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
-        let spec = match self.spec(request) {
-            Ok(spec) => Spec { number: self.state_dir.next_number(), ..spec },
+        let spec = match self.run_spec(request) {
+            Ok(spec) => RunSpec { number: self.state_dir.next_number(), ..spec },
             Err((error, message)) => {
                 return self.reject(Refusal { reply_to, id, error, message, holder: None }).await;
             }
@@ -256,33 +262,37 @@ impl Service {
         // Before anything slow, so that the operator knows at once that the host has the request.
         self.report_progress().await;
         let (launcher, dir) = (self.launcher.clone(), self.state_dir.run_dir(&spec.key));
-        self.steps.spawn_blocking(move || Step::Run(run_watch::begin(&launcher, &dir, &spec)));
+        self.tasks.spawn_blocking(move || TaskDone::Run(run_watch::begin(&launcher, &dir, &spec)));
     }
 
     /// Returns the run that a request asks for, or why it is refused.
-    fn spec(&self, request: Request) -> Result<Spec, (ErrorCode, String)> {
+    fn run_spec(&self, request: Request) -> Result<RunSpec, (ErrorCode, String)> {
         let returns = request.returns.clone();
-        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config.run, clock::now()) };
+        let spec = RunSpec { boot_id: self.boot_id.clone(), ..RunSpec::new(request, &self.config.run, clock::now()) };
         let Some(run) = returns else {
             let is_from_anybody = spec.system.is_some() && spec.settings.system_keys.is_empty();
             return if is_from_anybody { Err((ErrorCode::Untrusted, NO_KEY.to_owned())) } else { Ok(spec) };
         };
         let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
         let (action, end) = self.history.returnable(run.as_str()).map_err(cannot)?;
-        let facts = self.state_dir.run_dir(run.as_str()).get(BEFORE);
-        let facts = facts.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
-        let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
-        let return_to =
-            Some(Box::new(RollbackTarget { run: run.to_string(), facts, revision, made: end.system.clone() }));
-        Ok(Spec { action, return_to, ..spec })
+        let snapshot = self.state_dir.run_dir(run.as_str()).get(BEFORE);
+        let snapshot = snapshot.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
+        let revision = snapshot.revision.clone().or_else(|| end.previous_revision.clone());
+        let rollback_to = Some(Box::new(RollbackTarget {
+            run: run.to_string(),
+            snapshot,
+            revision,
+            built_system: end.system.clone(),
+        }));
+        Ok(RunSpec { action, rollback_to, ..spec })
     }
 
     /// Records the operator's confirmation that it heard from the host after the activation.
     async fn confirm(&mut self, key: &str, reply_to: &ReplySubject, state: Response) {
         let dir = self.state_dir.run_dir(key);
         if dir.phase() == Phase::Confirm && !dir.is_confirmed() {
-            tracing::info!(key = shown(key), "confirmed");
-            if let Err(error) = dir.write_confirmed() {
+            tracing::info!(key = for_log(key), "confirmed");
+            if let Err(error) = dir.mark_confirmed() {
                 tracing::error!(key, "cannot note that it is confirmed: {error}");
             }
         }
@@ -294,8 +304,8 @@ impl Service {
         if self.answers.take().is_none() {
             return;
         }
-        let (refused, error, why) = (shown(refusal.key()), &refusal.error, shown(&refusal.message));
-        self.complain(|| format!("{refused} is rejected: {error}: {why}"));
+        let (refused, error, why) = (for_log(refusal.key()), &refusal.error, for_log(&refusal.message));
+        self.warn_limited(|| format!("{refused} is rejected: {error}: {why}"));
         let key = refusal.key().to_owned();
         let mut message = refusal.message;
         // The message may repeat parts of the request.
@@ -337,18 +347,18 @@ impl Service {
     /// Stops: flushes what is about to be published, and leaves a run to its supervisor.
     async fn finish(mut self) {
         self.systemd.stopping();
-        while matches!(self.history.stage(), Some(Stage::Beginning | Stage::Concluding))
-            && let Some(step) = self.steps.join_next().await
+        while matches!(self.history.stage(), Some(RunStage::Beginning | RunStage::Concluding))
+            && let Some(step) = self.tasks.join_next().await
         {
-            self.handle_step(step).await;
+            self.on_task_done(step).await;
         }
         if let Some(current) = &self.history.current {
             tracing::info!(key = current.spec.key, "the run goes on without this listener");
         }
         while self.delivering
-            && let Ok(Some(step)) = timeout(DELIVER_WITHIN, self.steps.join_next()).await
+            && let Ok(Some(step)) = timeout(DELIVER_WITHIN, self.tasks.join_next()).await
         {
-            self.handle_step(step).await;
+            self.on_task_done(step).await;
         }
         self.state_dir.copy_all();
         self.publisher.flush().await;
@@ -357,7 +367,7 @@ impl Service {
 }
 
 /// Cleans and shortens a text of others for the log.
-fn shown(text: &str) -> String {
+fn for_log(text: &str) -> String {
     let mut shown = safe(text);
     shown.truncate(shown.floor_char_boundary(SHOWN_BYTES));
     shown

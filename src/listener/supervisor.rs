@@ -7,10 +7,10 @@
 //! on which only the supervisor was killed is still busy.
 
 mod activation;
-mod build;
 mod deployment;
 mod process;
 mod rollback;
+mod system;
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use std::io;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use self::deployment::Deployment;
-use self::process::{ProcessRunner, ProcessTree, StopSignal};
+use self::process::{ProcessRunner, ProcessTree, StopCondition};
 use super::nixos::Host;
 pub use super::run::RunDir;
 use super::run::{FINAL, OutputLog, RESULT, UNIT, UnitEnd};
@@ -38,7 +38,7 @@ pub async fn supervise(dir: RunDir, mut starter: Systemd) -> io::Result<()> {
 
     let runner = ProcessRunner {
         // Registered before any program runs: a signal to this process is meant for the programs, too.
-        bounds: StopSignal::of(spec.settings.timeout())?,
+        stop: StopCondition::of(spec.settings.timeout())?,
         tree: ProcessTree::new()?,
         grace: spec.settings.grace(),
         log: OutputLog::create(&dir),
@@ -47,11 +47,11 @@ pub async fn supervise(dir: RunDir, mut starter: Systemd) -> io::Result<()> {
     let host = Host::new(spec.settings.root.clone());
     // Boxed, since every caller's future would otherwise contain it.
     let result = Box::pin(Deployment { dir: dir.clone(), spec, host, runner }.carry_out()).await?;
-    dir.keep(RESULT, &result)
+    dir.write_durable(RESULT, &result)
 }
 
 pub fn note_unit_end(dir: &RunDir, end: &UnitEnd) -> io::Result<()> {
-    dir.keep(UNIT, end)
+    dir.write_durable(UNIT, end)
 }
 
 /// Takes the lock of the run, for this process and all that it starts. Fails if the run has been concluded.

@@ -48,7 +48,7 @@ impl Remote {
     }
 
     /// Adds the secrets to the environment of git.
-    pub(crate) fn introduce(&self, git: &mut Command) {
+    pub(crate) fn configure_git(&self, git: &mut Command) {
         // Keeps settings that the user passes in the same way.
         let count = std::env::var_os("GIT_CONFIG_COUNT");
         let others: usize = count.and_then(|count| count.to_str()?.parse().ok()).unwrap_or_default();

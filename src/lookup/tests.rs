@@ -83,7 +83,7 @@ async fn the_password_of_a_repository_is_on_no_command_line() {
     let remote = Remote::at("https://user:token@git.example/x");
     let mut git = Command::new(recording_git(folder.path()));
     git.args(["ls-remote", "--", remote.url()]);
-    remote.introduce(git.as_std_mut());
+    remote.configure_git(git.as_std_mut());
     let (_, shown) = run(git, &"main".parse().unwrap()).await.unwrap();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     assert!(shown.ends_with("ls-remote -- https://git.example/x"), "{shown}");

@@ -20,14 +20,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{BEFORE, COMMIT, FINAL, PHASE, REQUEST, RESULT, Record, Spec, UNIT};
+use super::{BEFORE, COMMIT, FINAL, PHASE, REQUEST, RESULT, Record, RunSpec, UNIT};
 use crate::listener::NAMESPACE;
 use crate::protocol::{Phase, Response};
 
 /// Held by the supervisor and all that it starts, while the run goes on.
 const LOCK: &str = "lock";
 /// There once the server has the final response.
-const TOLD: &str = "told";
+const DELIVERED: &str = "told";
 /// There once the operator has confirmed the activation.
 const CONFIRMED: &str = "confirmed";
 /// The link that `nixos-rebuild build` makes to the built system. It also keeps the garbage collector from it.
@@ -82,19 +82,19 @@ impl RunDir {
     }
 
     /// Creates the directories, and writes down the request. The returned lock keeps all others from the run.
-    pub(in crate::listener) fn create(&self, spec: &Spec) -> io::Result<File> {
+    pub(in crate::listener) fn create(&self, spec: &RunSpec) -> io::Result<File> {
         // Without a spare directory, the disk may still have room.
         take_spare(&self.kept).ok();
         private_directory(&self.live)?;
         let lock = self.lock()?;
         self.clear()?;
-        self.keep(REQUEST, spec)?;
+        self.write_durable(REQUEST, spec)?;
         Ok(lock)
     }
 
     /// Removes unreadable remains of a run with the same key.
     fn clear(&self) -> io::Result<()> {
-        let names = [PHASE.0, COMMIT.0, "part", BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
+        let names = [PHASE.0, COMMIT.0, "part", BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, DELIVERED];
         let records = names.into_iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]);
         records.chain(self.output_files()).try_for_each(|file| remove(&file))
     }
@@ -126,7 +126,11 @@ impl RunDir {
     }
 
     /// Writes a record in memory, and on disk unless that is full. Missing copies are made [later](Self::copy_all).
-    pub(in crate::listener) fn keep<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
+    pub(in crate::listener) fn write_durable<T: Serialize>(
+        &self,
+        Record(name, _): Record<T>,
+        value: &T,
+    ) -> io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
         if self.live == self.kept {
             return self.copy(name, &bytes);
@@ -139,7 +143,11 @@ impl RunDir {
     }
 
     /// Writes down what nobody needs after a reboot.
-    pub(in crate::listener) fn note<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
+    pub(in crate::listener) fn write_volatile<T: Serialize>(
+        &self,
+        Record(name, _): Record<T>,
+        value: &T,
+    ) -> io::Result<()> {
         write(&self.live, name, &serde_json::to_vec(value)?)
     }
 
@@ -167,7 +175,7 @@ impl RunDir {
         written.into_iter().try_for_each(|(name, bytes)| self.copy(name, &bytes))
     }
 
-    pub fn spec(&self) -> io::Result<Spec> {
+    pub fn spec(&self) -> io::Result<RunSpec> {
         // One of the two may be damaged.
         read(&self.live, REQUEST).or_else(|error| read(&self.kept, REQUEST).map_err(|_| error))
     }
@@ -211,7 +219,7 @@ impl RunDir {
     }
 
     /// Notes that the operator has confirmed the activation. Not needed after a reboot.
-    pub(in crate::listener) fn write_confirmed(&self) -> io::Result<()> {
+    pub(in crate::listener) fn mark_confirmed(&self) -> io::Result<()> {
         fs::write(self.live.join(CONFIRMED), "")
     }
 
@@ -225,13 +233,13 @@ impl RunDir {
     }
 
     /// Notes that the server has the final response. Not durable: in doubt it is delivered again.
-    pub(in crate::listener) fn write_told(&self) -> io::Result<()> {
-        fs::write(self.live.join(TOLD), "")?;
-        if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(TOLD), "") }
+    pub(in crate::listener) fn mark_delivered(&self) -> io::Result<()> {
+        fs::write(self.live.join(DELIVERED), "")?;
+        if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(DELIVERED), "") }
     }
 
-    pub(in crate::listener) fn was_told(&self) -> bool {
-        self.live.join(TOLD).exists()
+    pub(in crate::listener) fn was_delivered(&self) -> bool {
+        self.live.join(DELIVERED).exists()
     }
 
     /// Returns the files of the output: the current part and the previous one.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::geteuid;
 use uuid::Uuid;
 
-use super::{RunDir, Spec};
+use super::{RunDir, RunSpec};
 use crate::listener::NAMESPACE;
 use crate::listener::nixos::Host;
 use crate::listener::output::clean;
@@ -48,13 +48,13 @@ impl Launcher {
 
     /// Starts the supervisor of the run in this directory. Blocks, in a unit until the supervisor holds the lock. After
     /// an error there may still be a supervisor: the lock tells.
-    pub(in crate::listener) fn launch(&self, dir: &RunDir, spec: &Spec) -> io::Result<()> {
+    pub(in crate::listener) fn launch(&self, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
         if self.has_units { self.in_a_unit(dir, spec) } else { self.in_a_session(dir) }
     }
 
     /// Starts the supervisor in a unit, and so in a control group other than the listener's: systemd ends services by
     /// it.
-    fn in_a_unit(&self, dir: &RunDir, spec: &Spec) -> io::Result<()> {
+    fn in_a_unit(&self, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
         dir.write_environment(&environment(env::vars_os()))?;
         let output = Command::new("systemd-run")
             .args(arguments(&self.supervisor, dir, spec))
@@ -84,7 +84,7 @@ impl Launcher {
 
 /// Returns the arguments of `systemd-run` for the supervisor of this run. The command returns once the supervisor holds
 /// the lock, and nothing ties the two together: no pipe, no terminal, no waiting for the end.
-fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
+fn arguments(supervisor: &Path, dir: &RunDir, spec: &RunSpec) -> Vec<OsString> {
     let grace = spec.settings.grace();
     // The run keeps its own time. This limit is for a broken supervisor, and includes all that may come after the
     // program: the confirmation, and the rollback, which takes as long as any activation.
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_time_without_end_is_one_that_systemd_can_count() {
         let dir = RunDir::in_one("/run/x".into());
-        let mut spec = Spec { confirm_timeout_ms: Some(u64::MAX), ..spec("r-1") };
+        let mut spec = RunSpec { confirm_timeout_ms: Some(u64::MAX), ..spec("r-1") };
         spec.settings.timeout_ms = u64::MAX;
         let arguments = arguments(Path::new("/bin/x"), &dir, &spec);
         assert!(arguments.contains(&"--property=RuntimeMaxSec=3153600000".into()), "{arguments:?}");

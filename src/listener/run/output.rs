@@ -59,7 +59,7 @@ impl OutputLog {
     /// Enters a phase. If it cannot be written down, only the progress report is lost.
     pub(in crate::listener) fn enter(&mut self, phase: Phase) {
         self.finder.phase = phase;
-        self.dir.note(PHASE, &phase).ok();
+        self.dir.write_volatile(PHASE, &phase).ok();
     }
 
     /// Enters a phase unless a later one was reached.
@@ -111,7 +111,7 @@ impl OutputLog {
         self.start += fs::metadata(&current)?.len();
         let next = current.with_extension("next");
         let file = File::create(&next)?;
-        self.dir.note(PART, &OutputPart { inode: file.metadata()?.ino(), start: self.start })?;
+        self.dir.write_volatile(PART, &OutputPart { inode: file.metadata()?.ino(), start: self.start })?;
         fs::rename(&current, previous)?;
         fs::rename(next, current)?;
         self.file = Some(file);
@@ -213,11 +213,11 @@ mod tests {
         fs::write(&current, "23456").unwrap();
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
         let asked = |place| page(&dir, place, 3);
-        dir.note(PART, &OutputPart { inode: inode(&current), start: 2 }).unwrap();
+        dir.write_volatile(PART, &OutputPart { inode: inode(&current), start: 2 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
 
         fs::write(&next, "").unwrap();
-        dir.note(PART, &OutputPart { inode: inode(&next), start: 7 }).unwrap();
+        dir.write_volatile(PART, &OutputPart { inode: inode(&next), start: 7 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
         fs::rename(&current, &previous).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), false)]);

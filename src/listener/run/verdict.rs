@@ -4,17 +4,17 @@
 //! `switch-to-configuration`; the older bash program turns them all into 1, so that only its output tells. Exit code 0
 //! of either is not believed until the host runs the built system.
 
-use super::{Spec, Verdict};
+use super::{RunSpec, Verdict};
 use crate::listener::config::UserUnits;
 use crate::listener::nixos::SystemSnapshot;
 use crate::listener::output::{self, BootLoader};
 use crate::protocol::{Action, ErrorCode, Phase};
 
 /// The exit code of `switch-to-configuration` when units failed.
-pub(in crate::listener) const UNITS_FAILED: i32 = 4;
+pub(in crate::listener) const EXIT_UNITS_FAILED: i32 = 4;
 
 /// Its exit code when the system needs a reboot; also that of `nix build` when a build failed.
-const NEEDS_REBOOT: i32 = 100;
+const EXIT_NEEDS_REBOOT: i32 = 100;
 
 /// The shell's exit codes for a child that a signal ended: HUP, INT, KILL, TERM.
 const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
@@ -23,10 +23,10 @@ const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
 const REBOOT: &str = "deploy it with action = \"boot\", and reboot the host";
 
 /// The exit code of a program that dies of an error, and of all failures of the bash `nixos-rebuild`.
-const DIED: i32 = 1;
+const EXIT_DIED: i32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::listener) enum End {
+pub(in crate::listener) enum ProcessEnd {
     Exited(i32),
     Killed(i32),
     /// A signal told the supervisor to stop, together with the program.
@@ -38,7 +38,7 @@ pub(in crate::listener) enum End {
     Refused(ErrorCode, String),
 }
 
-impl End {
+impl ProcessEnd {
     /// Returns every end but exit code 0 as an error.
     pub(in crate::listener) fn success(self) -> Result<(), Self> {
         if self == Self::Exited(0) { Ok(()) } else { Err(self) }
@@ -47,7 +47,7 @@ impl End {
 
 #[derive(Debug)]
 pub(in crate::listener) struct Evidence<'a> {
-    pub(in crate::listener) end: &'a End,
+    pub(in crate::listener) end: &'a ProcessEnd,
     pub(in crate::listener) phase: Phase,
     pub(in crate::listener) before: &'a SystemSnapshot,
     pub(in crate::listener) after: &'a SystemSnapshot,
@@ -56,21 +56,21 @@ pub(in crate::listener) struct Evidence<'a> {
     pub(in crate::listener) lines: &'a [String],
 }
 
-pub(in crate::listener) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
+pub(in crate::listener) fn judge(spec: &RunSpec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
     let verdict = match end {
-        End::Exited(0) => success(spec.action, evidence),
-        End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
-        End::Exited(code) if needs_reboot(*code, evidence) => reboot(spec.action, evidence),
-        End::Exited(code) if is_reached(*code, evidence) => activation_failure(spec, *code, evidence),
-        End::Exited(code) => build_failure(spec, *code, lines),
-        End::Killed(signal) | End::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
-        End::TimedOut => timed_out(spec, *phase),
-        End::NotStarted(why) if *phase == Phase::Activate => failed(why.clone()),
-        End::NotStarted(why) => {
+        ProcessEnd::Exited(0) => success(spec.action, evidence),
+        ProcessEnd::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
+        ProcessEnd::Exited(code) if needs_reboot(*code, evidence) => reboot(spec.action, evidence),
+        ProcessEnd::Exited(code) if is_reached(*code, evidence) => activation_failure(spec, *code, evidence),
+        ProcessEnd::Exited(code) => build_failure(spec, *code, lines),
+        ProcessEnd::Killed(signal) | ProcessEnd::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
+        ProcessEnd::TimedOut => timed_out(spec, *phase),
+        ProcessEnd::NotStarted(why) if *phase == Phase::Activate => failed(why.clone()),
+        ProcessEnd::NotStarted(why) => {
             Verdict::failed(ErrorCode::BuildFailed, format!("{why}: it must be on the PATH of the listener"))
         }
-        End::Refused(error, why) => Verdict::failed(error.clone(), why.as_str()),
+        ProcessEnd::Refused(error, why) => Verdict::failed(error.clone(), why.as_str()),
     };
     let half_done =
         matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
@@ -85,14 +85,14 @@ fn interrupted(signal: i32, doing: &str) -> Verdict {
     Verdict::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
 }
 
-fn timed_out(spec: &Spec, phase: Phase) -> Verdict {
+fn timed_out(spec: &RunSpec, phase: Phase) -> Verdict {
     let (limit, doing) = (spec.settings.timeout().as_secs(), spec.doing(phase));
     let half_done = if phase == Phase::Activate { "; the system may be half switched" } else { "" };
     Verdict::failed(ErrorCode::Timeout, format!("not over after {limit} s, and ended while {doing}{half_done}"))
 }
 
 /// Whether a failed run may have changed the host.
-pub(in crate::listener) fn left_traces(
+pub(in crate::listener) fn may_have_changed(
     verdict: &Verdict,
     Evidence { phase, before, after, lines, .. }: &Evidence<'_>,
 ) -> bool {
@@ -184,8 +184,8 @@ fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Op
 fn needs_reboot(code: i32, evidence: &Evidence<'_>) -> bool {
     let said = || evidence.lines.iter().any(|line| output::needs_reboot(line));
     match code {
-        NEEDS_REBOOT => is_reached(code, evidence) || said(),
-        DIED => said(),
+        EXIT_NEEDS_REBOOT => is_reached(code, evidence) || said(),
+        EXIT_DIED => said(),
         _ => false,
     }
 }
@@ -206,13 +206,13 @@ fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
 fn is_reached(code: i32, Evidence { phase, before, after, built, lines, .. }: &Evidence<'_>) -> bool {
     let boots_next = built.is_some() && after.profile_path() == *built && before.profile_path() != *built;
     *phase == Phase::Activate
-        || code == UNITS_FAILED
+        || code == EXIT_UNITS_FAILED
         || boots_next
         || lines.iter().any(|line| output::tells_failed_activation(line))
 }
 
 /// Judges an activation that ended with this code, which is not 0.
-fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdict {
+fn activation_failure(spec: &RunSpec, code: i32, evidence: &Evidence<'_>) -> Verdict {
     let lines = evidence.lines;
     if let Some(check) = output::refusal(lines) {
         // The checks refuse `boot` as well, so it is no way around them.
@@ -230,7 +230,7 @@ fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdic
             evidence,
         );
     }
-    let death = (code == DIED).then(|| output::cause_of_death(lines)).flatten();
+    let death = (code == EXIT_DIED).then(|| output::cause_of_death(lines)).flatten();
     let script = output::about_boot_loader(lines).or_else(|| output::about_failed_script(lines).map(str::to_owned));
     let failed_units = units_that_failed(evidence).unwrap_or_default();
     let units = listed("the following units failed", &failed_units);
@@ -269,7 +269,7 @@ fn shut_out(why: &str, Evidence { before, after, .. }: &Evidence<'_>) -> Verdict
 fn unexplained(code: i32, lines: &[String]) -> String {
     let line = output::about_failed_units(lines).or_else(|| output::essential(lines));
     match line {
-        Some(line) if code == UNITS_FAILED && output::about_failed_units(lines).is_none() => {
+        Some(line) if code == EXIT_UNITS_FAILED && output::about_failed_units(lines).is_none() => {
             format!(
                 "switch-to-configuration ended with code {code} and named no unit that failed; its last line: {line}"
             )
@@ -285,7 +285,7 @@ fn failed(message: String) -> Verdict {
     Verdict::failed(ErrorCode::ActivationFailed, message)
 }
 
-fn build_failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
+fn build_failure(spec: &RunSpec, code: i32, lines: &[String]) -> Verdict {
     let revision = &spec.revision;
     if let Some(complaint) = output::git_complaint(lines) {
         return if complaint.contains("couldn't find remote ref") || complaint.contains("not our ref") {
@@ -332,7 +332,7 @@ fn next_boot(evidence: &Evidence<'_>) -> Option<String> {
 
 /// Some exit codes come only after the boot loader was installed.
 fn boot_loader(Evidence { end, lines, .. }: &Evidence<'_>) -> Option<BootLoader> {
-    let by_code = matches!(end, End::Exited(UNITS_FAILED | NEEDS_REBOOT)).then_some(BootLoader::New);
+    let by_code = matches!(end, ProcessEnd::Exited(EXIT_UNITS_FAILED | EXIT_NEEDS_REBOOT)).then_some(BootLoader::New);
     output::boot_loader(lines).or(by_code)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::launch::Launcher;
-use super::{BEFORE, COMMIT, Deployed, FINAL, RESULT, RunDir, RunResult, Spec, UNIT, UnitEnd, Verdict};
+use super::{BEFORE, COMMIT, Deployed, FINAL, RESULT, RunDir, RunResult, RunSpec, UNIT, UnitEnd, Verdict};
 use crate::clock;
 use crate::listener::output::clean_lines;
 use crate::protocol::response::bounded_tail;
@@ -35,7 +35,7 @@ pub(in crate::listener) struct Finished {
 }
 
 /// Makes the run durable, and then starts its supervisor. Blocks.
-pub(in crate::listener) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> RunEvent {
+pub(in crate::listener) fn begin(launcher: &Launcher, dir: &RunDir, spec: &RunSpec) -> RunEvent {
     // The lock is released before the launch, as the supervisor takes it.
     let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
     let Err(error) = begun else { return RunEvent::Phase(dir.phase()) };
@@ -74,7 +74,7 @@ pub(in crate::listener) async fn next_event(dir: RunDir, phase: Phase) -> RunEve
 }
 
 /// Returns whether an earlier run is over, as far as the files tell at once.
-pub(in crate::listener) fn finished(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Finished> {
+pub(in crate::listener) fn finished(dir: &RunDir, spec: &RunSpec, boot_id: Option<&str>) -> Option<Finished> {
     reported(dir).or_else(|| {
         let lock = rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
         Some(Finished { _lock: Some(lock) })
@@ -92,7 +92,7 @@ fn reported(dir: &RunDir) -> Option<Finished> {
 pub(in crate::listener) fn conclude(
     _finished: &Finished,
     dir: &RunDir,
-    spec: &Spec,
+    spec: &RunSpec,
     boot_id: Option<&str>,
     deployed: Option<&Deployed>,
 ) -> Response {
@@ -102,7 +102,7 @@ pub(in crate::listener) fn conclude(
         |result| result.verdict.clone(),
     );
     let mut response = compose(spec, verdict);
-    response.revision = match &spec.return_to {
+    response.revision = match &spec.rollback_to {
         Some(to) => to.revision.clone(),
         None => dir.get(COMMIT).or(response.revision),
     };
@@ -127,7 +127,7 @@ pub(in crate::listener) fn conclude(
     response
 }
 
-fn compose(spec: &Spec, verdict: Verdict) -> Response {
+fn compose(spec: &RunSpec, verdict: Verdict) -> Response {
     Response {
         error: verdict.error,
         id: spec.id.clone(),
@@ -141,7 +141,7 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
 }
 
 fn keep(dir: &RunDir, response: &Response) {
-    if let Err(error) = dir.keep(FINAL, response) {
+    if let Err(error) = dir.write_durable(FINAL, response) {
         // The response is delivered anyway; only a restarted listener would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
     }
@@ -151,7 +151,7 @@ fn keep(dir: &RunDir, response: &Response) {
 }
 
 /// Explains a missing result by the last phase, the current boot and the unit's end.
-fn explain(spec: &Spec, phase: Phase, boot_id: Option<&str>, unit: Option<&UnitEnd>) -> String {
+fn explain(spec: &RunSpec, phase: Phase, boot_id: Option<&str>, unit: Option<&UnitEnd>) -> String {
     let doing = spec.doing(phase);
     match unit {
         Some(UnitEnd { result, .. }) if result == "oom-kill" => format!("memory ran out while {doing}"),
@@ -171,7 +171,7 @@ fn explain(spec: &Spec, phase: Phase, boot_id: Option<&str>, unit: Option<&UnitE
 }
 
 /// Whether the run belongs to an earlier boot. If that is unknown, it does not.
-fn rebooted(spec: &Spec, boot_id: Option<&str>) -> bool {
+fn rebooted(spec: &RunSpec, boot_id: Option<&str>) -> bool {
     spec.boot_id.as_deref().zip(boot_id).is_some_and(|(then, now)| then != now)
 }
 
@@ -196,7 +196,7 @@ mod tests {
     async fn each_phase_is_news_and_the_end_is_the_last() {
         let (_folder, dir) = run();
         let lock = dir.lock().unwrap();
-        dir.note(PHASE, &Phase::Activate).unwrap();
+        dir.write_volatile(PHASE, &Phase::Activate).unwrap();
         let event = next_event(dir.clone(), Phase::Resolve).await;
         assert!(matches!(event, RunEvent::Phase(Phase::Activate)), "it is not over");
         fs::write(dir.path().join("result.json"), "").unwrap();
@@ -227,13 +227,13 @@ mod tests {
     #[test]
     fn a_run_from_before_a_reboot_is_over_at_once() {
         let (_folder, dir) = run();
-        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1") };
+        let spec = RunSpec { boot_id: Some("first".to_owned()), ..spec("r-1") };
         assert!(finished(&dir, &spec, Some("first")).is_none());
         assert!(finished(&dir, &spec, Some("second")).is_some());
     }
 
     fn explained(boot_id: &str, unit: Option<(&str, &str, &str)>) -> String {
-        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1") };
+        let spec = RunSpec { boot_id: Some("first".to_owned()), ..spec("r-1") };
         let unit = unit.map(|(result, code, status)| UnitEnd {
             result: result.to_owned(),
             code: code.to_owned(),
@@ -253,7 +253,7 @@ mod tests {
             let (_folder, dir) = run();
             if let Some(path) = running {
                 let current = Some(System { path: path.to_owned(), kernel: [None, None, None] });
-                dir.note(BEFORE, &SystemSnapshot { current, ..SystemSnapshot::default() }).unwrap();
+                dir.write_volatile(BEFORE, &SystemSnapshot { current, ..SystemSnapshot::default() }).unwrap();
             }
             let finished = Finished { _lock: None };
             let deployed = history.last_deployed();
@@ -280,6 +280,6 @@ mod tests {
     #[test]
     fn an_unknown_boot_is_no_other_boot() {
         assert!(!rebooted(&spec("r-1"), Some("second")));
-        assert!(!rebooted(&Spec { boot_id: Some("first".to_owned()), ..spec("r-1") }, None));
+        assert!(!rebooted(&RunSpec { boot_id: Some("first".to_owned()), ..spec("r-1") }, None));
     }
 }

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::history::RequestHistory;
-use super::publisher::Rights;
+use super::publisher::PublishPermissions;
 use crate::protocol::request::BadRequest;
 use crate::protocol::{BusyWith, ErrorCode, HostName, Place, ReplySubject, Request, RequestId, Response, Status, Tier};
 
@@ -46,7 +46,7 @@ impl Refusal {
 pub(super) fn addressed(
     request: Result<Request, BadRequest>,
     (tier, host): (Tier, &HostName),
-    rights: Rights,
+    permissions: PublishPermissions,
     history: &RequestHistory,
 ) -> Result<Request, BadRequest> {
     let request = match request {
@@ -62,7 +62,7 @@ pub(super) fn addressed(
     // A rollout may update the listener in the middle of its own run, and then confirm it on the old form of subject.
     let why = if place == Place::Foreign || (place == Place::Outdated && !history.answers(key, reply_to)) {
         format!("an answer to {reply_to} is not this host's to give")
-    } else if rights.allow(place) {
+    } else if permissions.allow(place) {
         return request;
     } else if place == Place::Own {
         format!("the server does not let this host answer on {reply_to}")
@@ -147,10 +147,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::listener::run::Spec;
+    use crate::listener::run::RunSpec;
     use crate::listener::run::tests::spec;
-    use crate::listener::service::history::Stage;
-    use crate::listener::service::publisher::May;
+    use crate::listener::service::history::RunStage;
+    use crate::listener::service::publisher::Grant;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_795_000_000 + second).unwrap()
@@ -167,8 +167,8 @@ mod tests {
         )
     }
 
-    fn accepted(request: &Request) -> Spec {
-        Spec { reply_to: request.reply_to.clone(), ..spec(request.key()) }
+    fn accepted(request: &Request) -> RunSpec {
+        RunSpec { reply_to: request.reply_to.clone(), ..spec(request.key()) }
     }
 
     fn said(decision: &Decision) -> String {
@@ -187,7 +187,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &history)), @"accept a");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &history)), @"to deploy.responses.a: accepted");
-        history.reached(Stage::Running);
+        history.reached(RunStage::Running);
         insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &history)), @"to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
         insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request was over 10s ago: it was long on its way, or the clock here, which shows 2026-11-18T11:07:40Z, or that of the deployer is wrong");
@@ -197,11 +197,11 @@ mod tests {
     }
 
     /// Returns the subject of the answer to a request with this reply subject, or why it is dropped.
-    fn answered_on(reply_to: &str, fields: &str, rights: Rights, history: &RequestHistory) -> String {
+    fn answered_on(reply_to: &str, fields: &str, permissions: PublishPermissions, history: &RequestHistory) -> String {
         let json =
             format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{reply_to}"{fields}}}"#);
         let ns1 = "ns1".parse().unwrap();
-        match addressed(Request::parse(json.as_bytes()), (Tier::Prod, &ns1), rights, history) {
+        match addressed(Request::parse(json.as_bytes()), (Tier::Prod, &ns1), permissions, history) {
             Ok(Request { reply_to, .. }) => reply_to.to_string(),
             Err(BadRequest::Rejected { reply_to, error, .. }) => format!("{reply_to}: {error}"),
             Err(BadRequest::Unanswerable(why)) => why,
@@ -212,7 +212,7 @@ mod tests {
     fn only_what_this_host_may_answer_is_looked_at() {
         let mut history = RequestHistory::new("ns1".parse().unwrap());
         let free = |reply_to: &str, fields: &str, history: &RequestHistory| {
-            answered_on(reply_to, fields, Rights::UNKNOWN, history)
+            answered_on(reply_to, fields, PublishPermissions::UNKNOWN, history)
         };
         insta::assert_snapshot!(free("prod.ns1.a.b", "", &history), @"deploy.responses.prod.ns1.a.b");
         insta::assert_snapshot!(free("a", "", &history), @"deploy.responses.a");
@@ -229,7 +229,7 @@ mod tests {
         // An older listener accepted a run; later requests ask about it.
         let outdated = "deploy.responses.4f.r-1".parse().unwrap();
         insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
-        history.accepted(Spec { reply_to: outdated, ..spec("r-1") });
+        history.accepted(RunSpec { reply_to: outdated, ..spec("r-1") });
         insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"deploy.responses.4f.r-1");
         insta::assert_snapshot!(free("4f.r-1", r#","id":"r-2""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
         insta::assert_snapshot!(free("4f.r-2", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-2 is not this host's to give");
@@ -238,11 +238,11 @@ mod tests {
     #[test]
     fn what_could_not_be_answered_is_not_run() {
         let history = RequestHistory::new("ns1".parse().unwrap());
-        let strict = Rights { own: May::Yes, shared: May::No, others: May::No };
+        let strict = PublishPermissions { own: Grant::Given, shared: Grant::Refused, others: Grant::Refused };
         insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", strict, &history), @"deploy.responses.prod.ns1.a.b");
         insta::assert_snapshot!(answered_on("a", "", strict, &history), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
         insta::assert_snapshot!(answered_on("a", r#","expires_at":"soon""#, strict, &history), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
-        let other = Rights { own: May::No, ..Rights::UNKNOWN };
+        let other = PublishPermissions { own: Grant::Refused, ..PublishPermissions::UNKNOWN };
         insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", other, &history), @"the server does not let this host answer on deploy.responses.prod.ns1.a.b");
     }
 
@@ -257,7 +257,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"invalid_request: a is not known here, so there is nothing to confirm");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
-        history.reached(Stage::Running);
+        history.reached(RunStage::Running);
         // Even if late: the host decides how long it waits.
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm a, to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is not known here, so there is nothing to confirm");
@@ -277,7 +277,7 @@ mod tests {
         history.ended(spec("a"), end(Status::Completed));
         insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"accept back");
         // Runs that changed nothing are not in the way.
-        history.ended(Spec { action: crate::protocol::Action::DryActivate, ..spec("dry") }, end(Status::Completed));
+        history.ended(RunSpec { action: crate::protocol::Action::DryActivate, ..spec("dry") }, end(Status::Completed));
         history.ended(spec("unbuilt"), failed(ErrorCode::BuildFailed));
         let returned = Response { rolled_back: Some(true), ..failed(ErrorCode::NotConfirmed) };
         history.ended(spec("returned"), returned);
@@ -296,6 +296,8 @@ mod tests {
         let ask = |id| decide(Request::parse(request(id, 10).as_bytes()), at(5), &history, by_hand);
         insta::assert_snapshot!(said(&ask("b")), @"already_running: busy with nixos-rebuild since 2026-11-18T11:06:43Z");
         insta::assert_snapshot!(said(&ask("a")), @"to deploy.responses.a: completed");
+        let known = Request::parse(request("a", 10).as_bytes());
+        decide(known, at(5), &history, || panic!("what the host is at does not matter for a known request"));
     }
 
     #[test]

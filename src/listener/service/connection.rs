@@ -3,8 +3,8 @@
 use jiff::SignedDuration;
 
 use super::discovery::ProblemKind;
-use super::publisher::May;
-use super::{Service, shown};
+use super::publisher::Grant;
+use super::{Service, for_log};
 use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
@@ -20,7 +20,7 @@ impl Service {
         for subject in &self.config.deploy_subjects {
             self.requests.subscribe(&self.publisher.client, subject).await?;
         }
-        self.begin_trial().await;
+        self.begin_probe().await;
         Ok(())
     }
 
@@ -36,68 +36,68 @@ impl Service {
     }
 
     /// Handles an event of the connection. Fails if there will be no connection any more.
-    pub(super) async fn handle_bus(&mut self, event: BusEvent) -> Result<(), ListenerError> {
+    pub(super) async fn on_bus_event(&mut self, event: BusEvent) -> Result<(), ListenerError> {
         match event {
             BusEvent::Up => {
                 tracing::info!("connected again");
                 self.lockout.over();
                 self.publisher.connected = true;
                 self.problems.remove(ProblemKind::CannotHear);
-                self.begin_trial().await;
+                self.begin_probe().await;
                 self.repeat_state().await;
             }
             BusEvent::Down => {
                 tracing::warn!("connection lost");
                 self.publisher.connected = false;
-                self.trial = None;
+                self.probe = None;
             }
             BusEvent::Refused(violation) => self.refused(&violation),
             BusEvent::SlowConsumer => {
-                if let Some(trial) = &mut self.trial {
-                    trial.muddled = true;
+                if let Some(probe) = &mut self.probe {
+                    probe.may_have_missed_refusals = true;
                 }
-                self.complain(|| "too many messages at once: some are lost".to_owned());
+                self.warn_limited(|| "too many messages at once: some are lost".to_owned());
             }
             BusEvent::LockedOut if self.lockout.refused() => return Err(ListenerError::LockedOut),
             BusEvent::LockedOut => {
-                self.complain(|| "cannot connect again: the server refuses this key".to_owned());
+                self.warn_limited(|| "cannot connect again: the server refuses this key".to_owned());
             }
-            BusEvent::Error(error) => self.complain(|| shown(&error)),
+            BusEvent::Error(error) => self.warn_limited(|| for_log(&error)),
         }
         Ok(())
     }
 
-    async fn begin_trial(&mut self) {
-        if let Some(echo) = self.config.deploy_subjects.first() {
-            self.trial = Some(self.publisher.try_rights(echo).await);
+    async fn begin_probe(&mut self) {
+        if let Some(server_replied) = self.config.deploy_subjects.first() {
+            self.probe = Some(self.publisher.probe_permissions(server_replied).await);
         }
     }
 
-    pub(super) fn end_trial(&mut self) {
-        let Some(trial) = self.trial.take() else { return };
-        let (before, rights) = (self.publisher.rights, trial.outcome(self.publisher.rights));
-        self.publisher.rights = rights;
+    pub(super) fn end_probe(&mut self) {
+        let Some(probe) = self.probe.take() else { return };
+        let (before, permissions) = (self.publisher.permissions, probe.outcome(self.publisher.permissions));
+        self.publisher.permissions = permissions;
         let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.run.host);
         let unheard = format!("the server does not let this host publish {prefix}: no deployer hears its answers");
         let others = format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
         for (kind, may, wrong, message) in [
-            (ProblemKind::MayNotAnswer, rights.own, May::No, unheard),
-            (ProblemKind::PermissionsTooWide, rights.others, May::Yes, others),
+            (ProblemKind::MayNotAnswer, permissions.own, Grant::Refused, unheard),
+            (ProblemKind::PermissionsTooWide, permissions.others, Grant::Given, others),
         ] {
             if may == wrong {
                 self.problems.add(kind, "", &message);
-            } else if may != May::Unknown {
+            } else if may != Grant::Unknown {
                 self.problems.remove(kind);
             }
         }
-        if rights.shared == May::No && before.shared != May::No {
+        if permissions.shared == Grant::Refused && before.shared != Grant::Refused {
             tracing::info!("permissions are strict: deployers that know only the old form of answers are not served");
         }
     }
 
     /// Handles a violation. The server's configuration may be repaired at any time, so the listener goes on.
     fn refused(&mut self, violation: &Violation) {
-        if self.trial.as_mut().is_some_and(|trial| trial.refused(violation)) {
+        if self.probe.as_mut().is_some_and(|probe| probe.refused(violation)) {
             return tracing::debug!("tried: {violation}");
         }
         let subject = violation.subject.as_str();
@@ -112,10 +112,10 @@ impl Service {
             Operation::Publish => {
                 if subject.parse::<ReplySubject>().is_ok_and(|subject| self.publisher.place(&subject) == Place::Shared)
                 {
-                    self.publisher.rights.shared = May::No;
+                    self.publisher.permissions.shared = Grant::Refused;
                 }
-                self.complain(|| {
-                    format!("{}: see the permissions of its user on the server", shown(&violation.to_string()))
+                self.warn_limited(|| {
+                    format!("{}: see the permissions of its user on the server", for_log(&violation.to_string()))
                 });
             }
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 
-use super::inbox::{Allowance, Letter};
-use super::{Service, shown};
+use super::inbox::{QueuedMessage, RateLimit};
+use super::{Service, for_log};
 use crate::clock;
 use crate::listener::nixos::{System, SystemSnapshot, configuration_revision};
 use crate::listener::output::clean;
@@ -43,20 +43,19 @@ pub(super) struct RollCalls {
     answered: HashSet<ReplySubject>,
     oldest_first: VecDeque<ReplySubject>,
     /// One for each subject, so that a flood on one does not hide the host from questions on another.
-    allowances: HashMap<Subject, Allowance>,
+    limits: HashMap<Subject, RateLimit>,
 }
 
 impl RollCalls {
     /// Whether to answer a question from this subject on that reply subject.
     fn take(&mut self, subject: &Subject, answer_to: &ReplySubject) -> bool {
-        let (most, each) = ANSWERS;
         // Known by the subject of the answer and not by the question's reply subject: a copy of the question that
         // somebody else sends, with another reply subject, must not use up the answer.
         if self.answered.contains(answer_to) {
             return false;
         }
-        let allowance = self.allowances.entry(subject.clone()).or_insert_with(|| Allowance::new(most, each));
-        if allowance.take().is_none() {
+        let limit = self.limits.entry(subject.clone()).or_insert_with(|| RateLimit::new(ANSWERS));
+        if limit.take().is_none() {
             return false;
         }
         self.answered.insert(answer_to.clone());
@@ -81,22 +80,25 @@ fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option
 }
 
 impl Service {
-    pub(super) async fn answer_roll_call(&mut self, letter: Letter) {
-        let question = match DiscoveryRequest::parse(&letter.payload) {
+    pub(super) async fn on_roll_call(&mut self, message: QueuedMessage) {
+        let question = match DiscoveryRequest::parse(&message.payload) {
             Ok(question) => question,
-            Err(_) if is_acknowledgement(&letter.payload) => return,
-            Err(error) => return self.complain(|| format!("a roll call is dropped: {}", shown(&error.to_string()))),
+            Err(_) if is_acknowledgement(&message.payload) => return,
+            Err(error) => {
+                return self.warn_limited(|| format!("a roll call is dropped: {}", for_log(&error.to_string())));
+            }
         };
         let (tier, host) = (self.config.tier, &self.config.run.host);
         if question.tier.is_some_and(|asked| asked != tier) {
             return;
         }
         let Some(answer_to) = answer_to(&question, tier, host) else {
-            let reply_to = shown(question.reply_to.as_str());
-            return self
-                .complain(|| format!("a roll call is dropped: an answer to {reply_to} is not this host's to give"));
+            let reply_to = for_log(question.reply_to.as_str());
+            return self.warn_limited(|| {
+                format!("a roll call is dropped: an answer to {reply_to} is not this host's to give")
+            });
         };
-        if self.publisher.may_answer(&answer_to) && self.roll_calls.take(&letter.subject, &answer_to) {
+        if self.publisher.may_answer(&answer_to) && self.roll_calls.take(&message.subject, &answer_to) {
             let answer = DiscoveryAnswer::Host(Box::new(self.report().await));
             self.publisher.publish(&answer_to, answer.to_bytes()).await;
         }
@@ -109,7 +111,7 @@ impl Service {
             Some(system) => self.revision_of(system).await,
             None => None,
         };
-        let Self { config, host, history, .. } = self;
+        let Self { config, host, history, .. } = &*self;
         let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.run.system_keys.is_empty());
         let (system, next_boot) = (now.current_path(), now.profile_path());
         let deployed = history.last_deployed();
@@ -133,18 +135,18 @@ impl Service {
             booted_system_differs: now.booted_system_differs(),
             uptime_s: host.uptime_s(),
             now: Some(clock::now()),
-            busy: history.holder().or_else(|| host.activation()).map(Box::new),
+            busy: history.holder().or_else(|| self.busy_elsewhere()).map(Box::new),
             problems: self.problems.list(),
         }
     }
 
     /// Returns the commit that a system says it was built from. Each system is asked once.
     async fn revision_of(&mut self, system: &System) -> Option<Commit> {
-        match &self.revision {
+        match &self.known_revision {
             Some((asked, revision)) if asked == system => revision.clone(),
             _ => {
                 let revision = configuration_revision(&self.host, system).await;
-                self.revision.insert((system.clone(), revision)).1.clone()
+                self.known_revision.insert((system.clone(), revision)).1.clone()
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::listener::run::{Deployed, Spec, name_of};
+use crate::listener::run::{Deployed, RunSpec, name_of};
 use crate::protocol::{Action, BusyWith, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
 /// The number of ended runs that are remembered.
@@ -20,7 +20,7 @@ pub(in crate::listener) struct RequestHistory {
     hostname: HostName,
     pub(super) current: Option<Current>,
     /// The runs that ended, oldest first.
-    pub(super) ended: VecDeque<(Spec, Response)>,
+    pub(super) ended: VecDeque<(RunSpec, Response)>,
     rejections: Rejections,
     /// Runs whose key cannot be read any more, by the UUID that the key leads to.
     pub(super) damaged: HashMap<Uuid, Response>,
@@ -29,13 +29,13 @@ pub(in crate::listener) struct RequestHistory {
 /// The run that is going or about to begin.
 #[derive(Debug, Clone)]
 pub(super) struct Current {
-    pub(super) spec: Spec,
-    pub(super) stage: Stage,
+    pub(super) spec: RunSpec,
+    pub(super) stage: RunStage,
 }
 
 /// The stage of a run from this process' view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum RunStage {
     Beginning,
     Running,
     Concluding,
@@ -104,7 +104,7 @@ impl RequestHistory {
         self.ended.iter().rev().find(|(spec, _)| spec.key == key).map(|(_, response)| response)
     }
 
-    pub(super) fn last(&self) -> Option<&(Spec, Response)> {
+    pub(super) fn last(&self) -> Option<&(RunSpec, Response)> {
         self.ended.back()
     }
 
@@ -124,7 +124,7 @@ impl RequestHistory {
     }
 
     /// Returns the last run that may have changed the host.
-    fn last_change(&self) -> Option<&(Spec, Response)> {
+    fn last_change(&self) -> Option<&(RunSpec, Response)> {
         let changes = |action: Action| action.activates() || action.sets_next_boot();
         let runs = self.ended.iter().filter(|(spec, end)| changes(spec.action) && !changed_nothing(end));
         runs.reduce(|last, run| if is_as_before(&last.1, &run.1) { last } else { run })
@@ -138,22 +138,22 @@ impl RequestHistory {
         Some(Deployed { commit, system: end.system.clone() })
     }
 
-    pub(super) fn stage(&self) -> Option<Stage> {
+    pub(super) fn stage(&self) -> Option<RunStage> {
         self.current.as_ref().map(|current| current.stage)
     }
 
-    pub(super) fn accepted(&mut self, spec: Spec) {
-        self.current = Some(Current { spec, stage: Stage::Beginning });
+    pub(super) fn accepted(&mut self, spec: RunSpec) {
+        self.current = Some(Current { spec, stage: RunStage::Beginning });
     }
 
-    pub(super) const fn reached(&mut self, stage: Stage) {
+    pub(super) const fn reached(&mut self, stage: RunStage) {
         if let Some(current) = &mut self.current {
             current.stage = stage;
         }
     }
 
     /// Records the end of the current run, or of one from before this listener started.
-    pub(in crate::listener) fn ended(&mut self, spec: Spec, response: Response) {
+    pub(in crate::listener) fn ended(&mut self, spec: RunSpec, response: Response) {
         self.current.take_if(|current| current.spec.key == spec.key);
         self.ended.push_back((spec, response));
         if self.ended.len() > FINALS {
@@ -210,8 +210,8 @@ fn is_as_before(last: &Response, response: &Response) -> bool {
 impl Current {
     const fn status(&self) -> Status {
         match self.stage {
-            Stage::Beginning => Status::Accepted,
-            Stage::Running | Stage::Concluding => Status::Started,
+            RunStage::Beginning => Status::Accepted,
+            RunStage::Running | RunStage::Concluding => Status::Started,
         }
     }
 }
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(status(&history), None);
         history.accepted(spec("r-1"));
         assert_eq!(status(&history), Some(Status::Accepted));
-        history.reached(Stage::Running);
+        history.reached(RunStage::Running);
         assert_eq!(status(&history), Some(Status::Started));
         assert_eq!(history.holder().unwrap().id, "r-1");
         history.ended(spec("r-1"), ended(Status::Failed));
@@ -319,7 +319,7 @@ mod tests {
         const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
         let mut history = RequestHistory::new("ns1".parse().unwrap());
         let switch = |history: &mut RequestHistory, revision: &str, status, error| {
-            let spec = Spec { revision: revision.parse().unwrap(), ..spec(revision) };
+            let spec = RunSpec { revision: revision.parse().unwrap(), ..spec(revision) };
             let system = Some("/nix/store/a".to_owned());
             let revision = revision.parse().ok();
             history.ended(spec, Response { error, revision, system, ..ended(status) });

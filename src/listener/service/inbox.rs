@@ -1,6 +1,6 @@
 //! Received messages, bounded until the listener has time for them.
 //!
-//! Anyone who may publish on a subject decides how much arrives there. So each subject has its own bounded room, and
+//! Anyone who may publish on a subject decides how much arrives there. So each subject has its own bounded queue, and
 //! messages that do not fit are dropped: a flood on one subject takes nothing from another.
 //!
 //! The client puts messages into a channel for each subscription as long as there is something to read. Each may be as
@@ -27,89 +27,89 @@ use crate::protocol::request::MAX_REQUEST_BYTES;
 /// The capacity of the client's own channel of a subscription. The channel is emptied with each message that arrives.
 pub const SUBSCRIPTION_CAPACITY: usize = 16;
 
-const MAX_WAITING: usize = 256;
-
-/// The bound on the bytes of one subject's waiting messages. A usual request has 500.
+/// The room for waiting messages of one subject, in bytes, and the least that each takes: a usual request has 500.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
+const LEAST_BYTES: usize = 4 * 1024;
 
 /// The interval at which dropped messages of a subject are logged.
-const COMPLAIN_EVERY: Duration = Duration::from_mins(5);
+const WARN_EVERY: Duration = Duration::from_mins(5);
 
 /// The messages of several subjects, in the order of their arrival.
 pub(super) struct Inbox {
-    pub(super) letters: UnboundedReceiver<Letter>,
-    sender: UnboundedSender<Letter>,
-    echo: Arc<Notify>,
-    funnels: Vec<Arc<Funnel>>,
+    pub(super) messages: UnboundedReceiver<QueuedMessage>,
+    sender: UnboundedSender<QueuedMessage>,
+    server_replied: Arc<Notify>,
+    wakers: Vec<Arc<DrainingWaker>>,
 }
 
-/// A message. Dropping it frees its place.
+/// A message. Dropping it frees its room.
 #[derive(Debug)]
-pub(super) struct Letter {
+pub(super) struct QueuedMessage {
     pub(super) subject: Subject,
     pub(super) payload: Vec<u8>,
-    _place: [OwnedSemaphorePermit; 2],
+    _room: OwnedSemaphorePermit,
 }
 
 impl Inbox {
-    /// Creates an inbox without subscriptions. `echo` is notified when the server itself answers a message.
-    pub(super) fn new(echo: Arc<Notify>) -> Self {
-        // Bounded by the rooms of the subjects.
-        let (sender, letters) = mpsc::unbounded_channel();
-        Self { letters, sender, echo, funnels: Vec::new() }
+    /// Creates an inbox without subscriptions. `server_replied` is notified when the server itself answers a message.
+    pub(super) fn new(server_replied: Arc<Notify>) -> Self {
+        // Bounded by the queues of the subjects.
+        let (sender, messages) = mpsc::unbounded_channel();
+        Self { messages, sender, server_replied, wakers: Vec::new() }
     }
 
     pub(super) async fn subscribe(&mut self, client: &Client, subject: &Subject) -> Result<(), SubscribeError> {
         let subscriber = client.subscribe(subject.to_string()).await?;
-        let room = Room::new(subject.clone(), self.sender.clone(), self.echo.clone());
-        let funnel = Arc::new(Funnel { mouth: Mutex::new(Some((subscriber, room))), wakes: AtomicUsize::new(0) });
-        funnel.empty();
-        self.funnels.push(funnel);
+        let queue = BoundedQueue::new(subject.clone(), self.sender.clone(), self.server_replied.clone());
+        let waker =
+            Arc::new(DrainingWaker { subscription: Mutex::new(Some((subscriber, queue))), wakes: AtomicUsize::new(0) });
+        waker.empty();
+        self.wakers.push(waker);
         Ok(())
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        // A funnel and its subscription refer to each other.
-        for funnel in &self.funnels {
-            funnel.mouth.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A waker and its subscription refer to each other.
+        for waker in &self.wakers {
+            waker.subscription.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 }
 
 /// The waker of a subscription, which empties the client's channel.
-struct Funnel {
-    mouth: Mutex<Option<(Subscriber, Room)>>,
+struct DrainingWaker {
+    subscription: Mutex<Option<(Subscriber, BoundedQueue)>>,
     /// The number of wakes since it was last empty.
     wakes: AtomicUsize,
 }
 
-impl Wake for Funnel {
+impl Wake for DrainingWaker {
     fn wake(self: Arc<Self>) {
         self.empty();
     }
 }
 
-impl Funnel {
+impl DrainingWaker {
     /// Takes all messages from the channel, and registers itself for the next one.
     fn empty(self: &Arc<Self>) {
-        // When another thread, or this call itself, wakes the funnel meanwhile, the loop looks once more.
+        // When another thread, or this call itself, wakes the waker meanwhile, the loop looks once more.
         let mut wakes = 1;
         if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
             return;
         }
         let itself = Waker::from(self.clone());
         loop {
-            let mut mouth = self.mouth.lock().unwrap_or_else(PoisonError::into_inner);
-            while let Some((subscriber, room)) = mouth.as_mut() {
+            let mut subscription = self.subscription.lock().unwrap_or_else(PoisonError::into_inner);
+            while let Some((subscriber, queue)) = subscription.as_mut() {
                 // The cooperative budget of the client's task must not be spent here.
                 match pin!(unconstrained(subscriber.next())).poll(&mut Context::from_waker(&itself)) {
-                    Poll::Ready(Some(message)) => room.take(&message),
+                    Poll::Ready(Some(message)) => queue.take(&message),
                     Poll::Ready(None) | Poll::Pending => break,
                 }
             }
-            drop(mouth);
+            drop(subscription);
             match self.wakes.compare_exchange(wakes, 0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return,
                 Err(more) => wakes = more,
@@ -118,26 +118,24 @@ impl Funnel {
     }
 }
 
-/// The room for messages of one subject.
-struct Room {
+/// The queue of one subject's messages.
+struct BoundedQueue {
     subject: Subject,
-    places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    sender: UnboundedSender<Letter>,
-    echo: Arc<Notify>,
-    complaints: Allowance,
+    room: Arc<Semaphore>,
+    sender: UnboundedSender<QueuedMessage>,
+    server_replied: Arc<Notify>,
+    warnings: RateLimit,
 }
 
-impl Room {
-    fn new(subject: Subject, sender: UnboundedSender<Letter>, echo: Arc<Notify>) -> Self {
-        let of = |size| Arc::new(Semaphore::new(size));
-        let complaints = Allowance::new(1, COMPLAIN_EVERY);
-        Self { subject, places: of(MAX_WAITING), bytes: of(MAX_WAITING_BYTES), sender, echo, complaints }
+impl BoundedQueue {
+    fn new(subject: Subject, sender: UnboundedSender<QueuedMessage>, server_replied: Arc<Notify>) -> Self {
+        let room = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
+        Self { subject, room, sender, server_replied, warnings: RateLimit::new((1, WARN_EVERY)) }
     }
 
     fn take(&mut self, message: &Message) {
         match message.status {
-            Some(StatusCode::NO_RESPONDERS) => self.echo.notify_one(),
+            Some(StatusCode::NO_RESPONDERS) => self.server_replied.notify_one(),
             // Deployers find out with an empty message whether they may publish here.
             _ if message.payload.is_empty() => tracing::debug!(subject = %self.subject, "an empty message"),
             _ => self.keep(&message.payload),
@@ -145,11 +143,11 @@ impl Room {
     }
 
     fn keep(&mut self, payload: &[u8]) {
-        if let Some(place) = self.place(payload.len()) {
-            let letter = Letter { subject: self.subject.clone(), payload: payload.to_vec(), _place: place };
+        if let Some(room) = self.room_for(payload.len()) {
+            let message = QueuedMessage { subject: self.subject.clone(), payload: payload.to_vec(), _room: room };
             // There is no receiver when the listener is about to end.
-            self.sender.send(letter).ok();
-        } else if let Some(before) = self.complaints.take() {
+            self.sender.send(message).ok();
+        } else if let Some(before) = self.warnings.take() {
             let (subject, bytes) = (&self.subject, payload.len());
             tracing::warn!(
                 %subject, bytes, dropped_before = before,
@@ -158,16 +156,15 @@ impl Room {
         }
     }
 
-    fn place(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
-        let bytes = u32::try_from(bytes).ok().filter(|_| bytes <= MAX_REQUEST_BYTES)?;
-        let place = self.places.clone().try_acquire_owned().ok()?;
-        Some([place, self.bytes.clone().try_acquire_many_owned(bytes).ok()?])
+    fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes.max(LEAST_BYTES)).ok().filter(|_| bytes <= MAX_REQUEST_BYTES)?;
+        self.room.clone().try_acquire_many_owned(bytes).ok()
     }
 }
 
 /// A rate limit: `most` at once, one more each `each`. Senders must not decide how much a host logs or publishes.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct RateLimit {
     most: u32,
     each: Duration,
     left: u32,
@@ -176,8 +173,8 @@ pub(super) struct Allowance {
     refused: u64,
 }
 
-impl Allowance {
-    pub(super) fn new(most: u32, each: Duration) -> Self {
+impl RateLimit {
+    pub(super) fn new((most, each): (u32, Duration)) -> Self {
         Self { most, each, left: most, counted: Instant::now(), refused: 0 }
     }
 
@@ -205,26 +202,26 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    fn room(inbox: &Inbox, subject: &str) -> Room {
-        Room::new(subject.parse().unwrap(), inbox.sender.clone(), inbox.echo.clone())
+    fn queue(inbox: &Inbox, subject: &str) -> BoundedQueue {
+        BoundedQueue::new(subject.parse().unwrap(), inbox.sender.clone(), inbox.server_replied.clone())
     }
 
-    fn waiting(inbox: &mut Inbox) -> Vec<Letter> {
-        std::iter::from_fn(|| inbox.letters.try_recv().ok()).collect()
+    fn waiting(inbox: &mut Inbox) -> Vec<QueuedMessage> {
+        std::iter::from_fn(|| inbox.messages.try_recv().ok()).collect()
     }
 
     #[tokio::test]
     async fn each_subject_has_a_room_of_its_own_that_does_not_grow() {
         let mut inbox = Inbox::new(Arc::default());
-        let (mut flooded, mut quiet) = (room(&inbox, "deploy.discover"), room(&inbox, "deploy.discover.prod"));
+        let (mut flooded, mut quiet) = (queue(&inbox, "deploy.discover"), queue(&inbox, "deploy.discover.prod"));
         for _ in 0..10_000 {
             flooded.keep(b"x");
         }
         quiet.keep(b"who is there?");
-        let letters = waiting(&mut inbox);
-        assert_eq!(letters.len(), MAX_WAITING + 1);
-        assert_eq!(letters.last().unwrap().subject.as_str(), "deploy.discover.prod");
-        drop(letters);
+        let messages = waiting(&mut inbox);
+        assert_eq!(messages.len(), MAX_WAITING_BYTES / LEAST_BYTES + 1);
+        assert_eq!(messages.last().unwrap().subject.as_str(), "deploy.discover.prod");
+        drop(messages);
         flooded.keep(b"room again");
         assert_eq!(waiting(&mut inbox).len(), 1);
     }
@@ -232,24 +229,23 @@ mod tests {
     #[tokio::test]
     async fn long_messages_are_bounded_by_their_bytes_and_too_long_ones_are_not_kept() {
         let mut inbox = Inbox::new(Arc::default());
-        let mut room = room(&inbox, "deploy.discover");
-        room.keep(&vec![b'x'; MAX_REQUEST_BYTES + 1]);
+        let mut queue = queue(&inbox, "deploy.discover");
+        queue.keep(&vec![b'x'; MAX_REQUEST_BYTES + 1]);
         assert!(waiting(&mut inbox).is_empty());
         for _ in 0..1_000 {
-            room.keep(&vec![b'x'; MAX_REQUEST_BYTES]);
+            queue.keep(&vec![b'x'; MAX_REQUEST_BYTES]);
         }
-        let letters = waiting(&mut inbox);
-        assert_eq!(letters.iter().map(|letter| letter.payload.len()).sum::<usize>(), MAX_WAITING_BYTES);
-        // A permit without bytes is returned at once.
-        drop(letters);
-        (0..1_000).for_each(|_| room.keep(b"x"));
-        assert_eq!(waiting(&mut inbox).len(), MAX_WAITING);
+        let messages = waiting(&mut inbox);
+        assert_eq!(messages.iter().map(|message| message.payload.len()).sum::<usize>(), MAX_WAITING_BYTES);
+        drop(messages);
+        (0..1_000).for_each(|_| queue.keep(b"x"));
+        assert_eq!(waiting(&mut inbox).len(), MAX_WAITING_BYTES / LEAST_BYTES);
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_is_used_up_at_once_and_comes_back_one_by_one() {
-        let mut allowance = Allowance::new(3, Duration::from_secs(1));
-        let mut take = |times: usize| (0..times).filter_map(|_| allowance.take()).collect::<Vec<_>>();
+        let mut limit = RateLimit::new((3, Duration::from_secs(1)));
+        let mut take = |times: usize| (0..times).filter_map(|_| limit.take()).collect::<Vec<_>>();
         assert_eq!(take(10), [0, 0, 0]);
         tokio::time::advance(Duration::from_millis(1_900)).await;
         assert_eq!(take(10), [7]);
@@ -261,11 +257,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_gets_no_more_than_the_rate() {
-        let mut allowance = Allowance::new(10, Duration::from_millis(100));
+        let mut limit = RateLimit::new((10, Duration::from_millis(100)));
         let mut taken = 0;
         for _ in 0..10_000 {
             tokio::time::advance(Duration::from_millis(1)).await;
-            taken += usize::from(allowance.take().is_some());
+            taken += usize::from(limit.take().is_some());
         }
         assert!((105..=111).contains(&taken), "{taken} in ten seconds");
     }

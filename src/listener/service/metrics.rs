@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::history::RequestHistory;
 use crate::listener::nixos::{Host, SystemSnapshot};
-use crate::listener::run::{Deployed, Spec};
+use crate::listener::run::{Deployed, RunSpec};
 use crate::protocol::{ErrorCode, Response, Status};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -46,7 +46,7 @@ pub(in crate::listener) struct Metrics {
     pub(super) connected: bool,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
     deployed: Option<Deployed>,
-    last: Option<(Spec, Response)>,
+    last: Option<(RunSpec, Response)>,
 }
 
 impl Metrics {
@@ -81,7 +81,7 @@ impl Metrics {
             let error = error.as_ref().map_or("", ErrorCode::as_str);
             page.sample("runs_total", &[("status", status.as_str()), ("error", error)], count);
         }
-        if let Some((Spec { accepted_at, .. }, Response { at: Some(at), status, .. })) = &self.last {
+        if let Some((RunSpec { accepted_at, .. }, Response { at: Some(at), status, .. })) = &self.last {
             let ended_at = at.as_duration().as_secs_f64();
             page.gauge("last_run_timestamp_seconds", "When the last run ended.", &[], ended_at);
             let help = "How long the last run took, from its acceptance to its end.";
@@ -151,7 +151,7 @@ impl Exporter {
             tokio::select! {
                 accepted = self.socket.accept(), if clients.len() < CLIENTS => match accepted {
                     Ok((client, _)) => {
-                        clients.spawn(timeout(PATIENCE, answer(client, self.metrics.clone(), self.host.clone())));
+                        clients.spawn(timeout(PATIENCE, serve_client(client, self.metrics.clone(), self.host.clone())));
                     }
                     Err(error) => {
                         tracing::warn!("nobody can ask for metrics: {error}");
@@ -165,7 +165,7 @@ impl Exporter {
     }
 }
 
-async fn answer(client: TcpStream, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<()> {
+async fn serve_client(client: TcpStream, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<()> {
     let mut client = BufStream::new(client);
     let line = request_line(&mut client).await?;
     let metrics = metrics.borrow().clone();

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::bus::{Operation, Renewal, Violation};
 use crate::listener::config::Config;
-use crate::listener::run::{RunDir, Spec};
+use crate::listener::run::{RunDir, RunSpec};
 use crate::protocol::{HostName, Place, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
 /// The time limit for flushing published messages.
@@ -18,7 +18,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// The first and the longest interval between two looks for a sign of life from the server.
 const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(1)];
 
-/// The time limit of a trial if the server does not show that it has read all of it.
+/// The time limit of a probe if the server does not show that it has read all of it.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The time in which the client hands on what it has read: violations arrive as events and not as messages.
@@ -34,7 +34,7 @@ pub(super) struct Publisher {
     pub(super) instance: Uuid,
     /// A subject that the listener may subscribe to.
     permitted: Subject,
-    pub(super) rights: Rights,
+    pub(super) permissions: PublishPermissions,
     /// Whether there is a connection. Without one nothing is published: the client would send it later, outdated.
     pub(super) connected: bool,
 }
@@ -48,14 +48,14 @@ impl Publisher {
             host: config.run.host.clone(),
             instance,
             permitted: config.discover_subject.clone(),
-            rights: Rights::UNKNOWN,
+            permissions: PublishPermissions::UNKNOWN,
             connected: true,
         }
     }
 
-    /// Begins a trial of the listener's permissions. The last message is sent below the host's own prefix, where nobody
+    /// Begins a probe of the listener's permissions. The last message is sent below the host's own prefix, where nobody
     /// listens. The server reports that on `echo`, after all violations.
-    pub(super) async fn try_rights(&self, echo: &Subject) -> Trial {
+    pub(super) async fn probe_permissions(&self, echo: &Subject) -> PermissionProbe {
         let token = Uuid::new_v4;
         let own = ReplySubject::of_host(self.tier, &self.host, &token().to_string());
         let shared = ReplySubject::single(token());
@@ -64,7 +64,7 @@ impl Publisher {
             self.client.publish(subject.to_string(), Vec::new().into()).await.ok();
         }
         self.client.publish_with_reply(own.to_string(), echo.to_string(), Vec::new().into()).await.ok();
-        Trial::of(own, shared, others)
+        PermissionProbe::of(own, shared, others)
     }
 
     pub(super) fn place(&self, subject: &ReplySubject) -> Place {
@@ -73,7 +73,7 @@ impl Publisher {
 
     /// Whether an answer on this subject is this host's to give, and permitted as far as is known.
     pub(super) fn may_answer(&self, subject: &ReplySubject) -> bool {
-        self.rights.allow(self.place(subject))
+        self.permissions.allow(self.place(subject))
     }
 
     pub(super) async fn respond(&self, to: &ReplySubject, response: &Response) {
@@ -120,9 +120,9 @@ impl Publisher {
     /// Sending alone proves nothing: when a switch breaks the network, minutes of messages fit into the buffers of the
     /// dead connection. The server handles its input in order, so its answer to a later ping proves that it has read
     /// the rest.
-    pub(super) async fn deliver(&self, undelivered: &[(RunDir, Spec, Response)]) -> bool {
+    pub(super) async fn deliver(&self, undelivered: &[(RunDir, RunSpec, Response)]) -> bool {
         let connection = self.connection();
-        for (_, Spec { reply_to, .. }, response) in undelivered {
+        for (_, RunSpec { reply_to, .. }, response) in undelivered {
             // A deployment may change the name or the tier of its own host. The reply subject was this host's when it accepted
             // the request, and the server decides whether it still is.
             let was_own = Tier::ALL.iter().any(|&tier| reply_to.is_of(tier, &response.hostname));
@@ -166,59 +166,59 @@ impl Publisher {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum May {
+pub(super) enum Grant {
     Unknown,
-    Yes,
-    No,
+    Given,
+    Refused,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rights {
+pub(super) struct PublishPermissions {
     /// Below the host's own prefix.
-    pub(super) own: May,
+    pub(super) own: Grant,
     /// On a single token, as listeners of the predecessor do.
-    pub(super) shared: May,
+    pub(super) shared: Grant,
     /// Below the prefix of another host.
-    pub(super) others: May,
+    pub(super) others: Grant,
 }
 
-impl Rights {
-    pub(super) const UNKNOWN: Self = Self { own: May::Unknown, shared: May::Unknown, others: May::Unknown };
+impl PublishPermissions {
+    pub(super) const UNKNOWN: Self = Self { own: Grant::Unknown, shared: Grant::Unknown, others: Grant::Unknown };
 
     pub(super) fn allow(self, place: Place) -> bool {
         let may = match place {
             Place::Own => self.own,
             Place::Shared => self.shared,
             Place::Outdated => self.others,
-            Place::Foreign => May::No,
+            Place::Foreign => Grant::Refused,
         };
-        may != May::No
+        may != Grant::Refused
     }
 }
 
-/// A trial of the permissions: one empty message to each kind of subject.
+/// A probe of the permissions: one empty message to each kind of subject.
 #[derive(Debug)]
-pub(super) struct Trial {
+pub(super) struct PermissionProbe {
     /// Subjects below the host's own prefix, of a single token, and below another host's: permitted unless refused.
-    tried: [(ReplySubject, May); 3],
+    tried: [(ReplySubject, Grant); 3],
     /// Whether a violation may have been lost.
-    pub(super) muddled: bool,
+    pub(super) may_have_missed_refusals: bool,
     pub(super) over_at: Instant,
 }
 
-impl Trial {
+impl PermissionProbe {
     fn of(own: ReplySubject, shared: ReplySubject, others: ReplySubject) -> Self {
-        let tried = [own, shared, others].map(|subject| (subject, May::Yes));
-        Self { tried, muddled: false, over_at: Instant::now() + KNOWN_WITHIN }
+        let tried = [own, shared, others].map(|subject| (subject, Grant::Given));
+        Self { tried, may_have_missed_refusals: false, over_at: Instant::now() + KNOWN_WITHIN }
     }
 
-    /// Records a violation, and returns whether it belongs to the trial.
+    /// Records a violation, and returns whether it belongs to the probe.
     pub(super) fn refused(&mut self, violation: &Violation) -> bool {
         let mut tried = self.tried.iter_mut().enumerate().filter(|_| violation.operation == Operation::Publish);
         let Some((place, (_, may))) = tried.find(|(_, (subject, _))| violation.subject == subject.as_str()) else {
             return false;
         };
-        *may = May::No;
+        *may = Grant::Refused;
         if place == 0 {
             // The subject that was tried last.
             self.over_at = Instant::now() + HANDED_ON_WITHIN;
@@ -226,16 +226,18 @@ impl Trial {
         true
     }
 
-    /// Notes that the server has read all of the trial.
+    /// Notes that the server has read all of the probe.
     pub(super) fn read(&mut self) {
         self.over_at = self.over_at.min(Instant::now() + HANDED_ON_WITHIN);
     }
 
     /// Returns the permissions, given those that were known before.
-    pub(super) fn outcome(&self, before: Rights) -> Rights {
-        let known = |found: May, before: May| if found == May::Yes && self.muddled { before } else { found };
+    pub(super) fn outcome(&self, before: PublishPermissions) -> PublishPermissions {
+        let known = |found: Grant, before: Grant| {
+            if found == Grant::Given && self.may_have_missed_refusals { before } else { found }
+        };
         let [own, shared, others] = self.tried.each_ref().map(|(_, found)| *found);
-        Rights {
+        PublishPermissions {
             own: known(own, before.own),
             shared: known(shared, before.shared),
             others: known(others, before.others),
@@ -247,10 +249,10 @@ impl Trial {
 mod tests {
     use super::*;
 
-    fn trial() -> Trial {
+    fn probe() -> PermissionProbe {
         let [own, shared, others] =
             ["prod.ns1.a", "b", "prod.c.d.probe"].map(|place| format!("deploy.responses.{place}").parse().unwrap());
-        Trial::of(own, shared, others)
+        PermissionProbe::of(own, shared, others)
     }
 
     fn refusal(subject: &str) -> Violation {
@@ -259,24 +261,29 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_refused_is_known_and_what_is_not_is_permitted() {
-        let mut trial = trial();
-        assert!(trial.refused(&refusal("deploy.responses.b")));
-        assert!(!trial.refused(&refusal("deploy.responses.prod.ns2.a")));
+        let mut probe = probe();
+        assert!(probe.refused(&refusal("deploy.responses.b")));
+        assert!(!probe.refused(&refusal("deploy.responses.prod.ns2.a")));
         assert!(
-            !trial.refused(&Violation { operation: Operation::Subscribe, subject: "deploy.responses.b".to_owned() })
+            !probe.refused(&Violation { operation: Operation::Subscribe, subject: "deploy.responses.b".to_owned() })
         );
-        let rights = trial.outcome(Rights::UNKNOWN);
-        assert_eq!(rights, Rights { own: May::Yes, shared: May::No, others: May::Yes });
-        assert!(rights.allow(Place::Own) && !rights.allow(Place::Shared) && !rights.allow(Place::Foreign));
+        let permissions = probe.outcome(PublishPermissions::UNKNOWN);
+        assert_eq!(permissions, PublishPermissions { own: Grant::Given, shared: Grant::Refused, others: Grant::Given });
+        assert!(
+            permissions.allow(Place::Own) && !permissions.allow(Place::Shared) && !permissions.allow(Place::Foreign)
+        );
     }
 
     #[tokio::test]
     async fn what_may_have_been_lost_proves_nothing() {
-        let mut trial = trial();
-        trial.refused(&refusal("deploy.responses.prod.ns1.a"));
-        trial.muddled = true;
-        let rights = trial.outcome(Rights { shared: May::No, ..Rights::UNKNOWN });
-        assert_eq!(rights, Rights { own: May::No, shared: May::No, others: May::Unknown });
-        assert!(rights.allow(Place::Outdated) && !rights.allow(Place::Own));
+        let mut probe = probe();
+        probe.refused(&refusal("deploy.responses.prod.ns1.a"));
+        probe.may_have_missed_refusals = true;
+        let permissions = probe.outcome(PublishPermissions { shared: Grant::Refused, ..PublishPermissions::UNKNOWN });
+        assert_eq!(
+            permissions,
+            PublishPermissions { own: Grant::Refused, shared: Grant::Refused, others: Grant::Unknown }
+        );
+        assert!(permissions.allow(Place::Outdated) && !permissions.allow(Place::Own));
     }
 }

@@ -7,10 +7,10 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
 use super::discovery::{ASK_AGAIN, ProblemKind, flake_problem};
-use super::history::Stage;
-use super::{Service, heartbeat, shown};
+use super::history::RunStage;
+use super::{Service, for_log, heartbeat};
 use crate::listener::run::watch::{Finished, RunEvent, conclude, finished, next_event};
-use crate::listener::run::{OutputPage, RunDir, Spec};
+use crate::listener::run::{OutputPage, RunDir, RunSpec};
 use crate::protocol::response::MAX_PAGE_BYTES;
 use crate::protocol::{
     LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Phase, Place, RequestId, Response, Status, Subject, Target,
@@ -27,10 +27,10 @@ const LONGEST_SPELLING: usize = 8;
 
 /// The outcome of something slow.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum TaskDone {
     Run(RunEvent),
     /// A batch of final responses was handled. Those of these runs may not have reached the server.
-    Delivered(Vec<(RunDir, Spec, Response)>),
+    Delivered(Vec<(RunDir, RunSpec, Response)>),
     /// The flake was tried; the reason if it could not be reached.
     FlakeAsked(Option<String>),
     /// Old runs were removed, or a page of a log was published.
@@ -39,7 +39,7 @@ pub(super) enum Step {
 
 impl Service {
     /// Watches an earlier listener's run that goes on, and concludes one that is over.
-    pub(super) fn resume(&mut self, dir: RunDir, spec: Spec) {
+    pub(super) fn resume(&mut self, dir: RunDir, spec: RunSpec) {
         match finished(&dir, &spec, self.boot_id.as_deref()) {
             None if self.history.current.is_none() => {
                 tracing::info!(key = spec.key, "taking up the run that goes on");
@@ -55,29 +55,29 @@ impl Service {
         }
     }
 
-    pub(super) async fn handle_step(&mut self, step: Result<Step, JoinError>) {
+    pub(super) async fn on_task_done(&mut self, step: Result<TaskDone, JoinError>) {
         let step = match step {
             Ok(step) => step,
             // A bug. The run goes on, and the next listener takes it up; the state of this one is not to be trusted.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match step {
-            Step::Run(RunEvent::Phase(phase)) => self.enter(phase).await,
-            Step::Run(RunEvent::Finished(finished)) => self.conclude(finished),
-            Step::Run(RunEvent::Concluded(response)) => {
+            TaskDone::Run(RunEvent::Phase(phase)) => self.enter(phase).await,
+            TaskDone::Run(RunEvent::Finished(finished)) => self.conclude(finished),
+            TaskDone::Run(RunEvent::Concluded(response)) => {
                 if let Some((dir, spec)) = self.current() {
                     self.record_end(dir, spec, *response);
                     self.deliver();
                 }
             }
-            Step::Delivered(lost) => {
+            TaskDone::Delivered(lost) => {
                 self.delivering = false;
                 self.undelivered.splice(..0, lost);
                 self.deliver();
             }
-            Step::Done => {}
-            Step::FlakeAsked(None) => self.problems.remove(ProblemKind::FlakeUnreachable),
-            Step::FlakeAsked(Some(why)) => {
+            TaskDone::Done => {}
+            TaskDone::FlakeAsked(None) => self.problems.remove(ProblemKind::FlakeUnreachable),
+            TaskDone::FlakeAsked(Some(why)) => {
                 self.problems.add(ProblemKind::FlakeUnreachable, "", &why);
                 self.ask_flake(ASK_AGAIN);
             }
@@ -86,11 +86,11 @@ impl Service {
 
     pub(super) fn ask_flake(&mut self, after: Duration) {
         let flake = self.config.run.flake.clone();
-        self.steps.spawn(async move { Step::FlakeAsked(flake_problem(flake, after).await) });
+        self.tasks.spawn(async move { TaskDone::FlakeAsked(flake_problem(flake, after).await) });
     }
 
     /// Returns the current run with its directory.
-    fn current(&self) -> Option<(RunDir, Spec)> {
+    fn current(&self) -> Option<(RunDir, RunSpec)> {
         let spec = self.history.current.as_ref()?.spec.clone();
         Some((self.state_dir.run_dir(&spec.key), spec))
     }
@@ -98,9 +98,9 @@ impl Service {
     /// Watches the current run, which is in this phase.
     fn watch(&mut self, phase: Phase) {
         let Some((dir, _)) = self.current() else { return };
-        self.history.reached(Stage::Running);
+        self.history.reached(RunStage::Running);
         self.heartbeat = heartbeat(&self.config, phase);
-        self.steps.spawn(async move { Step::Run(next_event(dir, phase).await) });
+        self.tasks.spawn(async move { TaskDone::Run(next_event(dir, phase).await) });
     }
 
     async fn enter(&mut self, phase: Phase) {
@@ -116,16 +116,16 @@ impl Service {
 
     fn conclude(&mut self, finished: Finished) {
         let Some((dir, spec)) = self.current() else { return };
-        self.history.reached(Stage::Concluding);
+        self.history.reached(RunStage::Concluding);
         let (boot_id, deployed) = (self.boot_id.clone(), self.history.last_deployed());
-        self.steps.spawn_blocking(move || {
+        self.tasks.spawn_blocking(move || {
             let response = conclude(&finished, &dir, &spec, boot_id.as_deref(), deployed.as_ref());
-            Step::Run(RunEvent::Concluded(Box::new(response)))
+            TaskDone::Run(RunEvent::Concluded(Box::new(response)))
         });
     }
 
     /// Records the final response of a run, current or recovered.
-    fn record_end(&mut self, dir: RunDir, spec: Spec, response: Response) {
+    fn record_end(&mut self, dir: RunDir, spec: RunSpec, response: Response) {
         tracing::info!(
             key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
             "{}", response.message
@@ -134,9 +134,9 @@ impl Service {
         self.history.ended(spec, response);
         self.metrics.send_modify(|metrics| metrics.count_last(&self.history));
         let forget = self.state_dir.ended(dir);
-        self.steps.spawn_blocking(move || {
+        self.tasks.spawn_blocking(move || {
             forget();
-            Step::Done
+            TaskDone::Done
         });
     }
 
@@ -148,21 +148,21 @@ impl Service {
         self.delivering = true;
         let undelivered = mem::take(&mut self.undelivered);
         let publisher = self.publisher.clone();
-        self.steps.spawn(async move {
+        self.tasks.spawn(async move {
             if !publisher.deliver(&undelivered).await {
-                return Step::Delivered(undelivered);
+                return TaskDone::Delivered(undelivered);
             }
             // Not waited for by the loop, as the disk may be slow. If it fails, the response is delivered again.
             let noted = spawn_blocking(move || {
                 for (dir, ..) in &undelivered {
-                    if let Err(error) = dir.write_told() {
+                    if let Err(error) = dir.mark_delivered() {
                         let dir = dir.path().display();
                         tracing::warn!("cannot note that the end of the run in {dir} was told: {error}");
                     }
                 }
             });
             noted.await.ok();
-            Step::Delivered(Vec::new())
+            TaskDone::Delivered(Vec::new())
         });
     }
 
@@ -171,8 +171,8 @@ impl Service {
         let LogRequest { log: LogPlace { id, offset }, reply_to } = question;
         let own = Target::Host(self.config.tier, self.config.run.host.clone()).subject();
         if *subject != own || self.publisher.place(&reply_to) != Place::Own || !self.publisher.may_answer(&reply_to) {
-            let reply_to = shown(reply_to.as_str());
-            return self.complain(|| {
+            let reply_to = for_log(reply_to.as_str());
+            return self.warn_limited(|| {
                 format!("a question for a log on {subject} is dropped: it wants its answer on {reply_to}")
             });
         }
@@ -182,7 +182,7 @@ impl Service {
         let dir = self.state_dir.run_dir(id.as_str());
         let most = MAX_PAGE_BYTES.min(self.publisher.client.max_payload() / LONGEST_SPELLING);
         let publisher = self.publisher.clone();
-        self.steps.spawn(async move {
+        self.tasks.spawn(async move {
             sleep(PAGE_TAKES).await;
             let page = spawn_blocking(move || match status {
                 Some(status) => page(id, &dir, offset, most, status),
@@ -192,7 +192,7 @@ impl Service {
                 publisher.publish(&reply_to, LogAnswer { log: page }.to_bytes()).await;
             }
             drop(reader);
-            Step::Done
+            TaskDone::Done
         });
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::history::{FINALS, RequestHistory};
 use crate::clock;
-use crate::listener::run::{RunDir, Spec, name_of, prepare_spares};
+use crate::listener::run::{RunDir, RunSpec, name_of, prepare_spares};
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{BusyWith, Response};
 
@@ -42,9 +42,9 @@ pub(in crate::listener) struct RecoveredState {
     pub(super) state_dir: StateDir,
     pub(in crate::listener) history: RequestHistory,
     /// Ended runs whose final response the server may not have, oldest first.
-    pub(super) undelivered: Vec<(RunDir, Spec, Response)>,
+    pub(super) undelivered: Vec<(RunDir, RunSpec, Response)>,
     /// Runs that were not concluded, oldest first.
-    pub(super) unfinished: Vec<(RunDir, Spec)>,
+    pub(super) unfinished: Vec<(RunDir, RunSpec)>,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -117,7 +117,7 @@ impl StateDir {
         self.number = specs.map(|spec| spec.number).max().unwrap_or_default();
 
         for (dir, spec, response) in ended {
-            if !dir.was_told() {
+            if !dir.was_delivered() {
                 undelivered.push((dir.clone(), spec.clone(), response.clone()));
             }
             self.ended(dir)();
@@ -220,13 +220,13 @@ mod tests {
 
     fn conclude(state_dir: &mut StateDir, key: &str, second: i64) {
         let dir = state_dir.run_dir(key);
-        dir.create(&Spec { number: state_dir.next_number(), ..spec(key) }).unwrap();
+        dir.create(&RunSpec { number: state_dir.next_number(), ..spec(key) }).unwrap();
         fs::write(&dir.output_files()[0], "output").unwrap();
         let response = Response {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
-        dir.keep(FINAL, &response).unwrap();
+        dir.write_durable(FINAL, &response).unwrap();
         state_dir.ended(dir)();
     }
 
@@ -296,7 +296,7 @@ mod tests {
     fn conclude_only(state_dir: &StateDir, key: &str) {
         let dir = state_dir.run_dir(key);
         dir.create(&spec(key)).unwrap();
-        dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
+        dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
     }
 
     #[test]

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use rustix::process::Signal;
 use tokio::process::Command;
 
-use crate::listener::nixos::{ACTIVATION, ask, is_activation};
+use crate::listener::nixos::{ACTIVATION_UNIT, is_activation, run_program};
 use crate::listener::output::built_system;
 use crate::listener::run::OutputLog;
-use crate::listener::run::verdict::End;
+use crate::listener::run::verdict::ProcessEnd;
 use crate::process_group::output_within;
 use crate::protocol::Phase;
 
@@ -57,9 +57,9 @@ fn full_name(name: &str) -> String {
 
 /// Returns the unit in `nixos-rebuild`'s message about a failed command.
 fn named(output: &str) -> Option<String> {
-    let (_, after) = output.rsplit_once(&format!("--unit={ACTIVATION}"))?;
+    let (_, after) = output.rsplit_once(&format!("--unit={ACTIVATION_UNIT}"))?;
     let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(after.len());
-    Some(full_name(&format!("{ACTIVATION}{}", after.get(..end)?)))
+    Some(full_name(&format!("{ACTIVATION_UNIT}{}", after.get(..end)?)))
 }
 
 /// Stops the unit, and kills it after the grace period.
@@ -75,7 +75,7 @@ pub(super) async fn stop(Activation { unit, .. }: &Activation, grace: Duration) 
 
 /// Removes units of earlier activations that systemd has kept: no activation can begin under a taken name.
 pub(super) async fn clear_away() {
-    let pattern = format!("{ACTIVATION}*");
+    let pattern = format!("{ACTIVATION_UNIT}*");
     let listing = ["list-units", "--all", "--plain", "--no-legend", "--no-pager", "--full", &pattern];
     for unit in left_over(&output("systemctl", &listing).await) {
         output("systemctl", &["stop", unit]).await;
@@ -97,12 +97,17 @@ fn left_over(listing: &str) -> Vec<&str> {
 /// Adds the activation's output to the log, and returns the end of the program that began at `began`. If the
 /// activation's unit was stopped, by a shutdown or by hand, `nixos-rebuild` exits with 0; the returned end is another
 /// one.
-pub(super) async fn settled(activation: Option<&Activation>, log: &mut OutputLog, end: End, began: Timestamp) -> End {
-    if !matches!(end, End::Exited(_) | End::Killed(_) | End::TimedOut) {
+pub(super) async fn actual_end(
+    activation: Option<&Activation>,
+    log: &mut OutputLog,
+    end: ProcessEnd,
+    began: Timestamp,
+) -> ProcessEnd {
+    if !matches!(end, ProcessEnd::Exited(_) | ProcessEnd::Killed(_) | ProcessEnd::TimedOut) {
         return end;
     }
-    let broken_off = End::Killed(Signal::TERM.as_raw());
-    if end == End::Exited(0) && output("systemctl", &["is-system-running"]).await == "stopping" {
+    let broken_off = ProcessEnd::Killed(Signal::TERM.as_raw());
+    if end == ProcessEnd::Exited(0) && output("systemctl", &["is-system-running"]).await == "stopping" {
         return broken_off;
     }
     let unit = activation.map(|activation| activation.unit.clone()).or_else(|| named(&log.tail()));
@@ -122,14 +127,14 @@ pub(super) async fn settled(activation: Option<&Activation>, log: &mut OutputLog
         }
     }
     // An activation that ended before it was seen may have any of these names.
-    let unit = unit.unwrap_or_else(|| format!("{ACTIVATION}*"));
-    let was_stopped = end == End::Exited(0) && !journal(&unit, IS_STOPPED).await.is_empty();
+    let unit = unit.unwrap_or_else(|| format!("{ACTIVATION_UNIT}*"));
+    let was_stopped = end == ProcessEnd::Exited(0) && !journal(&unit, IS_STOPPED).await.is_empty();
     if was_stopped { broken_off } else { end }
 }
 
 /// Returns the output of a program without the surrounding line breaks; empty if the program cannot be run.
 async fn output(program: &str, arguments: &[&str]) -> String {
-    let output = ask(program, arguments).await;
+    let output = run_program(program, arguments).await;
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim_matches('\n').to_owned()).unwrap_or_default()
 }
 

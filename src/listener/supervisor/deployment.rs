@@ -7,14 +7,14 @@ use miette::Diagnostic;
 use tokio::time::sleep;
 
 use super::activation;
-use super::build::{fetch, nixos_rebuild};
 use super::process::ProcessRunner;
-use super::rollback::{self, ActivationStep, Change, Changes, RolledBack, follow_baseline, note_baseline};
+use super::rollback::{self, ActivationStep, Change, Changes, RollbackOutcome, follow_baseline, note_baseline};
+use super::system::{fetch, nixos_rebuild};
 use crate::clock;
 use crate::listener::nixos::{Host, SystemSnapshot};
 use crate::listener::output::{clean, tells_unadvertised};
-use crate::listener::run::verdict::{End, Evidence, judge, left_traces};
-use crate::listener::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunResult, Spec, Verdict};
+use crate::listener::run::verdict::{Evidence, ProcessEnd, judge, may_have_changed};
+use crate::listener::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunResult, RunSpec, Verdict};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
@@ -27,7 +27,7 @@ const LOOK_FOR_CONFIRMATION: Duration = Duration::from_millis(100);
 
 pub(super) struct Deployment {
     pub(super) dir: RunDir,
-    pub(super) spec: Spec,
+    pub(super) spec: RunSpec,
     pub(super) host: Host,
     pub(super) runner: ProcessRunner,
 }
@@ -40,7 +40,7 @@ struct Attempt {
     built: Option<String>,
     /// Whether the activation was reached, which may have touched everything. Earlier steps touch nothing.
     activated: bool,
-    end: End,
+    end: ProcessEnd,
 }
 
 impl Deployment {
@@ -48,8 +48,8 @@ impl Deployment {
     pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
         let started_at = clock::now();
         let found = SystemSnapshot::capture(&self.host).await;
-        self.dir.keep(BEFORE, &found)?;
-        let (verdict, after) = match self.spec.return_to.clone() {
+        self.dir.write_durable(BEFORE, &found)?;
+        let (verdict, after) = match self.spec.rollback_to.clone() {
             Some(target) => self.roll_back_run(&target).await,
             None => self.deploy_and_confirm(found).await,
         };
@@ -61,14 +61,14 @@ impl Deployment {
     /// Deploys, and rolls back after a failure or without a confirmation, if the request asks for that.
     async fn deploy_and_confirm(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let mut attempt = self.deploy(found).await;
-        let (verdict, after, traces) = self.judge(&attempt).await;
+        let (verdict, after, may_have_changed) = self.judge(&attempt).await;
         let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
             return (attempt.with_theirs(verdict, &after), after);
         };
         let failure = if verdict.status == Status::Completed {
-            match self.confirmed(limit).await {
-                Ok(()) => return self.verify_again(verdict, after).await,
-                Err(End::TimedOut) => {
+            match self.wait_for_confirmation(limit).await {
+                Ok(()) => return self.recheck_after_confirmation(verdict, after).await,
+                Err(ProcessEnd::TimedOut) => {
                     let why = format!("nobody confirmed within {} s that the host was heard from", limit.as_secs());
                     Verdict::failed(ErrorCode::NotConfirmed, why)
                 }
@@ -78,12 +78,15 @@ impl Deployment {
                     return (self.judge(&attempt).await.0.with("what was deployed stays"), after);
                 }
             }
-        } else if !traces || matches!(attempt.end, End::Stopped(_)) || self.spec.action == Action::DryActivate {
+        } else if !may_have_changed
+            || matches!(attempt.end, ProcessEnd::Stopped(_))
+            || self.spec.action == Action::DryActivate
+        {
             return (attempt.with_theirs(verdict, &after), after);
         } else {
             verdict
         };
-        let RolledBack { is_tried, problem, theirs, now } =
+        let RollbackOutcome { is_tried, problem, theirs, now } =
             self.roll_back(&attempt.before, attempt.built.as_deref()).await;
         let rolled_back = is_tried.then_some(problem.is_none());
         let verdict = match problem {
@@ -95,14 +98,14 @@ impl Deployment {
     }
 
     /// Waits for the confirmation, which a listener notes in the run's directory. The error is the timeout or a signal.
-    async fn confirmed(&mut self, limit: Duration) -> Result<(), End> {
+    async fn wait_for_confirmation(&mut self, limit: Duration) -> Result<(), ProcessEnd> {
         if !self.spec.action.activates() {
             return Ok(());
         }
         // A confirmation from before the activation does not count.
         self.dir.forget_confirmed().ok();
         self.runner.log.enter(Phase::Confirm);
-        self.runner.bounds.renew(limit);
+        self.runner.stop.renew(limit);
         let noted = async {
             while !self.dir.is_confirmed() {
                 sleep(LOOK_FOR_CONFIRMATION).await;
@@ -110,12 +113,12 @@ impl Deployment {
         };
         tokio::select! {
             () = noted => Ok(()),
-            end = self.runner.bounds.reached() => Err(end),
+            end = self.runner.stop.reached() => Err(end),
         }
     }
 
     /// Judges a confirmed deployment: somebody may have switched the host to another system before the confirmation.
-    async fn verify_again(&self, verdict: Verdict, after: SystemSnapshot) -> (Verdict, SystemSnapshot) {
+    async fn recheck_after_confirmation(&self, verdict: Verdict, after: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let now = SystemSnapshot::from_links(&self.host);
         let changes = Changes::by_others(&after, &now);
         let Some(theirs) = changes.theirs(&now) else { return (verdict, after) };
@@ -127,7 +130,8 @@ impl Deployment {
 
     /// Rolls back an earlier run, which is all that was asked for.
     async fn roll_back_run(&mut self, to: &RollbackTarget) -> (Verdict, SystemSnapshot) {
-        let RolledBack { problem, theirs, now, .. } = self.roll_back(&to.facts, to.made.as_deref()).await;
+        let RollbackOutcome { problem, theirs, now, .. } =
+            self.roll_back(&to.snapshot, to.built_system.as_deref()).await;
         let rolled_back = Some(problem.is_none());
         let verdict = match problem {
             None => with_all(Verdict::completed(format!("returned to what ran before {}", to.run)), theirs),
@@ -136,24 +140,24 @@ impl Deployment {
         (Verdict { rolled_back, ..verdict.with(&what_runs(&now)) }, now)
     }
 
-    async fn roll_back(&mut self, before: &SystemSnapshot, made: Option<&str>) -> RolledBack {
+    async fn roll_back(&mut self, before: &SystemSnapshot, built: Option<&str>) -> RollbackOutcome {
         // An operator waits no longer for a rollback, even if deployments have more time.
         let limit = RETURN_WITHIN.min(self.spec.settings.timeout());
-        rollback::roll_back(&mut self.runner, &self.host, self.spec.action, before, made, limit).await
+        rollback::roll_back(&mut self.runner, &self.host, self.spec.action, before, built, limit).await
     }
 
     async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
-        let mut attempt = Attempt { before: found, built: None, activated: false, end: End::Exited(0) };
+        let mut attempt = Attempt { before: found, built: None, activated: false, end: ProcessEnd::Exited(0) };
         let deployed = match self.spec.system.clone() {
             Some(system) => self.deploy_system(&system, &mut attempt).await,
             None => self.deploy_revision(&mut attempt).await,
         };
-        attempt.end = deployed.err().unwrap_or(End::Exited(0));
+        attempt.end = deployed.err().unwrap_or(ProcessEnd::Exited(0));
         attempt
     }
 
     /// Deploys a system that was built elsewhere: fetches and then activates it, by the steps of a rollback.
-    async fn deploy_system(&mut self, system: &SystemPath, attempt: &mut Attempt) -> Result<(), End> {
+    async fn deploy_system(&mut self, system: &SystemPath, attempt: &mut Attempt) -> Result<(), ProcessEnd> {
         self.runner.log.enter(Phase::Build);
         fetch(&mut self.runner, &self.host, &self.spec, system).await?;
         let action = self.spec.action;
@@ -172,7 +176,7 @@ impl Deployment {
 
     /// Deploys a revision: builds first, then activates. The baseline is taken in between, as a build takes long, and
     /// this run must not undo what somebody else switched to meanwhile.
-    async fn deploy_revision(&mut self, attempt: &mut Attempt) -> Result<(), End> {
+    async fn deploy_revision(&mut self, attempt: &mut Attempt) -> Result<(), ProcessEnd> {
         self.runner.log.enter(Phase::Resolve);
         let revision = self.resolve().await?.into();
         self.runner.log.enter(Phase::Build);
@@ -182,45 +186,45 @@ impl Deployment {
     }
 
     /// Resolves the commit, which is then deployed: given a branch, Nix may use its state of an hour ago.
-    async fn resolve(&mut self) -> Result<Commit, End> {
-        let found = self.runner.within_bounds(commit_of(&self.spec.revision, &self.spec.settings.flake)).await?;
+    async fn resolve(&mut self) -> Result<Commit, ProcessEnd> {
+        let found = self.runner.until_stopped(commit_of(&self.spec.revision, &self.spec.settings.flake)).await?;
         let commit = found.map_err(|error| unresolved(&error))?;
         // A full disk must not stop the run; the deployment may be what frees it.
-        self.dir.note(COMMIT, &commit).ok();
+        self.dir.write_volatile(COMMIT, &commit).ok();
         Ok(commit)
     }
 
     /// Builds the system, and returns the flake to activate it from.
-    async fn build(&mut self, revision: &Revision) -> Result<FlakeUrl, End> {
+    async fn build(&mut self, revision: &Revision) -> Result<FlakeUrl, ProcessEnd> {
         let flake = self.spec.settings.flake.clone();
         let end = self.build_in_place(&flake, revision).await;
         match flake.with_all_refs() {
             // Somebody has pushed since the commit was resolved, and many servers give out only tips over ssh.
-            Some(flake) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.runner.log.lines()) => {
+            Some(flake) if matches!(end, ProcessEnd::Exited(1..)) && tells_unadvertised(&self.runner.log.lines()) => {
                 self.build_in_place(&flake, revision).await.success().map(|()| flake)
             }
             _ => end.success().map(|()| flake),
         }
     }
 
-    async fn build_in_place(&mut self, flake: &FlakeUrl, revision: &Revision) -> End {
+    async fn build_in_place(&mut self, flake: &FlakeUrl, revision: &Revision) -> ProcessEnd {
         let mut command = nixos_rebuild("build", &self.spec, flake, revision);
         // The link to the built system is made in the working directory.
         self.runner.run(command.current_dir(self.dir.path())).await
     }
 
     /// Records the baseline right before anything changes.
-    async fn begin_to_change(&self, attempt: &mut Attempt) -> Result<(), End> {
+    async fn begin_to_change(&self, attempt: &mut Attempt) -> Result<(), ProcessEnd> {
         let before = SystemSnapshot::capture(&self.host).await;
         note_baseline(&self.host, &self.dir, &before).map_err(|error| {
             let why = format!("cannot note what runs now, and so could not return to it: {error}");
-            End::Refused(ErrorCode::BuildFailed, why)
+            ProcessEnd::Refused(ErrorCode::BuildFailed, why)
         })?;
         (attempt.before, attempt.activated) = (before, true);
         Ok(())
     }
 
-    async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, attempt: &mut Attempt) -> End {
+    async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, attempt: &mut Attempt) -> ProcessEnd {
         activation::clear_away().await;
         let began = clock::now();
         let (built_on, expected) = (attempt.before.clone(), self.dir.built());
@@ -233,7 +237,7 @@ impl Deployment {
             never = Box::pin(follow_baseline(&self.host, &self.dir, before, expected.as_deref())) => match never {},
         };
         let ProcessRunner { log, activation, .. } = &mut self.runner;
-        let end = activation::settled(activation.as_ref(), log, end, began).await;
+        let end = activation::actual_end(activation.as_ref(), log, end, began).await;
         attempt.built = activation::switched_to(activation.as_ref(), log).or_else(|| expected.clone());
         if attempt.built != expected {
             // A configuration may depend on the time of day: this switch cannot be told from somebody else's.
@@ -247,7 +251,7 @@ impl Deployment {
     async fn judge(&mut self, attempt: &Attempt) -> (Verdict, SystemSnapshot, bool) {
         let Attempt { end, before, built, activated } = attempt;
         let phase = self.runner.log.phase();
-        let by_itself = matches!(end, End::Exited(_));
+        let by_itself = matches!(end, ProcessEnd::Exited(_));
         if by_itself {
             self.runner.log.enter(Phase::Verify);
         }
@@ -257,8 +261,8 @@ impl Deployment {
         let lines = self.runner.log.lines();
         let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
         let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
-        let traces = *activated && left_traces(&verdict, &evidence);
-        (verdict, after, traces)
+        let may_have_changed = *activated && may_have_changed(&verdict, &evidence);
+        (verdict, after, may_have_changed)
     }
 }
 
@@ -289,7 +293,7 @@ fn what_runs(now: &SystemSnapshot) -> String {
     format!("it runs {}{}", now.current_path().unwrap_or("nothing that is known"), generation.unwrap_or_default())
 }
 
-fn unresolved(error: &LookupError) -> End {
+fn unresolved(error: &LookupError) -> ProcessEnd {
     let code = match error {
         LookupError::NoSuchRef { .. } => ErrorCode::InvalidRevision,
         LookupError::Failed { .. } | LookupError::Secret { .. } => ErrorCode::BuildFailed,
@@ -297,5 +301,5 @@ fn unresolved(error: &LookupError) -> End {
     };
     let help = error.help().filter(|_| code == ErrorCode::InvalidRevision).map(|help| format!("; {help}"));
     // The URL of the repository may contain a password.
-    End::Refused(code, clean(&format!("{error}{}", help.unwrap_or_default())))
+    ProcessEnd::Refused(code, clean(&format!("{error}{}", help.unwrap_or_default())))
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use super::activation::{self, Activation};
 use crate::listener::nixos::Host;
 use crate::listener::run::OutputLog;
-use crate::listener::run::verdict::End;
+use crate::listener::run::verdict::ProcessEnd;
 use crate::lookup::in_plain_words;
 use crate::protocol::Phase;
 
@@ -35,7 +35,7 @@ const KILL_ROUNDS: usize = 250;
 
 pub(super) struct ProcessRunner {
     pub(super) tree: ProcessTree,
-    pub(super) bounds: StopSignal,
+    pub(super) stop: StopCondition,
     /// The time that processes get to end after SIGTERM.
     pub(super) grace: Duration,
     pub(super) log: OutputLog,
@@ -45,20 +45,20 @@ pub(super) struct ProcessRunner {
 
 impl ProcessRunner {
     /// Runs a program until it ends or has to stop, and keeps its output.
-    pub(super) async fn run(&mut self, command: &mut Command) -> End {
+    pub(super) async fn run(&mut self, command: &mut Command) -> ProcessEnd {
         let name = command.get_program().to_string_lossy().into_owned();
         let followed = match start(command) {
             Ok((program, output)) => self.follow(program, output).await,
             Err(error) => Err(error),
         };
-        followed.unwrap_or_else(|error| End::NotStarted(format!("{name} cannot be started: {error}")))
+        followed.unwrap_or_else(|error| ProcessEnd::NotStarted(format!("{name} cannot be started: {error}")))
     }
 
     /// Waits for something other than a program, within the limits of the run.
-    pub(super) async fn within_bounds<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
+    pub(super) async fn until_stopped<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ProcessEnd> {
         tokio::select! {
             done = work => Ok(done),
-            end = self.bounds.reached() => {
+            end = self.stop.reached() => {
                 self.tree.end(self.grace).await;
                 Err(end)
             }
@@ -66,11 +66,11 @@ impl ProcessRunner {
     }
 
     /// Keeps the output until the program has ended.
-    async fn follow(&mut self, program: Pid, output: PipeReader) -> io::Result<End> {
-        let Self { tree, bounds, grace, log, activation } = self;
+    async fn follow(&mut self, program: Pid, output: PipeReader) -> io::Result<ProcessEnd> {
+        let Self { tree, stop, grace, log, activation } = self;
         let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
         let (end, stopped) = tokio::select! {
-            end = watch(program, tree, bounds, *grace) => end,
+            end = watch(program, tree, stop, *grace) => end,
             never = keep(&mut output, log, activation) => match never {},
         };
         // The activation may have begun since the last look.
@@ -104,12 +104,12 @@ fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
 async fn watch(
     program: Pid,
     tree: &mut ProcessTree,
-    bounds: &mut StopSignal,
+    stop: &mut StopCondition,
     grace: Duration,
-) -> (End, Option<Activation>) {
+) -> (ProcessEnd, Option<Activation>) {
     let end = tokio::select! {
         end = tree.ended(program) => return (end, None),
-        end = bounds.reached() => end,
+        end = stop.reached() => end,
     };
     // With systemd, the activation runs in a unit. It belongs to this run if a descendant of this process waits.
     let activation = awaited_activation();
@@ -141,13 +141,13 @@ async fn keep(output: &mut pipe::Receiver, log: &mut OutputLog, activation: &mut
 }
 
 /// The time limit of a run, and the signals that stop it together with its supervisor.
-pub(super) struct StopSignal {
+pub(super) struct StopCondition {
     deadline: Instant,
     terminate: Signals,
     interrupt: Signals,
 }
 
-impl StopSignal {
+impl StopCondition {
     /// Begins the time limit now. Signals are recorded from here on.
     pub(super) fn of(limit: Duration) -> io::Result<Self> {
         Ok(Self {
@@ -163,11 +163,11 @@ impl StopSignal {
     }
 
     /// Waits until the run must stop, and returns the reason. Cancel safe.
-    pub(super) async fn reached(&mut self) -> End {
+    pub(super) async fn reached(&mut self) -> ProcessEnd {
         tokio::select! {
-            () = sleep_until(self.deadline) => End::TimedOut,
-            _ = self.terminate.recv() => End::Stopped(Signal::TERM.as_raw()),
-            _ = self.interrupt.recv() => End::Stopped(Signal::INT.as_raw()),
+            () = sleep_until(self.deadline) => ProcessEnd::TimedOut,
+            _ = self.terminate.recv() => ProcessEnd::Stopped(Signal::TERM.as_raw()),
+            _ = self.interrupt.recv() => ProcessEnd::Stopped(Signal::INT.as_raw()),
         }
     }
 }
@@ -183,13 +183,13 @@ impl ProcessTree {
     }
 
     /// Waits for a program, and not for what it leaves behind. Cancel safe.
-    pub(super) async fn ended(&mut self, program: Pid) -> End {
+    pub(super) async fn ended(&mut self, program: Pid) -> ProcessEnd {
         loop {
             // Checked before the first signal, which may have come before anyone waited.
             match rustix::process::waitpid(Some(program), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => return end_of(status),
                 Ok(None) | Err(Errno::INTR) => {}
-                Err(error) => return End::NotStarted(format!("the program was lost: {error}")),
+                Err(error) => return ProcessEnd::NotStarted(format!("the program was lost: {error}")),
             }
             self.deaths.recv().await;
         }
@@ -228,10 +228,10 @@ fn is_any_left() -> bool {
     }
 }
 
-fn end_of(status: WaitStatus) -> End {
+fn end_of(status: WaitStatus) -> ProcessEnd {
     match (status.exit_status(), status.terminating_signal()) {
-        (_, Some(signal)) => End::Killed(signal),
-        (code, None) => End::Exited(code.unwrap_or_default()),
+        (_, Some(signal)) => ProcessEnd::Killed(signal),
+        (code, None) => ProcessEnd::Exited(code.unwrap_or_default()),
     }
 }
 

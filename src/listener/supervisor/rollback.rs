@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::process::ProcessRunner;
 use crate::listener::nixos::{Host, PROFILE, SystemSnapshot};
-use crate::listener::run::verdict::{End, UNITS_FAILED};
+use crate::listener::run::verdict::{EXIT_UNITS_FAILED, ProcessEnd};
 use crate::listener::run::{BEFORE, RunDir};
 use crate::protocol::{Action, ErrorCode, Phase};
 
@@ -40,8 +40,8 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Returns the changes between two snapshots. If the system that the run built is unknown, all count as the run's.
-    pub(super) fn between(before: &SystemSnapshot, now: &SystemSnapshot, made: Option<&str>) -> Self {
-        let is_theirs = |now: Option<&str>| made.zip(now).is_some_and(|(made, now)| made != now);
+    pub(super) fn between(before: &SystemSnapshot, now: &SystemSnapshot, built: Option<&str>) -> Self {
+        let is_theirs = |now: Option<&str>| built.zip(now).is_some_and(|(built, now)| built != now);
         Self::of(before, now, |now| if is_theirs(now) { Change::Theirs } else { Change::Ours })
     }
 
@@ -79,11 +79,11 @@ pub(super) async fn follow_baseline(
     host: &Host,
     dir: &RunDir,
     before: &mut SystemSnapshot,
-    made: Option<&str>,
+    built: Option<&str>,
 ) -> Infallible {
     loop {
         let now = SystemSnapshot::from_links(host);
-        let Changes { current, profile } = Changes::between(before, &now, made);
+        let Changes { current, profile } = Changes::between(before, &now, built);
         // The phase is read last, so that the snapshot is older than any activation.
         if [current, profile].contains(&Change::Ours) || dir.phase() >= Phase::Activate {
             return pending().await;
@@ -99,8 +99,8 @@ pub(super) async fn follow_baseline(
 
 /// Records the baseline, and keeps its systems from the garbage collector.
 pub(super) fn note_baseline(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
-    host.keep(before.current_path(), before.profile_path());
-    dir.keep(BEFORE, before)
+    host.protect_from_gc(before.current_path(), before.profile_path());
+    dir.write_durable(BEFORE, before)
 }
 
 /// A step from one system to another.
@@ -130,7 +130,7 @@ impl ActivationStep {
 }
 
 #[derive(Debug)]
-pub(super) struct RolledBack {
+pub(super) struct RollbackOutcome {
     /// Whether there was anything to undo: somebody else may have replaced all of it meanwhile.
     pub(super) is_tried: bool,
     /// Why the host is not as it was before.
@@ -140,40 +140,41 @@ pub(super) struct RolledBack {
     pub(super) now: SystemSnapshot,
 }
 
-/// Undoes a run that built the system `made`, if known, within the limit.
+/// Undoes a run that built the system `built`, if known, within the limit.
 pub(super) async fn roll_back(
     runner: &mut ProcessRunner,
     host: &Host,
     action: Action,
     before: &SystemSnapshot,
-    made: Option<&str>,
+    built: Option<&str>,
     limit: Duration,
-) -> RolledBack {
+) -> RollbackOutcome {
     let now = SystemSnapshot::from_links(host);
-    let changes = Changes::between(before, &now, made);
+    let changes = Changes::between(before, &now, built);
     let theirs = changes.theirs(&now);
     let way = steps(action, before, &now, changes);
     if way.is_empty() && theirs.is_some() {
         let problem = theirs.map(|theirs| (ErrorCode::VerifyFailed, theirs));
-        return RolledBack { is_tried: false, problem, theirs: None, now: SystemSnapshot::capture(host).await };
+        return RollbackOutcome { is_tried: false, problem, theirs: None, now: SystemSnapshot::capture(host).await };
     }
     runner.log.enter(Phase::Return);
-    runner.bounds.renew(limit);
-    let mut problem = None;
+    runner.stop.renew(limit);
+    let mut failure = None;
     for step in way {
         // Pre-switch checks must not keep the host on the new system.
         let end = runner.run(step.command(host).env("NIXOS_NO_CHECK", "1")).await;
-        let stops = matches!(end, End::TimedOut | End::Stopped(_));
+        let stops = matches!(end, ProcessEnd::TimedOut | ProcessEnd::Stopped(_));
         // The other steps are tried anyway: a host that serves with the wrong profile is better than one that does not.
-        problem = problem.or_else(|| complaint(&step, &end));
+        failure = failure.or_else(|| Some((complaint(&step, &end)?, end)));
         if stops {
             break;
         }
     }
     let now = SystemSnapshot::capture(host).await;
     let difference = difference(before, &now, changes).map(|text| (ErrorCode::VerifyFailed, text));
-    let problem = problem.filter(|problem| !is_old_news(problem, before, &now)).or(difference);
-    RolledBack { is_tried: true, problem, theirs, now }
+    let failure = failure.filter(|(_, end)| !failed_before(end, before, &now));
+    let problem = failure.map(|(complaint, _)| complaint).or(difference);
+    RollbackOutcome { is_tried: true, problem, theirs, now }
 }
 
 /// Returns the steps that undo `action` on a host in this state, except where somebody else has changed it.
@@ -198,26 +199,27 @@ fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes:
 }
 
 /// Describes the failure of a step, if it failed.
-fn complaint(step: &ActivationStep, end: &End) -> Option<(ErrorCode, String)> {
+fn complaint(step: &ActivationStep, end: &ProcessEnd) -> Option<(ErrorCode, String)> {
     let what = match step {
         ActivationStep::SetProfile(system) => format!("setting the profile to {system}"),
         ActivationStep::Activate(system, how) => format!("{system}/bin/switch-to-configuration {how}"),
     };
     match end {
-        End::Exited(0) => None,
-        End::Exited(code) => Some((ErrorCode::ActivationFailed, format!("{what} ended with code {code}"))),
-        End::Killed(signal) => Some((ErrorCode::ActivationFailed, format!("signal {signal} ended {what}"))),
-        End::Stopped(signal) => Some((ErrorCode::Interrupted, format!("signal {signal} came before {what} was done"))),
-        End::TimedOut => Some((ErrorCode::Timeout, format!("{what} took too long"))),
-        End::NotStarted(why) | End::Refused(_, why) => Some((ErrorCode::ActivationFailed, why.clone())),
+        ProcessEnd::Exited(0) => None,
+        ProcessEnd::Exited(code) => Some((ErrorCode::ActivationFailed, format!("{what} ended with code {code}"))),
+        ProcessEnd::Killed(signal) => Some((ErrorCode::ActivationFailed, format!("signal {signal} ended {what}"))),
+        ProcessEnd::Stopped(signal) => {
+            Some((ErrorCode::Interrupted, format!("signal {signal} came before {what} was done")))
+        }
+        ProcessEnd::TimedOut => Some((ErrorCode::Timeout, format!("{what} took too long"))),
+        ProcessEnd::NotStarted(why) | ProcessEnd::Refused(_, why) => Some((ErrorCode::ActivationFailed, why.clone())),
     }
 }
 
-/// Whether a step complains only of units, and all of them had failed before the run.
-fn is_old_news((_, complaint): &(ErrorCode, String), before: &SystemSnapshot, now: &SystemSnapshot) -> bool {
-    let about_units = complaint.ends_with(&format!("ended with code {UNITS_FAILED}"));
+/// Whether a step failed only because of units, and all of them had failed before the run.
+fn failed_before(end: &ProcessEnd, before: &SystemSnapshot, now: &SystemSnapshot) -> bool {
     let units = before.failed_units.as_ref().zip(now.failed_units.as_ref());
-    about_units && units.is_some_and(|(before, now)| now.is_subset(before))
+    *end == ProcessEnd::Exited(EXIT_UNITS_FAILED) && units.is_some_and(|(before, now)| now.is_subset(before))
 }
 
 /// Describes how the host differs from the baseline, apart from the changes of others.
@@ -239,7 +241,7 @@ mod tests {
     use crate::listener::nixos::{Profile, System};
 
     /// Returns a host that runs one system, and boots another next.
-    fn facts(current: &str, profile: &str) -> SystemSnapshot {
+    fn snapshot(current: &str, profile: &str) -> SystemSnapshot {
         let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
         SystemSnapshot {
             current: Some(system(current)),
@@ -251,9 +253,9 @@ mod tests {
 
     #[test]
     fn what_is_neither_as_before_nor_what_was_built_is_somebody_elses() {
-        let before = facts("old", "old");
+        let before = snapshot("old", "old");
         let between = |current, profile, made| {
-            let Changes { current, profile } = Changes::between(&before, &facts(current, profile), made);
+            let Changes { current, profile } = Changes::between(&before, &snapshot(current, profile), made);
             (current, profile)
         };
         assert_eq!(between("old", "old", Some("new")), (Change::None, Change::None));
@@ -266,18 +268,18 @@ mod tests {
 
     #[test]
     fn what_somebody_else_did_is_told_and_nothing_else() {
-        let before = facts("old", "old");
+        let before = snapshot("old", "old");
         let theirs = |now: &SystemSnapshot, made| Changes::between(&before, now, made).theirs(now);
-        assert_eq!(theirs(&facts("new", "new"), Some("new")), None);
+        assert_eq!(theirs(&snapshot("new", "new"), Some("new")), None);
         assert_eq!(
-            theirs(&facts("hand", "hand"), Some("new")).unwrap(),
+            theirs(&snapshot("hand", "hand"), Some("new")).unwrap(),
             "meanwhile the host was switched to hand by other means"
         );
         assert_eq!(
-            theirs(&facts("new", "hand"), Some("new")).unwrap(),
+            theirs(&snapshot("new", "hand"), Some("new")).unwrap(),
             "meanwhile hand was set to boot next by other means"
         );
-        let built_only = Changes::by_others(&before, &facts("old", "hand"));
+        let built_only = Changes::by_others(&before, &snapshot("old", "hand"));
         assert_eq!((built_only.current, built_only.profile), (Change::None, Change::Theirs));
     }
 
@@ -293,34 +295,34 @@ mod tests {
 
     #[test]
     fn the_recorded_system_activates_itself() {
-        let (old, new) = (facts("old", "old"), facts("new", "new"));
+        let (old, new) = (snapshot("old", "old"), snapshot("new", "new"));
         insta::assert_snapshot!(way(Action::Switch, &old, &new), @"set old, switch old");
         // Even if the profile is right already, the units may not be.
-        insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "old")), @"switch old");
-        insta::assert_snapshot!(way(Action::Test, &old, &facts("new", "old")), @"switch old");
-        insta::assert_snapshot!(way(Action::Boot, &old, &facts("old", "new")), @"set old, boot old");
+        insta::assert_snapshot!(way(Action::Switch, &old, &snapshot("new", "old")), @"switch old");
+        insta::assert_snapshot!(way(Action::Test, &old, &snapshot("new", "old")), @"switch old");
+        insta::assert_snapshot!(way(Action::Boot, &old, &snapshot("old", "new")), @"set old, boot old");
         insta::assert_snapshot!(way(Action::DryActivate, &old, &new), @"");
     }
 
     #[test]
     fn what_was_only_tested_is_tested_again_and_what_was_to_boot_boots() {
-        let tested = facts("tried", "old");
-        insta::assert_snapshot!(way(Action::Switch, &tested, &facts("new", "new")), @"set old, boot old, test tried");
-        insta::assert_snapshot!(way(Action::Test, &tested, &facts("new", "old")), @"boot old, test tried");
-        insta::assert_snapshot!(way(Action::Boot, &tested, &facts("tried", "new")), @"set old, boot old");
+        let tested = snapshot("tried", "old");
+        insta::assert_snapshot!(way(Action::Switch, &tested, &snapshot("new", "new")), @"set old, boot old, test tried");
+        insta::assert_snapshot!(way(Action::Test, &tested, &snapshot("new", "old")), @"boot old, test tried");
+        insta::assert_snapshot!(way(Action::Boot, &tested, &snapshot("tried", "new")), @"set old, boot old");
     }
 
     #[test]
     fn what_somebody_else_switched_to_stays() {
-        let old = facts("old", "old");
-        insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "hand")), @"");
-        insta::assert_snapshot!(way(Action::Test, &old, &facts("hand", "hand")), @"");
-        insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "hand")), @"");
+        let old = snapshot("old", "old");
+        insta::assert_snapshot!(way(Action::Switch, &old, &snapshot("hand", "hand")), @"");
+        insta::assert_snapshot!(way(Action::Test, &old, &snapshot("hand", "hand")), @"");
+        insta::assert_snapshot!(way(Action::Boot, &old, &snapshot("hand", "hand")), @"");
         // Somebody only activated a system, or only set one to boot: the other half is the run's.
-        insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "new")), @"set old, boot old");
-        insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "hand")), @"test old");
-        insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "new")), @"set old, boot old");
-        insta::assert_snapshot!(way(Action::Test, &old, &facts("hand", "old")), @"");
+        insta::assert_snapshot!(way(Action::Switch, &old, &snapshot("hand", "new")), @"set old, boot old");
+        insta::assert_snapshot!(way(Action::Switch, &old, &snapshot("new", "hand")), @"test old");
+        insta::assert_snapshot!(way(Action::Boot, &old, &snapshot("hand", "new")), @"set old, boot old");
+        insta::assert_snapshot!(way(Action::Test, &old, &snapshot("hand", "old")), @"");
     }
 
     #[test]
@@ -328,10 +330,10 @@ mod tests {
         let differs = |before: &SystemSnapshot, now: &SystemSnapshot| {
             difference(before, now, Changes::between(before, now, Some("new")))
         };
-        let old = facts("old", "old");
+        let old = snapshot("old", "old");
         assert_eq!(differs(&old, &old), None);
-        insta::assert_snapshot!(differs(&old, &facts("new", "old")).unwrap(), @"/run/current-system is new and was old");
-        insta::assert_snapshot!(differs(&old, &facts("old", "new")).unwrap(), @"the system profile is new and was old");
+        insta::assert_snapshot!(differs(&old, &snapshot("new", "old")).unwrap(), @"/run/current-system is new and was old");
+        insta::assert_snapshot!(differs(&old, &snapshot("old", "new")).unwrap(), @"the system profile is new and was old");
         let gone = SystemSnapshot { current: None, ..old.clone() };
         insta::assert_snapshot!(differs(&old, &gone).unwrap(), @"/run/current-system is nothing and was old");
         insta::assert_snapshot!(differs(&gone, &old).unwrap(), @"what ran before is not on record");
@@ -339,13 +341,12 @@ mod tests {
 
     #[test]
     fn units_that_had_failed_before_do_not_spoil_the_return() {
-        let old = facts("old", "old");
-        let step = ActivationStep::Activate("old".to_owned(), Action::Switch);
-        let units = complaint(&step, &End::Exited(4)).unwrap();
-        assert!(is_old_news(&units, &old, &old));
+        let old = snapshot("old", "old");
+        let units = ProcessEnd::Exited(4);
+        assert!(failed_before(&units, &old, &old));
         let worse = SystemSnapshot { failed_units: Some(["x.service".to_owned()].into()), ..old.clone() };
-        assert!(!is_old_news(&units, &old, &worse));
-        assert!(!is_old_news(&units, &old, &SystemSnapshot { failed_units: None, ..old.clone() }));
-        assert!(!is_old_news(&complaint(&step, &End::Exited(2)).unwrap(), &old, &old));
+        assert!(!failed_before(&units, &old, &worse));
+        assert!(!failed_before(&units, &old, &SystemSnapshot { failed_units: None, ..old.clone() }));
+        assert!(!failed_before(&ProcessEnd::Exited(2), &old, &old));
     }
 }

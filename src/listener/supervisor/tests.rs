@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::*;
 use crate::listener::nixos::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
-use crate::listener::run::{BEFORE, COMMIT as COMMIT_RECORD, RunResult, Spec, Verdict};
+use crate::listener::run::{BEFORE, COMMIT as COMMIT_RECORD, RunResult, RunSpec, Verdict};
 use crate::lookup::testing::{git, repository};
 use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
 use crate::testing::make_program;
@@ -48,12 +48,12 @@ struct Supervised {
 }
 
 impl Supervised {
-    fn new(script: &str, adjust: impl FnOnce(&mut Spec)) -> Self {
+    fn new(script: &str, adjust: impl FnOnce(&mut RunSpec)) -> Self {
         Self::on(tempfile::tempdir().unwrap(), script, adjust)
     }
 
     /// Runs on a host whose file system is in `folder/root`, and whose programs are in `folder/bin`.
-    fn on(folder: tempfile::TempDir, script: &str, adjust: impl FnOnce(&mut Spec)) -> Self {
+    fn on(folder: tempfile::TempDir, script: &str, adjust: impl FnOnce(&mut RunSpec)) -> Self {
         let bin = folder.path().join("bin");
         make_program(&bin.join("nixos-rebuild"), &format!("{BUILD}\n{script}"));
         let path = std::env::var_os("PATH").unwrap();
@@ -61,7 +61,7 @@ impl Supervised {
         let dir = RunDir::in_one(folder.path().join("run"));
         // A commit, which need not be looked up.
         let revision = COMMIT.parse().unwrap();
-        let mut spec = Spec { revision, ..spec("r-1") };
+        let mut spec = RunSpec { revision, ..spec("r-1") };
         spec.settings.root = folder.path().join("root");
         adjust(&mut spec);
         drop(dir.create(&spec).unwrap());
@@ -231,7 +231,7 @@ fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
     let dir = RunDir::in_one(folder.path().join("run"));
     give_back(&dir.create(&spec("r-1")).unwrap());
     give_back(&take_lock(&dir).unwrap());
-    dir.keep(FINAL, &Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
+    dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
     assert!(take_lock(&dir).is_err());
 }
 

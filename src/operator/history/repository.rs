@@ -175,7 +175,7 @@ impl RepositoryServer {
             let began = Instant::now();
             let mut git = Command::new("git");
             git.args(["ls-remote", "--", self.remote.url(), "HEAD"]).envs(NO_QUESTIONS);
-            self.remote.introduce(git.as_std_mut());
+            self.remote.configure_git(git.as_std_mut());
             let told = output_within(&mut git, self.patience).await;
             self.patience = self.patience.saturating_sub(began.elapsed());
             self.head = String::from_utf8_lossy(&told.ok()?.stdout).split_whitespace().next()?.parse().ok();
@@ -205,7 +205,7 @@ impl RepositoryServer {
         self.kept.ask(&["init", "--quiet", "--bare", "--template="]).await?;
         let mut git = self.kept.git();
         git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);
-        self.remote.introduce(git.as_std_mut());
+        self.remote.configure_git(git.as_std_mut());
         // Nothing runs in the background: no housekeeping, and no fetch that outlives this process.
         git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
         git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]);

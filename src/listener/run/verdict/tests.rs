@@ -11,7 +11,7 @@ const NEW: &str = "/nix/store/new-nixos";
 /// A switch of a host from the old system, generation 41, to the new one, generation 42.
 struct Run {
     action: Action,
-    end: End,
+    end: ProcessEnd,
     phase: Phase,
     before: SystemSnapshot,
     after: SystemSnapshot,
@@ -36,7 +36,15 @@ fn host(current: &str, generation: u64, next: &str) -> SystemSnapshot {
 
 fn switch(code: i32, phase: Phase, output: &'static str) -> Run {
     let (before, after) = (host(OLD, 41, OLD), host(NEW, 42, NEW));
-    Run { action: Action::Switch, end: End::Exited(code), phase, before, after, output, user_units: UserUnits::Fail }
+    Run {
+        action: Action::Switch,
+        end: ProcessEnd::Exited(code),
+        phase,
+        before,
+        after,
+        output,
+        user_units: UserUnits::Fail,
+    }
 }
 
 /// Returns a run of another action, with the state after it.
@@ -47,14 +55,14 @@ fn action(action: Action, after: SystemSnapshot) -> Run {
 impl Run {
     fn verdict(&self) -> Verdict {
         self.with_evidence(|evidence| {
-            let mut spec = Spec { action: self.action, ..spec("r-1") };
+            let mut spec = RunSpec { action: self.action, ..spec("r-1") };
             spec.settings.user_units = self.user_units;
             judge(&spec, evidence)
         })
     }
 
     fn leaves_traces(&self) -> bool {
-        self.with_evidence(|evidence| left_traces(&self.verdict(), evidence))
+        self.with_evidence(|evidence| may_have_changed(&self.verdict(), evidence))
     }
 
     fn with_evidence<T>(&self, judge: impl Fn(&Evidence<'_>) -> T) -> T {
@@ -147,7 +155,7 @@ fn a_missing_commit_is_not_a_server_that_cannot_be_reached() {
 
 #[test]
 fn a_revision_that_was_not_resolved_is_told_as_it_was_found_out() {
-    let end = End::Refused(ErrorCode::InvalidRevision, "https://h/x has no branch or tag \"main\"".to_owned());
+    let end = ProcessEnd::Refused(ErrorCode::InvalidRevision, "https://h/x has no branch or tag \"main\"".to_owned());
     let unresolved = Run { end, ..switch(1, Phase::Resolve, "") };
     insta::assert_snapshot!(unresolved.judged(), @r#"failed invalid_revision: https://h/x has no branch or tag "main""#);
 }
@@ -162,7 +170,8 @@ fn the_essential_line_of_a_failed_build_is_found() {
     insta::assert_snapshot!(judged(100, Phase::Build, build), @"failed build_failed: builder for '/nix/store/a-hello.drv' failed with exit code 1;");
     insta::assert_snapshot!(judged(7, Phase::Build, "one\nlast words\nCommand '['nix', 'build']' returned non-zero exit status 7."), @"failed build_failed: last words");
     insta::assert_snapshot!(judged(7, Phase::Build, ""), @"failed build_failed: nixos-rebuild ended with code 7 and said nothing");
-    let missing = End::NotStarted("nixos-rebuild cannot be started: No such file or directory (os error 2)".to_owned());
+    let missing =
+        ProcessEnd::NotStarted("nixos-rebuild cannot be started: No such file or directory (os error 2)".to_owned());
     insta::assert_snapshot!(Run { end: missing, ..switch(1, Phase::Build, "") }.judged(), @"failed build_failed: nixos-rebuild cannot be started: No such file or directory (os error 2): it must be on the PATH of the listener");
 }
 
@@ -217,7 +226,7 @@ fn a_failed_activation_is_told_from_a_failed_build() {
     insta::assert_snapshot!(judged(2, Phase::Activate, "activating the configuration...\nActivation script snippet 'users' failed (1)\nsetting up /etc...\nFailed to run activate script\nCommand 'x' returned non-zero exit status 2."), @"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42");
     insta::assert_snapshot!(refused(1, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: another activation goes on, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
     let unmoved = Run { after: host(OLD, 41, OLD), ..action(Action::Test, SystemSnapshot::default()) };
-    let unmoved = Run { end: End::Exited(2), ..unmoved };
+    let unmoved = Run { end: ProcessEnd::Exited(2), ..unmoved };
     insta::assert_snapshot!(unmoved.judged(), @"failed activation_failed: the activation ended with code 2");
 }
 
@@ -238,7 +247,7 @@ fn a_needed_reboot_is_success_for_boot_only() {
             insta::assert_snapshot!(judged(code, Phase::Build, output), @r#"failed activation_failed (reboot): the new system takes effect only after a reboot: deploy it with action = "boot", and reboot the host; the next boot starts generation 42"#);
         }
     }
-    let boot = |after| Run { end: End::Exited(100), ..action(Action::Boot, after) }.judged();
+    let boot = |after| Run { end: ProcessEnd::Exited(100), ..action(Action::Boot, after) }.judged();
     insta::assert_snapshot!(boot(host(OLD, 42, NEW)), @"completed (reboot): built, and takes effect with the next boot");
     insta::assert_snapshot!(boot(SystemSnapshot { profile: None, ..host(OLD, 42, NEW) }), @"failed verify_failed (reboot): there is no system profile after it");
 }
@@ -253,10 +262,10 @@ fn a_system_that_refuses_to_be_switched_to_says_what_to_do() {
 #[test]
 fn runs_that_were_ended_say_by_what() {
     let ended = |end, phase| Run { end, after: host(OLD, 41, OLD), ..switch(0, phase, "") }.judged();
-    insta::assert_snapshot!(ended(End::TimedOut, Phase::Resolve), @"failed timeout: not over after 10 s, and ended while resolving");
-    insta::assert_snapshot!(ended(End::TimedOut, Phase::Build), @"failed timeout: not over after 10 s, and ended while building");
-    insta::assert_snapshot!(ended(End::TimedOut, Phase::Activate), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched");
-    insta::assert_snapshot!(ended(End::Killed(9), Phase::Build), @"failed interrupted: signal 9 ended the run while building");
+    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Resolve), @"failed timeout: not over after 10 s, and ended while resolving");
+    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Build), @"failed timeout: not over after 10 s, and ended while building");
+    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Activate), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched");
+    insta::assert_snapshot!(ended(ProcessEnd::Killed(9), Phase::Build), @"failed interrupted: signal 9 ended the run while building");
     insta::assert_snapshot!(judged(137, Phase::Activate, ""), @"failed interrupted: signal 9 ended the run while activating; the profile points at generation 42, and it is not known whether the boot loader does");
 }
 
@@ -300,7 +309,7 @@ fn a_death_is_told_with_all_its_causes() {
 fn who_finds_the_lock_taken_has_failed_only_if_something_moved() {
     let locked = "Could not acquire lock\nCommand 'x/switch-to-configuration test' returned non-zero exit status 11.";
     insta::assert_snapshot!(refused(11, locked), @"failed activation_failed: another activation goes on, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
-    let test = Run { end: End::Exited(11), output: locked, ..action(Action::Test, host(OLD, 41, OLD)) };
+    let test = Run { end: ProcessEnd::Exited(11), output: locked, ..action(Action::Test, host(OLD, 41, OLD)) };
     insta::assert_snapshot!(test.judged(), @"failed already_running: another activation goes on, and holds the lock of switch-to-configuration");
     assert!(!test.leaves_traces());
     assert!(Run { after: host(OLD, 42, NEW), ..test }.leaves_traces());
@@ -317,7 +326,7 @@ fn what_the_next_boot_starts_is_said_when_it_is_known() {
         ..switch(1, Phase::Activate, full)
     };
     insta::assert_snapshot!(tested.judged(), @"failed activation_failed: Failed to install bootloader: cp: error writing '/boot/kernel': No space left on device; the profile points at generation 42, the boot loader does not: a reboot starts generation 41");
-    let stopped = |output| Run { end: End::TimedOut, ..switch(0, Phase::Activate, output) }.judged();
+    let stopped = |output| Run { end: ProcessEnd::TimedOut, ..switch(0, Phase::Activate, output) }.judged();
     insta::assert_snapshot!(stopped("activating the configuration..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the next boot starts generation 42");
     insta::assert_snapshot!(stopped("updating GRUB 2 menu..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the profile points at generation 42, and it is not known whether the boot loader does");
     insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: nixos-rebuild-switch-to-configuration.service is there already: another activation goes on, or else `systemctl stop nixos-rebuild-switch-to-configuration.service; systemctl reset-failed nixos-rebuild-switch-to-configuration.service` removes it; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
@@ -334,6 +343,6 @@ fn a_switch_leaves_the_specialisation_that_ran() {
 #[test]
 fn a_check_that_forbids_a_boot_is_not_got_around_by_one() {
     let output = "Pre-switch check 'blogIsUp' failed\nPre-switch checks failed";
-    let boot = Run { end: End::Exited(1), output, ..action(Action::Boot, host(OLD, 42, NEW)) };
+    let boot = Run { end: ProcessEnd::Exited(1), output, ..action(Action::Boot, host(OLD, 42, NEW)) };
     insta::assert_snapshot!(boot.judged(), @"failed activation_failed: Pre-switch check 'blogIsUp' failed; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
 }

@@ -144,7 +144,7 @@ fn runs_are_counted_by_how_they_ended_and_the_last_one_is_shown() {
         let revision = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().ok();
         let system = Some("/nix/store/old".to_owned());
         let response = Response { error, at, revision, system, ..Response::new("ns1".parse().unwrap(), status, "") };
-        let spec = Spec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1") };
+        let spec = RunSpec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1") };
         history.ended(spec, response);
         metrics.count_last(&history);
     }

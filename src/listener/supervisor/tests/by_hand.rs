@@ -91,7 +91,7 @@ fn what_was_switched_to_while_the_run_waits_to_be_confirmed_stays() {
         let by_hand = Command::new("sh").args(["-c", BY_HAND]).current_dir(run.folder.path()).status().unwrap();
         assert!(by_hand.success());
         if confirms {
-            run.dir.write_confirmed().unwrap();
+            run.dir.mark_confirmed().unwrap();
         }
         let (result, _, run) = run.ended();
         assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
@@ -110,8 +110,9 @@ fn what_was_switched_to_after_another_run_is_not_returned_from() {
     make_activatable_by_hand(&folder);
     assert!(Command::new("sh").args(["-c", BY_HAND]).current_dir(folder.path()).status().unwrap().success());
     let made = Some("/nix/store/new".to_owned());
-    let return_to = RollbackTarget { run: "r-1".to_owned(), facts, revision: None, made };
-    let (result, _, run) = Supervised::on(folder, "exit 9", |spec| spec.return_to = Some(Box::new(return_to))).ended();
+    let rollback_to = RollbackTarget { run: "r-1".to_owned(), snapshot: facts, revision: None, built_system: made };
+    let (result, _, run) =
+        Supervised::on(folder, "exit 9", |spec| spec.rollback_to = Some(Box::new(rollback_to))).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: not returned to what ran before r-1: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(false), ""));
 }

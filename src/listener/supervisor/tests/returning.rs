@@ -52,7 +52,7 @@ fn a_host_that_is_confirmed_in_time_stays_as_it_is() {
     let run = switch(SWITCH, 20_000);
     run.reaches(Phase::Confirm);
     assert_eq!(run.dir.get(RESULT), None);
-    run.dir.write_confirmed().unwrap();
+    run.dir.mark_confirmed().unwrap();
     let (result, _, run) = run.ended();
     assert_eq!(verdict(&result), "completed: switched to generation 42");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
@@ -84,7 +84,7 @@ fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
 #[test]
 fn an_activation_that_takes_too_long_is_undone_in_a_time_of_its_own() {
     let hanging = format!("{SWITCH}\necho activating the configuration...\nsleep 600");
-    let limited = |spec: &mut Spec| {
+    let limited = |spec: &mut RunSpec| {
         (spec.confirm_timeout_ms, spec.settings.timeout_ms) = (Some(20_000), 1_500);
     };
     let (result, _, run) = Supervised::on(host(), &hanging, limited).ended();
@@ -158,10 +158,14 @@ fn a_host_returns_to_what_ran_before_another_run() {
     let roots = run.path("root/nix/var/nix/gcroots");
     fs::create_dir_all(&roots).unwrap();
     let Supervised { folder, .. } = run;
-    let return_to =
-        RollbackTarget { run: "r-1".to_owned(), facts, revision: None, made: Some("/nix/store/new".to_owned()) };
+    let rollback_to = RollbackTarget {
+        run: "r-1".to_owned(),
+        snapshot: facts,
+        revision: None,
+        built_system: Some("/nix/store/new".to_owned()),
+    };
     let (result, _, run) = Supervised::on(folder, "echo rebuilt; exit 9", |spec| {
-        spec.return_to = Some(Box::new(return_to));
+        spec.rollback_to = Some(Box::new(rollback_to));
     })
     .ended();
     insta::assert_snapshot!(verdict(&result), @"completed: returned to what ran before r-1; it runs /nix/store/old, generation 43 boots next");

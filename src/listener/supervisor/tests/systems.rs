@@ -41,7 +41,7 @@ esac"#;
 }
 
 /// Returns a run of the system on a host that these files control.
-fn run(files: &[(&str, &str)], adjust: impl FnOnce(&mut Spec)) -> (String, Supervised) {
+fn run(files: &[(&str, &str)], adjust: impl FnOnce(&mut RunSpec)) -> (String, Supervised) {
     let folder = fetching_host();
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();

@@ -6,10 +6,10 @@ use std::process::Command;
 
 use super::process::ProcessRunner;
 use crate::listener::config::{RebuildFlag, SystemKey};
-use crate::listener::nixos::{Host, answer};
+use crate::listener::nixos::{Host, output_if_ok};
 use crate::listener::output::{clean, refused_fetch};
-use crate::listener::run::Spec;
-use crate::listener::run::verdict::End;
+use crate::listener::run::RunSpec;
+use crate::listener::run::verdict::ProcessEnd;
 use crate::lookup::Remote;
 use crate::protocol::{ErrorCode, FlakeAttr, FlakeUrl, Revision, SystemPath};
 
@@ -32,7 +32,7 @@ const ASK_ANEW: [&str; 6] = [
 /// Returns the `nixos-rebuild` command with this action for a flake at a revision. Every user can read a command line,
 /// so passwords are passed to git in its environment. No shell reads any part, and none can be taken for an option: the
 /// flake URL begins with its scheme, and the actions are fixed.
-pub(super) fn nixos_rebuild(action: &str, spec: &Spec, flake: &FlakeUrl, revision: &Revision) -> Command {
+pub(super) fn nixos_rebuild(action: &str, spec: &RunSpec, flake: &FlakeUrl, revision: &Revision) -> Command {
     let remote = flake.git_remote().map(Remote::at);
     // Other fetchers than git have their own place for passwords.
     let plain = remote.as_ref().map_or_else(|| flake.public(), |remote| flake.from_git_remote(remote.url()));
@@ -40,7 +40,7 @@ pub(super) fn nixos_rebuild(action: &str, spec: &Spec, flake: &FlakeUrl, revisio
     command.args([action, "--flake", &plain.installable(revision, spec.settings.configuration())]);
     command.args(spec.settings.rebuild_flags.iter().map(RebuildFlag::as_str));
     if let Some(remote) = &remote {
-        remote.introduce(&mut command);
+        remote.configure_git(&mut command);
     }
     command
 }
@@ -49,19 +49,19 @@ pub(super) fn nixos_rebuild(action: &str, spec: &Spec, flake: &FlakeUrl, revisio
 pub(super) async fn fetch(
     runner: &mut ProcessRunner,
     host: &Host,
-    spec: &Spec,
+    spec: &RunSpec,
     system: &SystemPath,
-) -> Result<(), End> {
+) -> Result<(), ProcessEnd> {
     match runner.run(&mut from_caches(system, host)).await {
-        End::Exited(0) => {}
-        End::Exited(code) if code < 128 => {
+        ProcessEnd::Exited(0) => {}
+        ProcessEnd::Exited(code) if code < 128 => {
             let (error, why) = refused_fetch(&runner.log.lines());
-            return Err(End::Refused(error, why));
+            return Err(ProcessEnd::Refused(error, why));
         }
         end => return Err(end),
     }
     check_signature(runner, system, &spec.settings.system_keys).await?;
-    check_host(host, spec, system).map_err(|why| End::Refused(ErrorCode::WrongHost, why))
+    check_host(host, spec, system).map_err(|why| ProcessEnd::Refused(ErrorCode::WrongHost, why))
 }
 
 /// Returns the command that fetches the system with its dependencies, all signed as `nix.conf` demands. It keeps the
@@ -74,8 +74,12 @@ fn from_caches(system: &SystemPath, host: &Host) -> Command {
 }
 
 /// Checks that one of these keys has signed the system, even if it is already in the store: any user can add a path.
-async fn check_signature(runner: &mut ProcessRunner, system: &SystemPath, keys: &[SystemKey]) -> Result<(), End> {
-    let untrusted = |why: String| Err(End::Refused(ErrorCode::Untrusted, why));
+async fn check_signature(
+    runner: &mut ProcessRunner,
+    system: &SystemPath,
+    keys: &[SystemKey],
+) -> Result<(), ProcessEnd> {
+    let untrusted = |why: String| Err(ProcessEnd::Refused(ErrorCode::Untrusted, why));
     let Some(said) = nix(&["path-info", "--sigs", system.as_str()]).await else {
         return untrusted(format!("nix does not say who signed {system}"));
     };
@@ -84,7 +88,7 @@ async fn check_signature(runner: &mut ProcessRunner, system: &SystemPath, keys: 
         return untrusted(format!("{system} is named after its content, and so Nix does not check who signed it"));
     }
     let mut end = runner.run(&mut verification(system, keys)).await;
-    if matches!(end, End::Exited(1..)) {
+    if matches!(end, ProcessEnd::Exited(1..)) {
         // A system that the host built itself has no signature; a cache may have one for it.
         for cache in nix(&["config", "show", "substituters"]).await.unwrap_or_default().split_whitespace() {
             nix(&[&["store", "copy-sigs", "--substituter", cache, system.as_str()], ASK_ANEW.as_slice()].concat())
@@ -93,8 +97,8 @@ async fn check_signature(runner: &mut ProcessRunner, system: &SystemPath, keys: 
         end = runner.run(&mut verification(system, keys)).await;
     }
     match end {
-        End::Exited(0) => Ok(()),
-        End::Exited(_) => {
+        ProcessEnd::Exited(0) => Ok(()),
+        ProcessEnd::Exited(_) => {
             let names: Vec<&str> = keys.iter().map(SystemKey::name).collect();
             untrusted(format!(
                 "{system} is not signed by a key that may sign systems for this host: {}",
@@ -115,7 +119,7 @@ fn verification(system: &SystemPath, keys: &[SystemKey]) -> Command {
 }
 
 /// Checks that the system has the name of this host: two lines of a map may have been swapped.
-fn check_host(host: &Host, spec: &Spec, system: &SystemPath) -> Result<(), String> {
+fn check_host(host: &Host, spec: &RunSpec, system: &SystemPath) -> Result<(), String> {
     let names = [Some(spec.settings.host.as_str()), spec.settings.attr.as_ref().map(FlakeAttr::as_str)];
     let file = host.at(system.as_str()).join("etc/hostname");
     let name =
@@ -129,5 +133,5 @@ fn check_host(host: &Host, spec: &Spec, system: &SystemPath) -> Result<(), Strin
 
 /// Returns the output of a new command of Nix, if it succeeds.
 async fn nix(arguments: &[&str]) -> Option<String> {
-    answer("nix", &[NEW_COMMANDS.as_slice(), arguments].concat()).await
+    output_if_ok("nix", &[NEW_COMMANDS.as_slice(), arguments].concat()).await
 }
