@@ -6,10 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
+/// The flags that make `nixos-rebuild` deploy something else, or somewhere else, than the request asks for. The listener
+/// could not see on this host whether that succeeded.
 #[rustfmt::skip]
 const FORBIDDEN_FLAGS: [&str; 15] = [
     "--flake", "--no-flake", "--file", "-f", "--attr", "-A", "--store-path", "--target-host", "--profile-name", "-p",
@@ -18,6 +19,10 @@ const FORBIDDEN_FLAGS: [&str; 15] = [
 
 /// The length of a public key in base 64, without the padding.
 const PUBLIC_KEY_DIGITS: usize = 43;
+
+/// The error about a text that is no public key. It does not repeat the text, which may be a secret key.
+const NO_SYSTEM_KEY: &str = "a key is NAME:BASE64, as `nix key convert-secret-to-public` prints it: a name without spaces, \
+    and 44 characters with = at the end";
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -86,14 +91,7 @@ pub enum UserUnits {
 
 /// An extra argument for `nixos-rebuild`, such as `--show-trace`. Set by the host's administrator, never by a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
 pub struct RebuildFlag(String);
-
-/// A flag that makes `nixos-rebuild` deploy something else, or somewhere else, than the request asks for. The listener
-/// could not see on this host whether that succeeded.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0} makes nixos-rebuild deploy something else than the request asks for, or somewhere else")]
-pub struct RebuildFlagError(String);
 
 impl RebuildFlag {
     pub fn as_str(&self) -> &str {
@@ -102,14 +100,16 @@ impl RebuildFlag {
 }
 
 impl FromStr for RebuildFlag {
-    type Err = RebuildFlagError;
+    type Err = String;
 
-    fn from_str(word: &str) -> Result<Self, RebuildFlagError> {
+    fn from_str(word: &str) -> Result<Self, String> {
         let long = word.split('=').next().unwrap_or(word);
         // The value of a short flag may follow it directly.
         let names = [long, word.get(..2).unwrap_or(word)];
         match names.into_iter().find(|name| FORBIDDEN_FLAGS.contains(name)) {
-            Some(name) => Err(RebuildFlagError(name.to_owned())),
+            Some(name) => Err(format!(
+                "{name} makes nixos-rebuild deploy something else than the request asks for, or somewhere else"
+            )),
             None => Ok(Self(word.to_owned())),
         }
     }
@@ -117,15 +117,7 @@ impl FromStr for RebuildFlag {
 
 /// The public half of a key that signs systems, in Nix' format `NAME:BASE64`. No request says which keys a host trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
 pub struct SystemKey(String);
-
-/// The text is no public key. The error does not repeat it, as it may be a secret key.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "a key is NAME:BASE64, as `nix key convert-secret-to-public` prints it: a name without spaces, and 44 characters with = at the end"
-)]
-pub struct SystemKeyError;
 
 impl SystemKey {
     pub fn name(&self) -> &str {
@@ -138,14 +130,14 @@ impl SystemKey {
 }
 
 impl FromStr for SystemKey {
-    type Err = SystemKeyError;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, SystemKeyError> {
-        let (name, key) = text.split_once(':').ok_or(SystemKeyError)?;
-        let digits = key.strip_suffix('=').filter(|digits| digits.len() == PUBLIC_KEY_DIGITS).ok_or(SystemKeyError)?;
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let (name, key) = text.split_once(':').ok_or(NO_SYSTEM_KEY)?;
+        let digits = key.strip_suffix('=').filter(|digits| digits.len() == PUBLIC_KEY_DIGITS).ok_or(NO_SYSTEM_KEY)?;
         let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic());
         let is_key = digits.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/'));
-        if is_name && is_key { Ok(Self(text.to_owned())) } else { Err(SystemKeyError) }
+        if is_name && is_key { Ok(Self(text.to_owned())) } else { Err(NO_SYSTEM_KEY) }
     }
 }
 
@@ -173,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_flag_may_say_how_and_not_what_or_where() {
-        let refused = |word: &str| word.parse::<RebuildFlag>().map_err(|error| error.to_string()).err();
+        let refused = |word: &str| word.parse::<RebuildFlag>().err();
         for how in ["--show-trace", "--option", "cores", "2", "--build-host=nas", "--impure", "-L", "--flakes"] {
             assert_eq!(refused(how), None);
         }

@@ -64,7 +64,7 @@ const NO_KEY: &str = "this host takes no systems that were built elsewhere: for 
 const SHOWN_BYTES: usize = 200;
 
 pub(super) struct Service {
-    config: Config,
+    config: Arc<Config>,
     publisher: Publisher,
     requests: Inbox,
     questions: Inbox,
@@ -106,6 +106,7 @@ impl Service {
         systemd: Systemd,
         metrics: watch::Sender<Metrics>,
     ) -> Self {
+        let config = Arc::new(config);
         let host = Host::new(config.run.root.clone());
         let boot_id = host.boot_id();
         let instance = match &config.runtime_dir {
@@ -117,7 +118,7 @@ impl Service {
         let mut service = Self {
             history,
             heartbeat: heartbeat(&config, Phase::Resolve),
-            publisher: Publisher::new(client, renewal, &config, instance),
+            publisher: Publisher::new(client, renewal, config.clone(), instance),
             requests: Inbox::new(server_replied.clone()),
             questions: Inbox::new(server_replied.clone()),
             server_replied,

@@ -332,6 +332,9 @@ async fn a_run_whose_record_is_damaged_is_not_run_again_and_keeps_the_host_busy_
     );
     other.say(NS1, &other.request("r-2")).await.unwrap();
     assert_eq!(other.hear().await.unwrap()["error"], "already_running");
+    let mut caller = Deployer::connect(&lab).await.unwrap();
+    caller.say(DISCOVER, &json!({ "reply_to": caller.reply_to() })).await.unwrap();
+    assert_eq!(caller.hear().await.unwrap()["busy"]["id"], "a run whose record is damaged");
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 1);
 
     lab.fleet.rebuild().open(&host("ns1")).unwrap();

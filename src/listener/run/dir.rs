@@ -313,12 +313,13 @@ fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Makes the missing spare directories beside this folder of runs.
-pub(in crate::listener) fn prepare_spares(runs: &Path) -> io::Result<()> {
+pub(in crate::listener) fn prepare_spares(runs: &Path) {
     let new = runs.with_file_name(SPARES_FOLDER).join("new");
-    for spare in spares(runs).filter(|spare| !spare.exists()) {
-        make_spare(&new).and_then(|()| fs::rename(&new, spare)).inspect_err(|_| drop(remove_all(&new)))?;
+    let mut made = spares(runs).filter(|spare| !spare.exists());
+    if let Err(error) = made.try_for_each(|spare| make_spare(&new).and_then(|()| fs::rename(&new, spare))) {
+        remove_all(&new).ok();
+        tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
     }
-    Ok(())
 }
 
 fn make_spare(directory: &Path) -> io::Result<()> {

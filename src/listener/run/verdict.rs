@@ -45,24 +45,29 @@ impl ProcessEnd {
     }
 }
 
+/// A deployment before it is confirmed or rolled back.
 #[derive(Debug)]
-pub(in crate::listener) struct Evidence<'a> {
-    pub(in crate::listener) end: &'a ProcessEnd,
+pub(in crate::listener) struct Attempt {
+    pub(in crate::listener) end: ProcessEnd,
     pub(in crate::listener) phase: Phase,
-    pub(in crate::listener) before: &'a SystemSnapshot,
-    pub(in crate::listener) after: &'a SystemSnapshot,
-    /// The store path of the built system, if known.
-    pub(in crate::listener) built: Option<&'a str>,
-    pub(in crate::listener) lines: &'a [String],
+    /// The state of the host right before anything changed; if nothing did, when the run began.
+    pub(in crate::listener) before: SystemSnapshot,
+    pub(in crate::listener) after: SystemSnapshot,
+    /// The store path of the system that the run built or fetched, if known.
+    pub(in crate::listener) built: Option<String>,
+    /// Whether the activation was reached, which may have touched everything. Earlier steps touch nothing.
+    pub(in crate::listener) activated: bool,
+    /// The end of the output.
+    pub(in crate::listener) lines: Vec<String>,
 }
 
-pub(in crate::listener) fn judge(spec: &RunSpec, evidence: &Evidence<'_>) -> Verdict {
-    let Evidence { end, phase, lines, .. } = evidence;
+pub(in crate::listener) fn judge(spec: &RunSpec, attempt: &Attempt) -> Verdict {
+    let Attempt { end, phase, lines, .. } = attempt;
     let verdict = match end {
-        ProcessEnd::Exited(0) => success(spec.action, evidence),
+        ProcessEnd::Exited(0) => success(spec.action, attempt),
         ProcessEnd::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
-        ProcessEnd::Exited(code) if needs_reboot(*code, evidence) => reboot(spec.action, evidence),
-        ProcessEnd::Exited(code) if is_reached(*code, evidence) => activation_failure(spec, *code, evidence),
+        ProcessEnd::Exited(code) if needs_reboot(*code, attempt) => reboot(spec.action, attempt),
+        ProcessEnd::Exited(code) if is_reached(*code, attempt) => activation_failure(spec, *code, attempt),
         ProcessEnd::Exited(code) => build_failure(spec, *code, lines),
         ProcessEnd::Killed(signal) | ProcessEnd::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
         ProcessEnd::TimedOut => timed_out(spec, *phase),
@@ -74,7 +79,7 @@ pub(in crate::listener) fn judge(spec: &RunSpec, evidence: &Evidence<'_>) -> Ver
     };
     let half_done =
         matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
-    match next_boot(evidence) {
+    match next_boot(attempt) {
         // With a confirmation timeout the host rolls back, and resets the profile.
         Some(boots) if half_done && spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
         _ => verdict,
@@ -92,27 +97,25 @@ fn timed_out(spec: &RunSpec, phase: Phase) -> Verdict {
 }
 
 /// Whether a failed run may have changed the host.
-pub(in crate::listener) fn may_have_changed(
-    verdict: &Verdict,
-    Evidence { phase, before, after, lines, .. }: &Evidence<'_>,
-) -> bool {
+pub(in crate::listener) fn may_have_changed(verdict: &Verdict, attempt: &Attempt) -> bool {
+    let Attempt { phase, before, after, activated, lines, .. } = attempt;
     let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();
     let judged = matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::VerifyFailed));
     let began = *phase == Phase::Activate || judged;
     // Nothing moves before the boot loader is installed.
-    moved || began && output::boot_loader(lines) != Some(BootLoader::Old)
+    *activated && (moved || began && output::boot_loader(lines) != Some(BootLoader::Old))
 }
 
-fn success(action: Action, evidence: &Evidence<'_>) -> Verdict {
-    let notes = match verify(action, evidence) {
+fn success(action: Action, attempt: &Attempt) -> Verdict {
+    let notes = match verify(action, attempt) {
         Ok(notes) => notes,
         Err(difference) => return Verdict::failed(ErrorCode::VerifyFailed, difference),
     };
-    let failed_units = units_that_failed(evidence).unwrap_or_default();
+    let failed_units = units_that_failed(attempt).unwrap_or_default();
     let since = (!failed_units.is_empty()).then(|| format!("failed since: {}", failed_units.join(" ")));
-    let message = [Some(done(action, evidence.after)), left_specialisation(action, evidence), notes, since];
+    let message = [Some(done(action, &attempt.after)), left_specialisation(action, attempt), notes, since];
     let message = message.into_iter().flatten().collect::<Vec<_>>().join("; ");
-    Verdict { reboot_required: takes_effect_later(action, evidence.after), failed_units, ..Verdict::completed(message) }
+    Verdict { reboot_required: takes_effect_later(action, &attempt.after), failed_units, ..Verdict::completed(message) }
 }
 
 fn done(action: Action, after: &SystemSnapshot) -> String {
@@ -126,7 +129,7 @@ fn done(action: Action, after: &SystemSnapshot) -> String {
 }
 
 /// Describes the specialisation that ran before a switch, which always activates the system itself.
-fn left_specialisation(action: Action, Evidence { before, after, .. }: &Evidence<'_>) -> Option<String> {
+fn left_specialisation(action: Action, Attempt { before, after, .. }: &Attempt) -> Option<String> {
     let specialisation = before.specialisation.as_ref().filter(|_| after.specialisation.is_none())?;
     action.activates().then(|| format!("the specialisation {specialisation} ran before, and does not any more"))
 }
@@ -136,11 +139,11 @@ fn left_specialisation(action: Action, Evidence { before, after, .. }: &Evidence
 /// The built system is the one that `nixos-rebuild-ng` names at its end, or the target of the link `result`. If neither
 /// is known, the profile tells after `switch` and `boot`: both programs set it first. A host without a profile and a
 /// current system is not NixOS, and is not compared.
-fn verify(action: Action, Evidence { before, after, built, .. }: &Evidence<'_>) -> Result<Option<String>, String> {
+fn verify(action: Action, Attempt { before, after, built, .. }: &Attempt) -> Result<Option<String>, String> {
     if !(before.is_nixos() || after.is_nixos()) {
         return Ok(None);
     }
-    let profile = after.profile_path();
+    let (built, profile) = (built.as_deref(), after.profile_path());
     if action.sets_next_boot() {
         let profile = profile.ok_or("there is no system profile after it")?;
         if let Some(built) = built.filter(|&built| built != profile) {
@@ -172,7 +175,7 @@ fn takes_effect_later(action: Action, after: &SystemSnapshot) -> Option<bool> {
 }
 
 /// Returns the units that have failed now and had not before; `None` without systemd.
-fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Option<Vec<String>> {
+fn units_that_failed(Attempt { before, after, lines, .. }: &Attempt) -> Option<Vec<String>> {
     let (before, mut now) = (before.failed_units.as_ref()?, after.failed_units.clone()?);
     // The list lacks units that are just being restarted, and those whose dependencies failed.
     now.extend(output::failed_units(lines));
@@ -181,19 +184,19 @@ fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Op
 }
 
 /// Whether an ambiguous exit code means that the system needs a reboot.
-fn needs_reboot(code: i32, evidence: &Evidence<'_>) -> bool {
-    let said = || evidence.lines.iter().any(|line| output::needs_reboot(line));
+fn needs_reboot(code: i32, attempt: &Attempt) -> bool {
+    let said = || attempt.lines.iter().any(|line| output::needs_reboot(line));
     match code {
-        EXIT_NEEDS_REBOOT => is_reached(code, evidence) || said(),
+        EXIT_NEEDS_REBOOT => is_reached(code, attempt) || said(),
         EXIT_DIED => said(),
         _ => false,
     }
 }
 
 /// Judges a system that takes effect only with the next boot.
-fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
+fn reboot(action: Action, attempt: &Attempt) -> Verdict {
     let verdict = match action {
-        Action::Boot => match verify(action, evidence) {
+        Action::Boot => match verify(action, attempt) {
             Ok(_) => Verdict::completed("built, and takes effect with the next boot".to_owned()),
             Err(difference) => Verdict::failed(ErrorCode::VerifyFailed, difference),
         },
@@ -203,8 +206,9 @@ fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
 }
 
 /// Whether the activation failed, even before it changed anything. If the output does not tell, the moved profile does.
-fn is_reached(code: i32, Evidence { phase, before, after, built, lines, .. }: &Evidence<'_>) -> bool {
-    let boots_next = built.is_some() && after.profile_path() == *built && before.profile_path() != *built;
+fn is_reached(code: i32, Attempt { phase, before, after, built, lines, .. }: &Attempt) -> bool {
+    let built = built.as_deref();
+    let boots_next = built.is_some() && after.profile_path() == built && before.profile_path() != built;
     *phase == Phase::Activate
         || code == EXIT_UNITS_FAILED
         || boots_next
@@ -212,27 +216,27 @@ fn is_reached(code: i32, Evidence { phase, before, after, built, lines, .. }: &E
 }
 
 /// Judges an activation that ended with this code, which is not 0.
-fn activation_failure(spec: &RunSpec, code: i32, evidence: &Evidence<'_>) -> Verdict {
-    let lines = evidence.lines;
+fn activation_failure(spec: &RunSpec, code: i32, attempt: &Attempt) -> Verdict {
+    let lines = &attempt.lines;
     if let Some(check) = output::refusal(lines) {
         // The checks refuse `boot` as well, so it is no way around them.
         let advice = if spec.action == Action::Boot { String::new() } else { format!(": {REBOOT}") };
         return failed(format!("{check}{advice}"));
     }
     if output::is_locked_out(lines) {
-        return shut_out("another activation goes on, and holds the lock of switch-to-configuration", evidence);
+        return shut_out("another activation goes on, and holds the lock of switch-to-configuration", attempt);
     }
     // Units of ended activations were removed before.
     if let Some(unit) = output::taken_unit(lines) {
         let remedy = format!("`systemctl stop {unit}; systemctl reset-failed {unit}`");
         return shut_out(
             &format!("{unit} is there already: another activation goes on, or else {remedy} removes it"),
-            evidence,
+            attempt,
         );
     }
     let death = (code == EXIT_DIED).then(|| output::cause_of_death(lines)).flatten();
     let script = output::about_boot_loader(lines).or_else(|| output::about_failed_script(lines).map(str::to_owned));
-    let failed_units = units_that_failed(evidence).unwrap_or_default();
+    let failed_units = units_that_failed(attempt).unwrap_or_default();
     let units = listed("the following units failed", &failed_units);
     let users = output::user_failures(lines);
     let of_users = listed("user units failed", &users);
@@ -241,8 +245,8 @@ fn activation_failure(spec: &RunSpec, code: i32, evidence: &Evidence<'_>) -> Ver
     if !reasons.is_empty() {
         return Verdict { failed_units, ..failed(reasons.join("; ")) };
     }
-    match of_users.or_else(|| old_failures(evidence)) {
-        Some(note) => success(spec.action, evidence).with(&note),
+    match of_users.or_else(|| old_failures(attempt)) {
+        Some(note) => success(spec.action, attempt).with(&note),
         None => Verdict { failed_units: output::failed_units(lines), ..failed(unexplained(code, lines)) },
     }
 }
@@ -252,7 +256,7 @@ fn listed(what: &str, names: &[String]) -> Option<String> {
 }
 
 /// Returns a note if all named units had failed before. They explain the exit code, which is then no failure.
-fn old_failures(Evidence { before, lines, .. }: &Evidence<'_>) -> Option<String> {
+fn old_failures(Attempt { before, lines, .. }: &Attempt) -> Option<String> {
     let before = before.failed_units.as_ref()?;
     let named = output::failed_units(lines);
     let are_old = !named.is_empty() && named.iter().all(|unit| before.contains(unit));
@@ -260,7 +264,7 @@ fn old_failures(Evidence { before, lines, .. }: &Evidence<'_>) -> Option<String>
 }
 
 /// Judges a run that another activation blocked. `nixos-rebuild` sets the profile before it notices.
-fn shut_out(why: &str, Evidence { before, after, .. }: &Evidence<'_>) -> Verdict {
+fn shut_out(why: &str, Attempt { before, after, .. }: &Attempt) -> Verdict {
     let untouched = before.profile_path() == after.profile_path();
     let error = if untouched { ErrorCode::AlreadyRunning } else { ErrorCode::ActivationFailed };
     Verdict::failed(error, why)
@@ -310,14 +314,14 @@ fn build_failure(spec: &RunSpec, code: i32, lines: &[String]) -> Verdict {
 ///
 /// `nixos-rebuild` sets the profile first; `switch-to-configuration` installs the boot loader later, after its lock and
 /// its checks. Until then the host boots the old system.
-fn next_boot(evidence: &Evidence<'_>) -> Option<String> {
-    let Evidence { before, after, built, .. } = evidence;
+fn next_boot(attempt: &Attempt) -> Option<String> {
+    let Attempt { before, after, built, .. } = attempt;
     let moved = before.profile_path() != after.profile_path();
     // This run's output says nothing about a profile that somebody else set.
-    let ours = built.is_none_or(|built| after.profile_path() == Some(built));
+    let ours = built.as_deref().is_none_or(|built| after.profile_path() == Some(built));
     let generation = after.generation().filter(|_| moved && ours)?;
     let profile = format!("the profile points at generation {generation}");
-    Some(match boot_loader(evidence) {
+    Some(match boot_loader(attempt) {
         Some(BootLoader::New) => format!("the next boot starts generation {generation}"),
         Some(BootLoader::Old) => {
             let old = match before.generation() {
@@ -331,7 +335,7 @@ fn next_boot(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 /// Some exit codes come only after the boot loader was installed.
-fn boot_loader(Evidence { end, lines, .. }: &Evidence<'_>) -> Option<BootLoader> {
+fn boot_loader(Attempt { end, lines, .. }: &Attempt) -> Option<BootLoader> {
     let by_code = matches!(end, ProcessEnd::Exited(EXIT_UNITS_FAILED | EXIT_NEEDS_REBOOT)).then_some(BootLoader::New);
     output::boot_loader(lines).or(by_code)
 }

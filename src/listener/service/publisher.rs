@@ -1,5 +1,6 @@
 //! Publishes answers, and probes after each connect which subjects the server lets the listener's key publish on.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use crate::bus::{Operation, Renewal, Violation};
 use crate::listener::config::Config;
 use crate::listener::run::{RunDir, RunSpec};
-use crate::protocol::{HostName, Place, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
+use crate::protocol::{Place, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
 /// The time limit for flushing published messages.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -29,37 +30,25 @@ const HANDED_ON_WITHIN: Duration = Duration::from_millis(20);
 pub(super) struct Publisher {
     pub(super) client: Client,
     renewal: Renewal,
-    tier: Tier,
-    host: HostName,
+    config: Arc<Config>,
     pub(super) instance: Uuid,
-    /// A subject that the listener may subscribe to.
-    permitted: Subject,
     pub(super) permissions: PublishPermissions,
     /// Whether there is a connection. Without one nothing is published: the client would send it later, outdated.
     pub(super) connected: bool,
 }
 
 impl Publisher {
-    pub(super) fn new(client: Client, renewal: Renewal, config: &Config, instance: Uuid) -> Self {
-        Self {
-            client,
-            renewal,
-            tier: config.tier,
-            host: config.run.host.clone(),
-            instance,
-            permitted: config.discover_subject.clone(),
-            permissions: PublishPermissions::UNKNOWN,
-            connected: true,
-        }
+    pub(super) const fn new(client: Client, renewal: Renewal, config: Arc<Config>, instance: Uuid) -> Self {
+        Self { client, renewal, config, instance, permissions: PublishPermissions::UNKNOWN, connected: true }
     }
 
     /// Begins a probe of the listener's permissions. The last message is sent below the host's own prefix, where nobody
     /// listens. The server reports that on `echo`, after all violations.
     pub(super) async fn probe_permissions(&self, echo: &Subject) -> PermissionProbe {
         let token = Uuid::new_v4;
-        let own = ReplySubject::of_host(self.tier, &self.host, &token().to_string());
+        let own = ReplySubject::of_host(self.config.tier, &self.config.run.host, &token().to_string());
         let shared = ReplySubject::single(token());
-        let others = Replies::of(RolloutId::from(token())).of_probe(self.tier, token());
+        let others = Replies::of(RolloutId::from(token())).of_probe(self.config.tier, token());
         for subject in [&shared, &others] {
             self.client.publish(subject.to_string(), Vec::new().into()).await.ok();
         }
@@ -68,7 +57,7 @@ impl Publisher {
     }
 
     pub(super) fn place(&self, subject: &ReplySubject) -> Place {
-        subject.place(self.tier, &self.host)
+        subject.place(self.config.tier, &self.config.run.host)
     }
 
     /// Whether an answer on this subject is this host's to give, and permitted as far as is known.
@@ -149,7 +138,8 @@ impl Publisher {
     /// Makes the client send a ping, as it does to drain a subscription. Returns whether the client still takes
     /// commands.
     async fn ask_for_a_sign_of_life(&self) -> bool {
-        match self.client.subscribe(self.permitted.to_string()).await {
+        // A subject that the listener may subscribe to.
+        match self.client.subscribe(self.config.discover_subject.to_string()).await {
             Ok(mut subscription) => subscription.drain().await.is_ok(),
             Err(_) => false,
         }

@@ -200,24 +200,23 @@ impl Service {
 /// Returns a page of the log of a run with this status.
 fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, status: Status) -> LogPage {
     let goes_on = !status.is_final();
-    match OutputPage::read(dir, offset, most) {
-        Ok(Some(mut page)) => {
-            let end = page.is_last && !goes_on;
-            if !end {
-                page.leave_half_character();
-            }
-            let next = page.offset + page.bytes.len() as u64;
-            let data = String::from_utf8_lossy(&page.bytes).into_owned();
-            LogPage { id, offset: page.offset, data, next, end, error: None }
-        }
+    let mut page = match OutputPage::read(dir, offset, most) {
+        Ok(Some(page)) => page,
         // The run has written nothing yet.
-        Ok(None) if goes_on => LogPage { id, offset: 0, data: String::new(), next: 0, end: false, error: None },
-        Ok(None) => no_log(id, NoLog::NotKept),
+        Ok(None) if goes_on => OutputPage::default(),
+        Ok(None) => return no_log(id, NoLog::NotKept),
         Err(error) => {
             tracing::warn!("the output of the run in {} cannot be read: {error}", dir.path().display());
-            no_log(id, NoLog::NotKept)
+            return no_log(id, NoLog::NotKept);
         }
+    };
+    let end = page.is_last && !goes_on;
+    if !end {
+        page.leave_half_character();
     }
+    let next = page.offset + page.bytes.len() as u64;
+    let data = String::from_utf8_lossy(&page.bytes).into_owned();
+    LogPage { id, offset: page.offset, data, next, end, error: None }
 }
 
 const fn no_log(id: RequestId, error: NoLog) -> LogPage {

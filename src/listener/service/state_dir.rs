@@ -83,7 +83,7 @@ impl StateDir {
 
         let opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
         let recovered = opened.recover(history).map_err(unusable)?;
-        prepare(&recovered.state_dir.kept);
+        prepare_spares(&recovered.state_dir.kept);
         Ok(recovered)
     }
 
@@ -183,7 +183,7 @@ impl StateDir {
                     tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
                 }
             }
-            prepare(&runs);
+            prepare_spares(&runs);
         }
     }
 
@@ -199,12 +199,6 @@ impl StateDir {
 fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
     let folder = path::absolute(folder).map_err(|error| StateError::Unusable(folder.to_owned(), error))?;
     Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
-}
-
-fn prepare(runs: &Path) {
-    if let Err(error) = prepare_spares(runs) {
-        tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
-    }
 }
 
 #[cfg(test)]

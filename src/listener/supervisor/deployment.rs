@@ -13,7 +13,7 @@ use super::system::{fetch, nixos_rebuild};
 use crate::clock;
 use crate::listener::nixos::{Host, SystemSnapshot};
 use crate::listener::output::{clean, tells_unadvertised};
-use crate::listener::run::verdict::{Evidence, ProcessEnd, judge, may_have_changed};
+use crate::listener::run::verdict::{Attempt, ProcessEnd, judge, may_have_changed};
 use crate::listener::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunResult, RunSpec, Verdict};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
@@ -30,17 +30,6 @@ pub(super) struct Deployment {
     pub(super) spec: RunSpec,
     pub(super) host: Host,
     pub(super) runner: ProcessRunner,
-}
-
-/// The outcome of a deployment before it is confirmed or rolled back.
-struct Attempt {
-    /// The state of the host right before anything changed; if nothing did, when the run began.
-    before: SystemSnapshot,
-    /// The system that the run built or fetched, if known.
-    built: Option<String>,
-    /// Whether the activation was reached, which may have touched everything. Earlier steps touch nothing.
-    activated: bool,
-    end: ProcessEnd,
 }
 
 impl Deployment {
@@ -61,13 +50,13 @@ impl Deployment {
     /// Deploys, and rolls back after a failure or without a confirmation, if the request asks for that.
     async fn deploy_and_confirm(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let mut attempt = self.deploy(found).await;
-        let (verdict, after, may_have_changed) = self.judge(&attempt).await;
+        let verdict = self.judge(&mut attempt).await;
         let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
-            return (attempt.with_theirs(verdict, &after), after);
+            return (with_theirs(verdict, &attempt), attempt.after);
         };
         let failure = if verdict.status == Status::Completed {
             match self.wait_for_confirmation(limit).await {
-                Ok(()) => return self.recheck_after_confirmation(verdict, after).await,
+                Ok(()) => return self.recheck_after_confirmation(verdict, attempt.after).await,
                 Err(ProcessEnd::TimedOut) => {
                     let why = format!("nobody confirmed within {} s that the host was heard from", limit.as_secs());
                     Verdict::failed(ErrorCode::NotConfirmed, why)
@@ -75,14 +64,14 @@ impl Deployment {
                 // A supervisor that is told to stop starts no further activation.
                 Err(end) => {
                     attempt.end = end;
-                    return (self.judge(&attempt).await.0.with("what was deployed stays"), after);
+                    return (self.judge(&mut attempt).await.with("what was deployed stays"), attempt.after);
                 }
             }
-        } else if !may_have_changed
+        } else if !may_have_changed(&verdict, &attempt)
             || matches!(attempt.end, ProcessEnd::Stopped(_))
             || self.spec.action == Action::DryActivate
         {
-            return (attempt.with_theirs(verdict, &after), after);
+            return (with_theirs(verdict, &attempt), attempt.after);
         } else {
             verdict
         };
@@ -147,7 +136,15 @@ impl Deployment {
     }
 
     async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
-        let mut attempt = Attempt { before: found, built: None, activated: false, end: ProcessEnd::Exited(0) };
+        let mut attempt = Attempt {
+            end: ProcessEnd::Exited(0),
+            phase: Phase::Resolve,
+            after: found.clone(),
+            before: found,
+            built: None,
+            activated: false,
+            lines: Vec::new(),
+        };
         let deployed = match self.spec.system.clone() {
             Some(system) => self.deploy_system(&system, &mut attempt).await,
             None => self.deploy_revision(&mut attempt).await,
@@ -247,35 +244,26 @@ impl Deployment {
         end
     }
 
-    /// Judges an attempt: the verdict, the state of the host, and whether there is anything to roll back.
-    async fn judge(&mut self, attempt: &Attempt) -> (Verdict, SystemSnapshot, bool) {
-        let Attempt { end, before, built, activated } = attempt;
-        let phase = self.runner.log.phase();
-        let by_itself = matches!(end, ProcessEnd::Exited(_));
-        if by_itself {
+    /// Judges an attempt by the state of the host after it.
+    async fn judge(&mut self, attempt: &mut Attempt) -> Verdict {
+        attempt.phase = self.runner.log.phase();
+        attempt.after = if matches!(attempt.end, ProcessEnd::Exited(_)) {
             self.runner.log.enter(Phase::Verify);
-        }
-        // After a stop, no further program is started.
-        let after =
-            if by_itself { SystemSnapshot::capture(&self.host).await } else { SystemSnapshot::from_links(&self.host) };
-        let lines = self.runner.log.lines();
-        let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
-        let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
-        let may_have_changed = *activated && may_have_changed(&verdict, &evidence);
-        (verdict, after, may_have_changed)
+            SystemSnapshot::capture(&self.host).await
+        } else {
+            // After a stop, no further program is started.
+            SystemSnapshot::from_links(&self.host)
+        };
+        attempt.lines = self.runner.log.lines();
+        with_all(judge(&self.spec, attempt), full_disk(&attempt.lines))
     }
 }
 
-impl Attempt {
-    /// Adds what somebody else did to the host meanwhile.
-    fn with_theirs(&self, verdict: Verdict, after: &SystemSnapshot) -> Verdict {
-        let changes = if self.activated {
-            Changes::between(&self.before, after, self.built.as_deref())
-        } else {
-            Changes::by_others(&self.before, after)
-        };
-        with_all(verdict, changes.theirs(after))
-    }
+/// Adds what somebody else did to the host meanwhile.
+fn with_theirs(verdict: Verdict, Attempt { before, after, built, activated, .. }: &Attempt) -> Verdict {
+    let changes =
+        if *activated { Changes::between(before, after, built.as_deref()) } else { Changes::by_others(before, after) };
+    with_all(verdict, changes.theirs(after))
 }
 
 /// Returns a note about a full disk, if a program reports one. The main error may only be a consequence.

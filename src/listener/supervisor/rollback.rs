@@ -204,16 +204,14 @@ fn complaint(step: &ActivationStep, end: &ProcessEnd) -> Option<(ErrorCode, Stri
         ActivationStep::SetProfile(system) => format!("setting the profile to {system}"),
         ActivationStep::Activate(system, how) => format!("{system}/bin/switch-to-configuration {how}"),
     };
-    match end {
-        ProcessEnd::Exited(0) => None,
-        ProcessEnd::Exited(code) => Some((ErrorCode::ActivationFailed, format!("{what} ended with code {code}"))),
-        ProcessEnd::Killed(signal) => Some((ErrorCode::ActivationFailed, format!("signal {signal} ended {what}"))),
-        ProcessEnd::Stopped(signal) => {
-            Some((ErrorCode::Interrupted, format!("signal {signal} came before {what} was done")))
-        }
-        ProcessEnd::TimedOut => Some((ErrorCode::Timeout, format!("{what} took too long"))),
-        ProcessEnd::NotStarted(why) | ProcessEnd::Refused(_, why) => Some((ErrorCode::ActivationFailed, why.clone())),
-    }
+    Some(match end {
+        ProcessEnd::Exited(0) => return None,
+        ProcessEnd::Exited(code) => (ErrorCode::ActivationFailed, format!("{what} ended with code {code}")),
+        ProcessEnd::Killed(signal) => (ErrorCode::ActivationFailed, format!("signal {signal} ended {what}")),
+        ProcessEnd::Stopped(signal) => (ErrorCode::Interrupted, format!("signal {signal} came before {what} was done")),
+        ProcessEnd::TimedOut => (ErrorCode::Timeout, format!("{what} took too long")),
+        ProcessEnd::NotStarted(why) | ProcessEnd::Refused(_, why) => (ErrorCode::ActivationFailed, why.clone()),
+    })
 }
 
 /// Whether a step failed only because of units, and all of them had failed before the run.

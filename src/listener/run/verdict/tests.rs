@@ -54,21 +54,26 @@ fn action(action: Action, after: SystemSnapshot) -> Run {
 
 impl Run {
     fn verdict(&self) -> Verdict {
-        self.with_evidence(|evidence| {
-            let mut spec = RunSpec { action: self.action, ..spec("r-1") };
-            spec.settings.user_units = self.user_units;
-            judge(&spec, evidence)
-        })
+        let mut spec = RunSpec { action: self.action, ..spec("r-1") };
+        spec.settings.user_units = self.user_units;
+        judge(&spec, &self.attempt())
     }
 
     fn leaves_traces(&self) -> bool {
-        self.with_evidence(|evidence| may_have_changed(&self.verdict(), evidence))
+        may_have_changed(&self.verdict(), &self.attempt())
     }
 
-    fn with_evidence<T>(&self, judge: impl Fn(&Evidence<'_>) -> T) -> T {
+    fn attempt(&self) -> Attempt {
         let lines = clean_lines(self.output);
-        let Self { end, phase, before, after, .. } = self;
-        judge(&Evidence { end, phase: *phase, before, after, built: built_system(&lines), lines: &lines })
+        Attempt {
+            end: self.end.clone(),
+            phase: self.phase,
+            before: self.before.clone(),
+            after: self.after.clone(),
+            built: built_system(&lines).map(str::to_owned),
+            activated: true,
+            lines,
+        }
     }
 
     fn judged(&self) -> String {
