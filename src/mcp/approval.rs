@@ -6,9 +6,7 @@
 //! Approvals restrain an assistant whose client behaves. They are no boundary: the author of the client also writes its
 //! answers. The boundary is the key.
 
-mod question;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,23 +15,33 @@ use jiff::Timestamp;
 use rmcp::RoleServer;
 use rmcp::model::{
     CallToolRequestParams, ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction,
-    ElicitationSchema, InputRequest, InputRequiredResult, ProtocolVersion, RequestStateCodec, RequestStateError,
-    SealOptions,
+    ElicitationSchema, InputRequest, InputRequiredResult, JsonObject, ProtocolVersion, RequestStateCodec, SealOptions,
 };
 use rmcp::service::{RequestContext, ServiceError};
+use serde::Serialize;
 use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
-pub(super) use self::question::Question;
 use super::answer::ToolError;
 use super::call::{Progress, ToolCall};
+use super::policy::{Credential, tiers_of};
 use super::redact::Redactor;
+use crate::plan::{ResolvedHost, ResolvedWave};
+use crate::protocol::{HostName, Revision, Tier};
+use crate::rollout::Rollout;
+use crate::text::safe;
 
 /// The time for which an approval is valid, and for which the server waits for one.
 const HOLDS_FOR: Duration = Duration::from_mins(10);
 
 /// The name of the answer, in the form and in the second call.
 const FIELD: &str = "approval";
+
+const INVALID: &str = "this approval is not for what this call would do now: the arguments, the hosts or the commit of the branch \
+    have changed, the approval was changed on its way, or this server was restarted";
+
+/// The most hosts and steps that a question lists.
+const MOST_NAMED: usize = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApprovalMode {
@@ -50,6 +58,27 @@ pub(super) enum ApprovalOutcome {
     GivenMeanwhile,
     /// The client has to show this question to a person, and to call again with the answer.
     Asked(Box<InputRequiredResult>),
+}
+
+/// The question to an approver. An approval is bound to all of it, also to what there is no room to show.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Question<'a> {
+    tool: &'a str,
+    arguments: &'a JsonObject,
+    /// What the person types: the target as plans write it, such as `prod.role.dns`, or the name of the plan.
+    phrase: String,
+    /// The tiers that the rollout may reach, the lowest first.
+    pub(super) tiers: BTreeSet<Tier>,
+    /// Whether the rollout may reach beyond test, or a person has to confirm its wave.
+    needs_a_person: bool,
+    hosts: Vec<&'a HostName>,
+    /// The hosts that go back in history, the hooks and waves, and the package changes, each with a label.
+    lines: Vec<(&'static str, String)>,
+    pub(super) asked: &'a Revision,
+    /// The commit of the asked revision, which would be deployed.
+    commit: &'a Revision,
+    /// The hash that `preview_plan` returned.
+    pub(super) plan_hash: Option<&'a str>,
 }
 
 /// Asks for approvals, and remembers the used ones. A question carries a sealed state to the client and back: everyone can
@@ -78,8 +107,8 @@ impl Approvals {
         progress: &mut Option<Progress<'_>>,
         call: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
-        call.audit.about().tier = question.tiers.last().map(ToString::to_string);
-        call.audit.about().commit = Some(question.commit.to_string());
+        call.audit.facts().tier = question.tiers.last().map(ToString::to_string);
+        call.audit.facts().commit = Some(question.commit.to_string());
         if !question.needs_a_person {
             return Ok(ApprovalOutcome::Given);
         }
@@ -88,7 +117,7 @@ impl Approvals {
             ApprovalMode::Person => (self.ask(question, progress, call).await?, "given"),
         };
         if !matches!(outcome, ApprovalOutcome::Asked(_)) {
-            call.audit.about().approval = Some(on_record);
+            call.audit.facts().approval = Some(on_record);
         }
         Ok(outcome)
     }
@@ -110,7 +139,7 @@ impl Approvals {
             return self.take_answer(question, request);
         }
         let answer = elicit(self.form(question), progress, context).await?;
-        judge(question, &answer)?;
+        check_phrase(question, &answer)?;
         Ok(ApprovalOutcome::GivenMeanwhile)
     }
 
@@ -120,9 +149,9 @@ impl Approvals {
         let Some((state, answer)) = call.request_state.as_ref().zip(answer) else {
             return Ok(ApprovalOutcome::Asked(Box::new(self.sealed(question))));
         };
-        self.spend(state, &question.binding())?;
+        self.use_up(state, &question.binding())?;
         let answer: ElicitResult = serde_json::from_value(answer).map_err(|_| mistyped(question))?;
-        judge(question, &answer)?;
+        check_phrase(question, &answer)?;
         Ok(ApprovalOutcome::Given)
     }
 
@@ -136,9 +165,13 @@ impl Approvals {
     }
 
     /// Uses up a seal, which has to be this server's, for the same binding, not expired and not used before.
-    fn spend(&self, state: &str, binding: &[u8]) -> Result<(), ToolError> {
+    fn use_up(&self, state: &str, binding: &[u8]) -> Result<(), ToolError> {
         let sealed = self.codec.open_json_with(state, binding);
-        let (nonce, expires_at): (Uuid, Timestamp) = sealed.map_err(|error| invalid(&error))?;
+        let (nonce, expires_at): (Uuid, Timestamp) = sealed.map_err(|error| {
+            tracing::warn!("an approval was refused: {error}");
+            ToolError::new("approval_invalid", INVALID)
+                .next("call the tool again, without requestState, to have the person asked about what it would do now")
+        })?;
         let now = (self.clock)();
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         spent.retain(|_, expires_at| *expires_at > now);
@@ -197,7 +230,7 @@ async fn elicit(
 }
 
 /// Checks that the person typed the phrase.
-fn judge(question: &Question<'_>, answer: &ElicitResult) -> Result<(), ToolError> {
+fn check_phrase(question: &Question<'_>, answer: &ElicitResult) -> Result<(), ToolError> {
     if answer.action != ElicitationAction::Accept {
         return Err(ToolError::new("approval_declined", "the person who was asked did not approve")
             .next("nothing was done; do not ask again unless you are told to"));
@@ -224,19 +257,88 @@ pub(super) fn outdated() -> ToolError {
     .next("nothing was done; call the tool again to have the person asked about what it would do now")
 }
 
-fn invalid(error: &RequestStateError) -> ToolError {
-    tracing::warn!("an approval was refused: {error}");
-    ToolError::new(
-        "approval_invalid",
-        "this approval is not for what this call would do now: the arguments, the hosts or the commit of the branch have \
-         changed, the approval was changed on its way, or this server was restarted",
-    )
-    .next("call the tool again, without requestState, to have the person asked about what it would do now")
-}
-
 impl fmt::Debug for Approvals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Approvals").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Question<'a> {
+    /// Asks whether a call may start a rollout; the hosts `ahead` go back in history.
+    pub(super) fn about(
+        tool: &'a str,
+        arguments: &'a JsonObject,
+        phrase: &str,
+        rollout: &'a Rollout,
+        ahead: &[HostName],
+    ) -> Self {
+        let (plan, tiers) = (&rollout.plan, tiers_of(&rollout.plan));
+        let from = |host: &'a ResolvedHost| host.revision.as_ref().map_or("?", |commit| commit.short());
+        let back = plan.hosts().filter(|host| ahead.contains(&host.hostname));
+        let back = back.map(|host| ("WARNING", format!("{} goes BACK from {}", host.hostname, from(host))));
+        let hooks = plan.hooks.iter().map(|(hook, command)| format!("{hook}: runs {} here", command.join(" ")));
+        let steps = hooks.chain(plan.waves.iter().map(step)).map(|step| ("step", safe(&step)));
+        Self {
+            tool,
+            arguments,
+            phrase: safe(phrase),
+            needs_a_person: Credential::for_tiers(&tiers) == Credential::Admin,
+            tiers,
+            hosts: plan.hosts().map(|host| &host.hostname).collect(),
+            lines: back.chain(steps).collect(),
+            asked: &rollout.asked,
+            commit: &rollout.revision,
+            plan_hash: None,
+        }
+    }
+
+    /// Makes the approval confirm a wave as well.
+    pub(super) fn confirm(&mut self, wave: &str) {
+        self.needs_a_person = true;
+        self.lines.push(("step", safe(&format!("this confirms wave {wave}"))));
+    }
+
+    /// Adds the package changes, a line each.
+    pub(super) fn change(&mut self, changes: impl IntoIterator<Item = String>) {
+        self.lines.extend(changes.into_iter().map(|change| ("change", change)));
+    }
+
+    /// Serializes the question: an approval is bound to these bytes.
+    pub(super) fn binding(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("names and texts only, so this cannot fail")
+    }
+}
+
+/// Describes a wave, with the check that would run on this machine.
+fn step(wave: &ResolvedWave) -> String {
+    let hosts: Vec<&HostName> = wave.hosts.iter().map(|host| &host.hostname).collect();
+    let check = wave.limits.check.as_ref().map(|check| format!(", then runs {} here", check.command.join(" ")));
+    format!("{}: {} {}{}", wave.name, wave.action, named(&hosts), check.unwrap_or_default())
+}
+
+/// Lists the first names and counts the others.
+fn named(hosts: &[&HostName]) -> String {
+    let names = hosts.iter().take(MOST_NAMED).map(|host| host.as_str()).collect::<Vec<_>>().join(", ");
+    match hosts.len().saturating_sub(MOST_NAMED) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
+impl fmt::Display for Question<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tiers: Vec<&str> = self.tiers.iter().map(|tier| tier.as_str()).collect();
+        writeln!(f, "An assistant wants to deploy to {}.\n", tiers.join(" and "))?;
+        writeln!(f, "target:  {}", self.phrase)?;
+        writeln!(f, "commit:  {} ({})", self.commit, self.asked)?;
+        writeln!(f, "hosts:   {} ({})", named(&self.hosts), self.hosts.len())?;
+        for (label, line) in self.lines.iter().take(MOST_NAMED) {
+            writeln!(f, "{:<8} {line}", format!("{label}:"))?;
+        }
+        if let Some(more) = self.lines.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+            writeln!(f, "         and {more} more")?;
+        }
+        write!(f, "\nType {} to approve. The author of this commit controls these hosts.", self.phrase)
     }
 }
 

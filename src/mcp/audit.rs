@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::redact::Redactor;
 use crate::private_dir::{self, PrivateDirError};
 
-/// The limit of a recorded string, in characters. A host name may have 253.
+/// The limit of a recorded string, in bytes. A host name may have 253.
 const MAX_TEXT: usize = 256;
 /// The limits of members and of nesting in recorded arguments. No tool takes a nested argument.
 const MAX_MEMBERS: usize = 16;
@@ -56,14 +56,14 @@ pub enum AuditError {
     Shared(PathBuf),
 }
 
-/// A running call. Dropping it records its end: `abandoned`, unless [`AuditEntry::end`] was called.
+/// A running call. Dropping it records its end: `abandoned`, unless [`AuditEntry::end_with`] was called.
 #[derive(Debug)]
 pub(super) struct AuditEntry<'a> {
     audit: &'a Audit,
     began: Instant,
     line: AuditLine,
     /// The facts about the call that are known so far.
-    about: Mutex<CallEnd>,
+    facts: Mutex<CallFacts>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,14 +80,14 @@ struct AuditLine {
     /// The name that the client gives itself, which proves nothing.
     client: Option<String>,
     #[serde(flatten)]
-    ending: Option<CallEnd>,
+    facts: Option<CallFacts>,
     /// The duration in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     ms: Option<u128>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct CallEnd {
+pub(super) struct CallFacts {
     /// `ok`, `error`, `asked` when the client has to ask a person first, or `abandoned` when the call was dropped.
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,11 +135,11 @@ impl Audit {
             tool: self.short(tool),
             arguments: self.bounded(arguments, MAX_DEPTH),
             client: client.map(|name| self.short(name)),
-            ending: None,
+            facts: None,
             ms: None,
         };
-        let about = Mutex::new(CallEnd { tier, ..CallEnd::default() });
-        AuditEntry { audit: self, began: Instant::now(), line, about }
+        let facts = Mutex::new(CallFacts { tier, ..CallFacts::default() });
+        AuditEntry { audit: self, began: Instant::now(), line, facts }
     }
 
     fn write(&self, line: &AuditLine) -> Result<(), AuditError> {
@@ -150,11 +150,7 @@ impl Audit {
     }
 
     fn short(&self, text: &str) -> String {
-        let clean = self.redactor.clean(text);
-        match clean.char_indices().nth(MAX_TEXT) {
-            Some((end, _)) => format!("{}…", clean.get(..end).unwrap_or_default()),
-            None => clean,
-        }
+        self.redactor.first(text, MAX_TEXT)
     }
 
     /// Cuts arguments to the limits.
@@ -183,12 +179,12 @@ impl AuditEntry<'_> {
         written
     }
 
-    pub(super) fn about(&self) -> MutexGuard<'_, CallEnd> {
-        self.about.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn facts(&self) -> MutexGuard<'_, CallFacts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn end_with(self, answer: &Result<CallToolResponse, ErrorData>) {
-        let mut end = CallEnd { outcome: "ok", ..self.about().clone() };
+    pub(super) fn end_with(mut self, answer: &Result<CallToolResponse, ErrorData>) {
+        let mut end = CallFacts { outcome: "ok", ..self.facts().clone() };
         match answer {
             Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
                 (end.outcome, end.code) = ("error", code(result));
@@ -203,18 +199,14 @@ impl AuditEntry<'_> {
             Ok(_) => {}
             Err(error) => (end.outcome, end.code) = ("error", Some(format!("protocol {}", error.code.0))),
         }
-        self.end(end);
-    }
-
-    fn end(mut self, ending: CallEnd) {
-        self.line.ending = Some(ending);
+        self.line.facts = Some(end);
     }
 }
 
 impl Drop for AuditEntry<'_> {
     fn drop(&mut self) {
         self.line.at = (self.audit.clock)();
-        self.line.ending.get_or_insert_with(|| CallEnd { outcome: "abandoned", ..CallEnd::default() });
+        self.line.facts.get_or_insert_with(|| CallFacts { outcome: "abandoned", ..CallFacts::default() });
         self.line.ms = Some(self.began.elapsed().as_millis());
         if let Err(error) = self.audit.write(&self.line) {
             tracing::error!("the end of a call is not on record: {error}");
@@ -269,7 +261,7 @@ mod tests {
         let mut entry = call(&audit, &json!({"hostname": "ns1", "branch": "main"}));
         entry.begin().unwrap();
         tokio::time::advance(std::time::Duration::from_millis(1500)).await;
-        entry.end(CallEnd {
+        entry.line.facts = Some(CallFacts {
             outcome: "ok",
             tier: Some("prod".to_owned()),
             id: Some("4f".to_owned()),
@@ -278,8 +270,9 @@ mod tests {
             approval: Some("given"),
             code: None,
         });
-        let refused = CallEnd { outcome: "error", code: Some("wrong_tier".to_owned()), ..CallEnd::default() };
-        call(&audit, &json!({})).end(refused);
+        drop(entry);
+        let refused = CallFacts { outcome: "error", code: Some("wrong_tier".to_owned()), ..CallFacts::default() };
+        call(&audit, &json!({})).line.facts = Some(refused);
         drop(audit.entry("no_such_tool", Value::Null, None));
         insta::assert_snapshot!(lines(&file), @r#"
         {"at":"2026-11-23T12:00:00Z","event":"begun","call":1,"pid":1,"tool":"deploy","arguments":{"branch":"main","hostname":"ns1"},"client":"test 1.0"}
@@ -297,11 +290,15 @@ mod tests {
         let audit = audit(&file);
         let seed = nkeys::KeyPair::new_user().seed().unwrap();
         let members: Map<String, Value> = (0..100).map(|n| (format!("{n:03}\x1b[0m"), json!(n))).collect();
-        call(&audit, &json!({
-            "branch": "x\u{1b}[2J\u{202e}\n{\"tool\":\"forged\"}", "seed": seed, "url": "https://u:p@h", "path": "/secret/key",
-            "long": "é".repeat(10_000), "deep": [[[[["x"]]]]], "many": members,
-        }))
-        .end(CallEnd { code: Some("a".repeat(300)), ..CallEnd::default() });
+        let mut entry = call(
+            &audit,
+            &json!({
+                "branch": "x\u{1b}[2J\u{202e}\n{\"tool\":\"forged\"}", "seed": seed, "url": "https://u:p@h", "path": "/secret/key",
+                "long": "é".repeat(10_000), "deep": [[[[["x"]]]]], "many": members,
+            }),
+        );
+        entry.line.facts = Some(CallFacts { code: Some("a".repeat(300)), ..CallFacts::default() });
+        drop(entry);
         let text = fs::read_to_string(&file).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert!(text.len() < 4096, "{}", text.len());
@@ -309,7 +306,7 @@ mod tests {
         let of = |name: &str| line["arguments"][name].clone();
         assert_eq!(of("branch"), "x\n{\"tool\":\"forged\"}");
         assert_eq!((of("seed"), of("url"), of("path")), (json!("<seed>"), json!("https://h"), json!("<key file>")));
-        assert_eq!(of("long").as_str().unwrap().chars().count(), MAX_TEXT + 1);
+        assert_eq!(of("long").as_str().unwrap().len(), MAX_TEXT + "…".len());
         assert_eq!(of("deep"), json!([["…"]]));
         assert_eq!(of("many").as_object().unwrap().len(), MAX_MEMBERS);
     }

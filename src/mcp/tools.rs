@@ -11,10 +11,8 @@ use rmcp::model::{CallToolResponse, JsonObject, Tool, ToolAnnotations};
 
 use self::ToolEffect::{Deploys, LooksUp, Reads, Stops};
 use super::answer::ToolError;
-use super::call::ToolCall;
-use super::context::ToolContext;
-use super::schema::{arguments as read, input};
-use super::settings::{Mode, Settings};
+use super::call::{ToolCall, arguments as read, input};
+use super::context::{Mode, Settings, ToolContext};
 
 struct ToolSpec {
     name: &'static str,
@@ -43,7 +41,7 @@ const TOOLS: [ToolSpec; 11] = [
     ToolSpec { name: "list_hosts", effect: Reads, schema: input::<hosts::HostsArguments> },
     ToolSpec { name: "list_plans", effect: Reads, schema: input::<plans::ListPlansArguments> },
     ToolSpec { name: "preview_plan", effect: LooksUp, schema: input::<plans::PreviewArguments> },
-    ToolSpec { name: "resume_rollout", effect: Deploys, schema: input::<status::ResumeArguments> },
+    ToolSpec { name: "resume_rollout", effect: Deploys, schema: input::<deploy::ResumeArguments> },
     ToolSpec { name: "rollback", effect: Deploys, schema: input::<deploy::RollbackArguments> },
     ToolSpec { name: "rollout_status", effect: Reads, schema: input::<status::StatusArguments> },
 ];
@@ -92,13 +90,14 @@ pub(super) async fn run(context: &ToolContext, call: ToolCall<'_>) -> Result<Cal
         "apply_plan" => plans::apply(context, call).await,
         "deploy" => deploy::to_test(context, call).await,
         ADMIN_TOOL => deploy::to_any(context, call).await,
-        "resume_rollout" => status::resume(context, call).await,
+        "resume_rollout" => deploy::resume(context, call).await,
         "rollback" => deploy::roll_back(context, call).await,
         "abort_rollout" => status::abort(context, &read(arguments)?),
         "host_log" => status::log(context, &read(arguments)?),
         "list_hosts" => hosts::list(context, read(arguments)?).await,
         "list_plans" => read(arguments).map(|plans::ListPlansArguments {}| plans::list(context)),
         "preview_plan" => plans::show(context, read(arguments)?).await,
-        _ => status::status(context, read(arguments)?, call.context).await,
+        "rollout_status" => status::status(context, read(arguments)?, call.context).await,
+        other => Err(ToolError::new("internal_error", format!("the tool {other} is listed and does nothing"))),
     }
 }

@@ -291,7 +291,7 @@ pub(super) fn unexpected_response(host: &HostName, response: &UnexpectedResponse
 }
 
 /// Whether a host was asked and is not final, or is rolling back.
-pub(super) fn is_active(host: &HostProgress) -> bool {
+pub fn is_active(host: &HostProgress) -> bool {
     !matches!(host.state, HostState::Pending | HostState::Final(_)) || host.is_rolling_back()
 }
 

@@ -115,7 +115,7 @@ fn what_changes_is_shown_and_is_part_of_what_is_approved() {
     let deed = Deed::dns();
     let changing = |line: &str| {
         let mut question = deed.question();
-        question.changes = vec![line.to_owned()];
+        question.change([line.to_owned()]);
         question
     };
     let asked = changing("linux   6.12.60 -> 6.12.63   2 hosts: reboot   ns1 ns2");

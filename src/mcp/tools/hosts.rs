@@ -1,4 +1,5 @@
-//! Implements `list_hosts`.
+//! Implements `list_hosts`, and checks targets against the hosts that answer. An error for an unknown target lists the known
+//! names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +8,14 @@ use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::mcp::answer::{ToolError, fitting};
-use crate::mcp::boundary::Credential;
+use crate::mcp::answer::{BY_HOST, BY_REPOSITORY, MAX_HOSTS, ToolError, answer};
+use crate::mcp::call;
 use crate::mcp::context::ToolContext;
-use crate::mcp::schema;
-use crate::mcp::status::{BY_HOST, BY_REPOSITORY, MAX_HOSTS};
-use crate::mcp::targets::{hostnames, nobody, reports, roles};
+use crate::mcp::policy::{Credential, wrong_tier};
 use crate::operator::flake::Need;
-use crate::operator::{History, resolve_revision};
-use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Problem, Revision, Role, Tier};
+use crate::operator::{Awaited, Discovered, History, Purpose, RollCall, resolve_revision};
+use crate::plan::Plan;
+use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Problem, Revision, Role, Target, Tier};
 
 const MAX_SUBJECTS: usize = 5;
 
@@ -25,7 +25,7 @@ const MAX_SUBJECTS: usize = 5;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct HostsArguments {
     /// Only hosts of this tier.
-    #[schemars(schema_with = "schema::tier")]
+    #[schemars(schema_with = "call::tier")]
     tier: Option<Tier>,
     /// Only this host.
     #[schemars(with = "String")]
@@ -60,7 +60,7 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
     };
     let missing = |report: &HostReport| tip.as_ref()?.1.get(report.revision.as_ref()?)?.as_ref();
     let hosts: Vec<Value> =
-        reports.iter().take(MAX_HOSTS).map(|report| listed(report, missing(report), context)).collect();
+        reports.iter().take(MAX_HOSTS).map(|report| host_report(report, missing(report), context)).collect();
     let total = reports.len();
     let mut summary = match total {
         0 => "no host answers: check that the host agents run and use this NATS server".to_owned(),
@@ -71,7 +71,7 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
         let tiers: Vec<&str> = unheard.iter().map(|tier| tier.as_str()).collect();
         summary = format!("{summary}; this server's key may not hear hosts of {}", tiers.join(" and "));
     }
-    let told = json!({
+    Ok(answer(json!({
         "summary": summary,
         "asked": asked.branch.as_ref().map(Revision::as_str),
         "commit": tip.as_ref().map(|(commit, _)| commit.as_str()),
@@ -79,12 +79,11 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
         "hosts": hosts,
         "total": total,
         "more": total.saturating_sub(MAX_HOSTS),
-    });
-    Ok(fitting(told, "hosts"))
+    })))
 }
 
 /// Describes a host, with the subjects of the commits that it lacks.
-fn listed(report: &HostReport, missing: Option<&Vec<String>>, context: &ToolContext) -> Value {
+fn host_report(report: &HostReport, missing: Option<&Vec<String>>, context: &ToolContext) -> Value {
     let short = |text: &str| context.redactor.first(text, 100);
     let problem = |problem: &Problem| format!("{BY_HOST}{}", context.redactor.first(&problem.message, 200));
     let subject = |subject: &String| format!("{BY_REPOSITORY}{}", short(subject));
@@ -118,11 +117,11 @@ async fn behind(
         let named: BTreeSet<&FlakeUrl> = reports.iter().filter_map(|report| report.flake.as_ref()).collect();
         let only = named.first().filter(|_| named.len() == 1).map(|flake| (*flake).clone());
         let usable = operator.flakes.usable(only, branch, Need::Yes).await;
-        flake = usable.map_err(|error| ToolError::told("flake_not_accepted", &error))?;
+        flake = usable.map_err(|error| ToolError::from_diagnostic("flake_not_accepted", &error))?;
     }
     let mut history = History::of(flake.as_ref(), operator.cache.as_deref());
     let tip = resolve_revision(branch, flake.as_ref(), &history, &operator.journals).await;
-    let tip = tip.map_err(|error| ToolError::told("revision_not_found", &error))?;
+    let tip = tip.map_err(|error| ToolError::from_diagnostic("revision_not_found", &error))?;
     let mut known = BTreeMap::new();
     for commit in reports.iter().filter_map(|report| report.revision.as_ref()) {
         if !known.contains_key(commit) {
@@ -142,4 +141,77 @@ fn unknown(asked: &HostsArguments, all: &[HostAnswer]) -> ToolError {
             nobody("unknown_role", &format!("such host of the role {role:?}"), roles(reports(all)))
         }
     }
+}
+
+// -- targets
+
+impl ToolContext {
+    pub(super) async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<Discovered, ToolError> {
+        let mut bus = self.connect(credential).await?;
+        let (purpose, awaited) = (Purpose::List(tier), Awaited::everybody(tier));
+        let roll_call = RollCall { discovery: &self.settings.operator.discovery, purpose, awaited };
+        Ok(roll_call.call(&mut bus).await?)
+    }
+
+    /// Returns the error for no target or several, with the names to choose from. A schema that demanded exactly one would make
+    /// some clients drop the tool.
+    pub(super) async fn one_target(&self, credential: Credential, tier: Tier, what: &str) -> ToolError {
+        let hosts = match self.roll_call(credential, Some(tier)).await {
+            Ok(called) => called.hosts,
+            Err(error) => return error,
+        };
+        let (hosts, roles) = (some(hostnames(reports(&hosts))), some(roles(reports(&hosts))));
+        let hosts = if hosts.is_empty() { "none" } else { &hosts };
+        let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {roles}") };
+        ToolError::new("invalid_target", what)
+            .next(format!("give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}{roles}"))
+    }
+}
+
+/// Checks that a host answers for each target.
+pub(in crate::mcp) fn check_targets(plan: &Plan, answers: &[HostAnswer]) -> Result<(), ToolError> {
+    for target in plan.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target) {
+        let Some(tier) = target.tier() else { continue };
+        let of_tier = || reports(answers).filter(|host| host.tier == tier);
+        match target {
+            Target::Host(_, name) if !of_tier().any(|host| host.hostname == *name) => {
+                if let Some(other) = reports(answers).find(|host| host.hostname == *name) {
+                    return Err(wrong_tier(name, other.tier, tier));
+                }
+                return Err(nobody("unknown_host", &format!("{tier} host {:?}", name.as_str()), hostnames(of_tier())));
+            }
+            Target::Role(_, role) if !of_tier().any(|host| host.role.as_ref() == Some(role)) => {
+                let what = format!("{tier} host of the role {:?}", role.as_str());
+                return Err(nobody("unknown_role", &what, roles(of_tier())));
+            }
+            Target::All(_) if of_tier().next().is_none() => {
+                return Err(nobody("no_hosts", &format!("{tier} host"), std::iter::empty()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
+    let known = some(known);
+    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {known}") };
+    ToolError::new(code, format!("no {what} answers; {known}")).next("list_hosts shows hosts, tiers and roles")
+}
+
+fn reports(answers: &[HostAnswer]) -> impl Iterator<Item = &HostReport> {
+    answers.iter().map(|answer| &*answer.report)
+}
+
+fn hostnames<'a>(hosts: impl Iterator<Item = &'a HostReport>) -> impl Iterator<Item = &'a str> {
+    hosts.map(|host| host.hostname.as_str())
+}
+
+fn roles<'a>(hosts: impl Iterator<Item = &'a HostReport>) -> impl Iterator<Item = &'a str> {
+    hosts.filter_map(|host| host.role.as_ref().map(Role::as_str))
+}
+
+/// Lists the first 30 names, each once.
+fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<BTreeSet<_>>().into_iter().take(30).collect::<Vec<_>>().join(", ")
 }

@@ -9,17 +9,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::mcp::answer::{ToolError, fitting};
-use crate::mcp::boundary::Credential;
-use crate::mcp::call::ToolCall;
+use super::deploy::{Launch, MOST_PACKAGES, within_deadline};
+use crate::mcp::answer::{MAX_HOSTS, MAX_WAVES, ToolError, answer, subject};
+use crate::mcp::call::{self, ToolCall};
 use crate::mcp::context::ToolContext;
-use crate::mcp::launch::{Launch, MOST_PACKAGES, in_time};
+use crate::mcp::policy::Credential;
 use crate::mcp::redact::Redactor;
-use crate::mcp::schema;
-use crate::mcp::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Part, Prepared, SystemsFrom};
-use crate::plan::{ResolvedHost, ResolvedPlan, ResolvedWave};
+use crate::operator::{Part, PrepareOptions, Prepared, SystemsFrom};
+use crate::plan::{Plan, ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{HostName, Revision, Tier};
 use crate::report;
 
@@ -66,13 +64,13 @@ pub(super) struct ApplyArguments {
 
 pub(super) fn list(context: &ToolContext) -> CallToolResponse {
     let names = names(context.settings.plans_dir.as_deref());
-    let plans: Vec<Value> = names.iter().filter_map(|name| listed(context, name)).collect();
+    let plans: Vec<Value> = names.iter().filter_map(|name| plan_report(context, name)).collect();
     let summary = format!("{} plans; preview_plan tells what one would do", plans.len());
-    fitting(json!({ "summary": summary, "plans": plans, "more": 0 }), "plans")
+    answer(json!({ "summary": summary, "plans": plans, "more": 0 }))
 }
 
 /// Describes a plan; `None` when this server has no key for it.
-fn listed(context: &ToolContext, name: &str) -> Option<Value> {
+fn plan_report(context: &ToolContext, name: &str) -> Option<Value> {
     let file = match read(context, name) {
         Ok(file) => file,
         Err(error) => {
@@ -93,17 +91,17 @@ fn listed(context: &ToolContext, name: &str) -> Option<Value> {
 pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<CallToolResponse, ToolError> {
     let PreviewArguments { plan, until, exclude } = asked;
     let settled = prepare(context, &plan, until.as_deref(), &exclude);
-    let (prepared, hash) = in_time(context.deadline(), settled).await?;
+    let (prepared, hash) = within_deadline(context.deadline(), settled).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
 pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let previewed: ApplyArguments = schema::arguments(call.arguments)?;
+    let previewed: ApplyArguments = call::arguments(call.arguments)?;
     let name = &previewed.plan;
     let credential = Credential::for_tiers(&read(context, name)?.plan.tiers());
     let (phrase, plan_hash) = (name.clone(), Some(previewed.plan_hash.clone()));
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
-    // Reads the file again for each preparation.
+    // Reads the file for each preparation, so that a plan that was edited while a person was asked is refused as stale.
     let settle = async || {
         let (prepared, hash) = prepare(context, name, previewed.until.as_deref(), &previewed.exclude).await?;
         if hash == previewed.plan_hash {
@@ -126,28 +124,33 @@ async fn prepare(
     let file = read(context, name)?;
     let credential = Credential::for_tiers(&file.plan.tiers());
     context.connection(credential)?;
-    let systems =
-        file.systems().map_err(|error| ToolError::told("systems_unreadable", &error))?.map(SystemsFrom::Built);
+    let systems = file
+        .systems()
+        .map_err(|error| ToolError::from_diagnostic("systems_unreadable", &error))?
+        .map(SystemsFrom::Built);
     let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, None)?;
-    let mut wanted = context.wanted(file.plan.clone(), Some(file.source()), revision);
-    wanted.systems = systems;
-    wanted.exclude = exclude.to_vec();
-    if let Some(last) = until {
-        let waves: Vec<String> = file.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
-        let Some(index) = waves.iter().position(|wave| wave == last) else {
-            let what = format!("until: the plan has no wave {last:?}; its waves: {}", waves.join(", "));
-            return Err(ToolError::new("unknown_wave", what).next("give until the name of a wave"));
-        };
-        let mut left = file.plan.clone();
-        for host in exclude {
-            left.exclude(host);
-        }
-        let is_left = |wave: &String| left.waves.iter().any(|left| left.name.value == *wave);
-        wanted.part = Part::Only(waves.into_iter().take(index + 1).filter(is_left).collect());
-    }
-    let prepared = context.prepare(credential, wanted).await?;
+    let options = context.options(file.plan.clone(), Some(file.source()), revision);
+    let part = until.map_or(Ok(Part::Whole), |until| up_to(&file.plan, until, exclude))?;
+    let options = PrepareOptions { systems, exclude: exclude.to_vec(), part, ..options };
+    let prepared = context.prepare(credential, options).await?;
     let hash = plan_hash(&file.text, until, exclude, &prepared);
     Ok((prepared, hash))
+}
+
+/// Returns the waves of a plan up to this one that have a host left.
+fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> Result<Part, ToolError> {
+    let names = |plan: &Plan| plan.waves.iter().map(|wave| wave.name.value.clone()).collect::<Vec<_>>();
+    let mut waves = names(plan);
+    let Some(index) = waves.iter().position(|wave| wave == last) else {
+        let what = format!("until: the plan has no wave {last:?}; its waves: {}", waves.join(", "));
+        return Err(ToolError::new("unknown_wave", what).next("give until the name of a wave"));
+    };
+    let mut left = plan.clone();
+    exclude.iter().for_each(|host| left.exclude(host));
+    let left = names(&left);
+    waves.truncate(index + 1);
+    waves.retain(|wave| left.contains(wave));
+    Ok(Part::Only(waves))
 }
 
 fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {
@@ -202,7 +205,7 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResp
     let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
     let total = plan.hosts().count();
     let (waves, commit, asked) = (plan.waves.len(), &rollout.revision, &rollout.asked);
-    let told = json!({
+    answer(json!({
         "plan": redactor.first(rollout.name(), 80),
         "summary": format!("{waves} waves, {total} hosts, {asked} -> {commit}; nothing is deployed yet"),
         "next": "call apply_plan with this plan_hash, and the same until and exclude",
@@ -210,7 +213,7 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResp
         "action": plan.waves.iter().map(|wave| wave.action.as_str()).collect::<BTreeSet<_>>(),
         "asked": asked.as_str(),
         "commit": commit.as_str(),
-        "subject": rollout.subject.as_ref().map(|subject| format!("{BY_REPOSITORY}{}", redactor.first(subject, 200))),
+        "subject": subject(rollout, redactor),
         "tiers": plan.tiers().into_iter().map(Tier::as_str).collect::<Vec<_>>(),
         "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
         // Not cut: these commands would run on the machine of this server.
@@ -220,8 +223,7 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResp
         "waves": waves_of(plan, redactor),
         "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
         "more": total.saturating_sub(MAX_HOSTS),
-    });
-    fitting(told, "hosts")
+    }))
 }
 
 fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {

@@ -1,5 +1,8 @@
-//! Implements `rollout_status`, `abort_rollout`, `resume_rollout` and `host_log`.
+//! Implements `rollout_status`, `abort_rollout` and `host_log`, and waits for rollouts within the limit of a call.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use rmcp::RoleServer;
@@ -8,24 +11,30 @@ use rmcp::schemars::{self, JsonSchema};
 use rmcp::service::RequestContext;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use crate::mcp::answer::{ToolError, answer, fitting};
-use crate::mcp::boundary::Credential;
-use crate::mcp::call::{Progress, ToolCall};
-use crate::mcp::context::{ToolContext, is_resumable, is_running};
-use crate::mcp::launch::Launch;
-use crate::mcp::schema;
-use crate::mcp::status::StatusReport;
+use crate::mcp::answer::{BY_HOST, MAX_HOSTS, MAX_WAVES, ToolError, answer, subject};
+use crate::mcp::call::Progress;
+use crate::mcp::context::{ToolContext, is_running};
+use crate::mcp::redact::Redactor;
 use crate::operator::journal::Recorded;
-use crate::operator::resumption::prepare_again;
-use crate::protocol::{HostName, Tier};
-use crate::report::{Liveness, outcome};
-use crate::rollout::Summary;
+use crate::plan::ResolvedWave;
+use crate::protocol::{Action, HostName, Phase, RolloutId};
+use crate::report::{self, Liveness, Style, describe, is_active, outcome};
+use crate::rollout::summary::{HostProgress, HostState, WaveProgress, WaveState};
+use crate::rollout::{Event, EventKind, HostOutcome, Rollout, Summary, WaveVerdict};
 
 const MAX_LISTED: usize = 20;
 /// The limit of `wait_seconds`.
 const MAX_WAIT: u64 = 45;
+/// The interval at which the journal of a running rollout is read.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The limits of a host's log in lines and bytes, in a status and in `host_log`.
+const MAX_LOG: (usize, usize) = (10, 1_500);
+const MAX_WHOLE_LOG: (usize, usize) = (usize::MAX, 8_000);
+const MAX_MESSAGE_BYTES: usize = 500;
+/// The bytes that are read from the end of the output of a background process.
+const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
 
 /// Tell what became of a deployment or rollout, also one that a person began on this machine, and wait for its end. Only state
 /// succeeded is good.
@@ -47,16 +56,6 @@ pub(super) struct StatusArguments {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AbortArguments {
     /// The rollout. Without it: the one that runs.
-    #[schemars(with = "String")]
-    rollout_id: Option<String>,
-}
-
-/// Go on with a rollout that is paused before a wave, or whose process ended too early (`cut_off`). Waits like deploy. A person
-/// is asked where the wave has to be confirmed.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct ResumeArguments {
-    /// The rollout. Without it: the latest that is paused or cut off.
     #[schemars(with = "String")]
     rollout_id: Option<String>,
 }
@@ -113,7 +112,7 @@ fn list(context: &ToolContext) -> Result<CallToolResponse, ToolError> {
     let rollouts: Vec<Value> = all.iter().rev().take(MAX_LISTED).filter_map(listed).collect();
     let summary = format!("{} rollouts on record, the latest first", all.len());
     let more = all.len().saturating_sub(rollouts.len());
-    Ok(fitting(json!({ "summary": summary, "rollouts": rollouts, "more": more }), "rollouts"))
+    Ok(answer(json!({ "summary": summary, "rollouts": rollouts, "more": more })))
 }
 
 pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<CallToolResponse, ToolError> {
@@ -132,33 +131,6 @@ pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<Cal
     })))
 }
 
-pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
-    let found = match rollout_id {
-        Some(id) => Some(context.rollout(&id)?),
-        None => context.latest(is_resumable)?,
-    };
-    let (rollout, recorded) = found.ok_or_else(|| {
-        ToolError::new("unknown_id", "no rollout on record here is paused or cut off")
-            .next("rollout_status with list: true shows the rollouts on record")
-    })?;
-    if !is_resumable(&recorded) || !rollout.revision.is_commit() {
-        let what = format!("rollout {} is neither paused nor cut off", rollout.id);
-        return Err(ToolError::new("not_resumable", what)
-            .next("rollout_status tells how it ended; start another one where more has to be done"));
-    }
-    let credential = Credential::for_plan(&rollout.plan);
-    let settle = async || {
-        let mut bus = context.connect(credential).await?;
-        let prepared = prepare_again(&recorded.summary, &rollout, &mut bus, &context.settings.operator).await?;
-        credential.check(&prepared.rollout.plan)?;
-        Ok(prepared)
-    };
-    let (phrase, resumes) = (rollout.name().to_owned(), Some(&recorded.summary));
-    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: None, resumes };
-    context.launch(launch, settle).await
-}
-
 pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<CallToolResponse, ToolError> {
     let has_log = |recorded: &Recorded| {
         recorded.summary.host(&asked.hostname).is_some_and(|host| {
@@ -170,11 +142,241 @@ pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<CallToo
         Some(id) => Some(context.rollout(id)?),
         None => context.latest(has_log)?,
     };
-    let summary = found.as_ref().map(|(_, recorded)| &recorded.summary);
-    let report = summary.and_then(|summary| StatusReport::of(summary, context));
-    let host = summary.and_then(|summary| summary.host(&asked.hostname));
-    report.zip(host).map(|(report, host)| report.host_log(host)).ok_or_else(|| {
+    let found = found.as_ref().and_then(|(rollout, found)| Some((rollout, found.summary.host(&asked.hostname)?)));
+    let (rollout, host) = found.ok_or_else(|| {
         let what = format!("hostname: {} failed in no rollout on record here", asked.hostname);
         ToolError::new("no_log", what).next("rollout_status with list: true shows the rollouts on record")
+    })?;
+    let name = context.redactor.first(rollout.name(), 80);
+    Ok(answer(json!({
+        "rollout_id": rollout.id.to_string(),
+        "summary": format!("the end of the log of {} in {name}", host.name),
+        "hosts": [host_report(host, rollout, &BTreeMap::new(), MAX_WHOLE_LOG, context)],
+    })))
+}
+
+impl ToolContext {
+    /// Waits until a rollout is over, the deadline has come, or the client cancels the call. The rollout goes on in any case.
+    /// `warnings` are those of its preparation.
+    pub(super) async fn wait(
+        &self,
+        id: RolloutId,
+        until: Instant,
+        call: &RequestContext<RoleServer>,
+        mut progress: Option<Progress<'_>>,
+        warnings: &[String],
+    ) -> Result<CallToolResponse, ToolError> {
+        let mut follower = self.settings.operator.journals.follow(&id.to_string())?;
+        loop {
+            let mut news = None;
+            follower.look(|event, _| news = message(&event.kind).or_else(|| news.take()))?;
+            if !follower.is_running() || Instant::now() >= until {
+                break;
+            }
+            if let Some(progress) = &mut progress {
+                let (done, total) = (done(follower.summary()), follower.summary().hosts.len());
+                let still = || progress.is_due().then(|| format!("{done} of {total} hosts are done"));
+                if let Some(message) = news.or_else(still) {
+                    progress.say(self.redactor.clean(&message), done, total).await;
+                }
+            }
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = call.ct.cancelled() => break,
+            }
+        }
+        let liveness = if follower.is_running() { Liveness::Running } else { Liveness::Over };
+        rollout_report(follower.summary(), liveness, warnings, self).ok_or_else(|| {
+            ToolError::new("nothing_recorded", "the rollout ended before anything was recorded, so nothing was sent")
+                .next("start it again")
+        })
+    }
+}
+
+/// Reports a recorded rollout, with the warnings of its preparation.
+fn rollout_report(
+    summary: &Summary,
+    liveness: Liveness,
+    warnings: &[String],
+    context: &ToolContext,
+) -> Option<CallToolResponse> {
+    let (rollout, redactor) = (summary.rollout.as_deref()?, &context.redactor);
+    let state = outcome(summary, liveness);
+    let output = context.settings.operator.journals.open_output(rollout.id).ok().and_then(read_output);
+    let (phases, last_error) = output.unwrap_or_default();
+    let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
+    let turned_up = summary.late_hosts.keys().take(5);
+    let turned_up = turned_up.map(|host| format!("{host} turned up meanwhile and was not deployed"));
+    let warned = warnings.iter().take(10).map(|warning| redactor.first(warning, 300));
+    let mut warnings: Vec<String> = warned.chain(turned_up).collect();
+    if state == "cut_off" && !last_error.is_empty() {
+        warnings.push(format!("its process said: {}", redactor.last(&last_error, 1_000)));
+    }
+    let mut hosts: Vec<&HostProgress> = summary.hosts.iter().collect();
+    hosts.sort_by_key(|host| urgency(host));
+    let waves = summary.waves.iter().zip(&rollout.plan.waves).take(MAX_WAVES);
+    let told = hosts.iter().take(MAX_HOSTS).map(|host| host_report(host, rollout, &phases, MAX_LOG, context));
+    Some(answer(json!({
+        "rollout_id": rollout.id.to_string(),
+        "state": state,
+        "summary": redactor.first(&headline(summary, rollout, state), 800),
+        "next": next(rollout, state),
+        "action": actions.into_iter().collect::<Vec<_>>().join(", "),
+        "asked": rollout.asked.as_str(),
+        "commit": rollout.revision.as_str(),
+        "subject": subject(rollout, redactor),
+        "operator": redactor.first(&rollout.operator, 100),
+        "began_at": summary.began_at.map(|at| format!("{at:.0}")),
+        "ended_at": summary.ended_at.map(|at| format!("{at:.0}")),
+        "warnings": warnings,
+        "waves": waves.map(|(view, wave)| wave_report(view, wave, redactor)).collect::<Vec<_>>(),
+        "hosts": told.collect::<Vec<_>>(),
+        "more": hosts.len().saturating_sub(MAX_HOSTS),
+    })))
+}
+
+/// Reports a host, with so many lines and bytes of the end of its log.
+fn host_report(
+    host: &HostProgress,
+    rollout: &Rollout,
+    phases: &BTreeMap<HostName, Phase>,
+    (lines, bytes): (usize, usize),
+    context: &ToolContext,
+) -> Value {
+    let redactor = &context.redactor;
+    let facts = describe(host, rollout);
+    let is_active = is_active(host);
+    let is_bad = !matches!(facts.status, "completed" | "pending" | "in_flight" | "returned");
+    let by = if host.response.is_some() { BY_HOST } else { "" };
+    let message = redactor.first(&facts.message, MAX_MESSAGE_BYTES);
+    let last_lines = facts.log.get(facts.log.len().saturating_sub(lines)..).unwrap_or_default();
+    let log = redactor.last(&last_lines.join("\n"), bytes);
+    let sent_at = host.sent_at.filter(|_| is_active);
+    json!({
+        "hostname": host.name.as_str(),
+        "status": facts.status,
+        "runs_now": facts.runs_now.as_ref().map(ToString::to_string),
+        "ran_before": facts.ran_before.as_ref().map(ToString::to_string),
+        "error": facts.error.map(|error| redactor.first(error, 60)),
+        "message": (is_bad && !message.is_empty()).then(|| format!("{by}{message}")),
+        "log": (is_bad && !log.is_empty()).then(|| format!("{BY_HOST}{log}")),
+        "reboot_required": facts.reboot_required.then_some(true),
+        "failed_units": facts.failed_units.iter().take(5).map(|unit| redactor.first(unit, 80)).collect::<Vec<_>>(),
+        "phase": phases.get(&host.name).filter(|_| is_active).map(|phase| phase.doing()),
+        "seconds": sent_at.map(|sent_at| (context.settings.clock)().duration_since(sent_at).as_secs()),
+    })
+}
+
+fn wave_report(view: &WaveProgress, wave: &ResolvedWave, redactor: &Redactor) -> Value {
+    let mut why = None;
+    let state = match &view.state {
+        WaveState::Pending => "pending",
+        WaveState::AwaitingConfirmation => "awaiting_confirmation",
+        WaveState::Running => "running",
+        WaveState::Draining => "draining",
+        WaveState::Baking => "baking",
+        WaveState::Checking => "checking",
+        WaveState::Ended(WaveVerdict::Succeeded) => "succeeded",
+        WaveState::Ended(WaveVerdict::Failed(reason)) => {
+            why = Some(redactor.first(&report::failure_reason(reason), 300));
+            "failed"
+        }
+        WaveState::Ended(WaveVerdict::Interrupted) => "interrupted",
+        WaveState::Ended(WaveVerdict::Skipped) => "not_started",
+    };
+    json!({ "name": redactor.first(&wave.name, 80), "state": state, "why": why })
+}
+
+/// Summarizes a rollout in one line.
+fn headline(summary: &Summary, rollout: &Rollout, state: &str) -> String {
+    let has = |action| rollout.plan.waves.iter().any(|wave| wave.action == action);
+    let note = if has(Action::DryActivate) {
+        " (dry-activate changes nothing on the hosts)"
+    } else if has(Action::Boot) {
+        " (boot takes effect with the next boot)"
+    } else {
+        ""
+    };
+    let (name, done, total) = (rollout.name(), done(summary), summary.hosts.len());
+    match state {
+        "running" => format!("{name}: {done} of {total} hosts are done{note}"),
+        "cut_off" => format!("the process of {name} ended too early: {done} of {total} hosts are done{note}"),
+        _ => {
+            let recap = report::recap(summary, Style::Plain, usize::MAX);
+            let headline = recap.lines().next().unwrap_or_default();
+            format!("{}{note}", headline.trim_start_matches(|c: char| !c.is_alphanumeric()))
+        }
+    }
+}
+
+fn next(rollout: &Rollout, state: &str) -> String {
+    let next = match state {
+        "running" => {
+            let id = rollout.id;
+            return format!("call rollout_status with rollout_id {id} and wait_seconds 45 until it is over");
+        }
+        "paused" => "a person has to confirm the next wave: call resume_rollout when you are told to go on",
+        "cut_off" => "call resume_rollout to go on where it ended",
+        "succeeded" => "nothing",
+        _ => "host_log has more of the log of a host; rollback returns hosts to what they ran before",
+    };
+    next.to_owned()
+}
+
+/// Returns the number of hosts in a final state.
+fn done(summary: &Summary) -> usize {
+    let counts = summary.counts();
+    counts.total() - counts.pending - counts.in_flight
+}
+
+/// Returns the rank of a host in lists: failures first, then hosts in flight.
+fn urgency(host: &HostProgress) -> u8 {
+    match host.state {
+        _ if host.rollback.is_some() => 0,
+        HostState::Final(HostOutcome::Completed | HostOutcome::Current) => 3,
+        HostState::Final(HostOutcome::Skipped(_)) => 4,
+        HostState::Final(_) => 0,
+        HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => 1,
+        HostState::Pending => 2,
+    }
+}
+
+/// Reads the output of a background process: the phases of hosts, which the journal lacks, and its last error.
+fn read_output(mut file: File) -> Option<(BTreeMap<HostName, Phase>, String)> {
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_OUTPUT_BYTES))).ok()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut phases = BTreeMap::new();
+    let mut words = Vec::new();
+    for line in text.lines() {
+        match serde_json::from_str(line) {
+            Ok(Event { kind: EventKind::Started { host, phase: Some(phase) }, .. }) => _ = phases.insert(host, phase),
+            Ok(_) => {}
+            Err(_) if line.starts_with('{') => {}
+            // miette frames and wraps errors for a terminal.
+            Err(_) => words.extend(line.split_whitespace().filter(|word| !["│", "×", "╰─▶", "├─▶"].contains(word))),
+        }
+    }
+    Some((phases, words.join(" ")))
+}
+
+/// Describes an event that deserves a progress message.
+fn message(event: &EventKind) -> Option<String> {
+    Some(match event {
+        EventKind::WaveStarted { wave } => format!("wave {wave} began"),
+        EventKind::Dispatched { host, .. } => format!("{host} was asked"),
+        EventKind::Retrying { host, outcome, .. } => {
+            format!("{host} is {outcome} and will be asked again")
+        }
+        EventKind::Final { host, outcome, .. } => format!("{host} is {outcome}"),
+        EventKind::RollingBack { host, .. } => format!("{host} returns to what it ran before"),
+        EventKind::Draining { wave, .. } => format!("wave {wave} failed; hosts in flight are awaited"),
+        EventKind::Baking { wave, .. } => format!("wave {wave} bakes"),
+        EventKind::Checking { wave } => format!("wave {wave} is checked"),
+        EventKind::WaveEnded { wave, .. } => format!("wave {wave} is over"),
+        EventKind::Interrupted { .. } => "the rollout was told to stop".to_owned(),
+        _ => return None,
     })
 }
