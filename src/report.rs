@@ -21,7 +21,7 @@ use std::io;
 use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
-pub use describe::{HostFacts, Liveness, describe, failure_reason, is_active, missed, outcome};
+pub use describe::{HostFacts, Liveness, describe, failure_reason, is_active, missed, outcome, wave_status};
 pub use document::{Document, html, junit, markdown};
 pub use format::DisplayDuration;
 pub use json::Json;

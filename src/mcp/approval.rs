@@ -62,7 +62,7 @@ pub(super) enum ApprovalOutcome {
 
 /// The question to an approver. An approval is bound to all of it, also to what there is no room to show.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Question<'a> {
+pub(super) struct ApprovalQuestion<'a> {
     tool: &'a str,
     arguments: &'a JsonObject,
     /// What the person types: the target as plans write it, such as `prod.role.dns`, or the name of the plan.
@@ -83,6 +83,7 @@ pub(super) struct Question<'a> {
 
 /// Asks for approvals, and remembers the used ones. A question carries a sealed state to the client and back: everyone can
 /// read it, and nobody can change it.
+#[derive(Debug)]
 pub(super) struct Approvals {
     mode: ApprovalMode,
     redactor: Redactor,
@@ -103,7 +104,7 @@ impl Approvals {
     /// Asks the question in the way that the client supports. Any answer but an approval is an error.
     pub(super) async fn obtain(
         &self,
-        question: &Question<'_>,
+        question: &ApprovalQuestion<'_>,
         progress: &mut Option<Progress<'_>>,
         call: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
@@ -124,7 +125,7 @@ impl Approvals {
 
     async fn ask(
         &self,
-        question: &Question<'_>,
+        question: &ApprovalQuestion<'_>,
         progress: &mut Option<Progress<'_>>,
         ToolCall { context, request, .. }: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
@@ -144,7 +145,11 @@ impl Approvals {
     }
 
     /// Checks the answer that came with the call, or asks when there is none.
-    fn take_answer(&self, question: &Question<'_>, call: &CallToolRequestParams) -> Result<ApprovalOutcome, ToolError> {
+    fn take_answer(
+        &self,
+        question: &ApprovalQuestion<'_>,
+        call: &CallToolRequestParams,
+    ) -> Result<ApprovalOutcome, ToolError> {
         let answer = call.input_responses.as_ref().and_then(|answers| answers.get(FIELD).cloned());
         let Some((state, answer)) = call.request_state.as_ref().zip(answer) else {
             return Ok(ApprovalOutcome::Asked(Box::new(self.sealed(question))));
@@ -155,7 +160,7 @@ impl Approvals {
         Ok(ApprovalOutcome::Given)
     }
 
-    fn sealed(&self, question: &Question<'_>) -> InputRequiredResult {
+    fn sealed(&self, question: &ApprovalQuestion<'_>) -> InputRequiredResult {
         // The codec's own expiry uses the system clock, which a test cannot set.
         let sealed = (Uuid::new_v4(), (self.clock)() + HOLDS_FOR);
         let state = self.codec.seal_json_with(&sealed, &SealOptions::new().associated_data(&question.binding()));
@@ -185,7 +190,7 @@ impl Approvals {
         }
     }
 
-    fn form(&self, question: &Question<'_>) -> ElicitRequestParams {
+    fn form(&self, question: &ApprovalQuestion<'_>) -> ElicitRequestParams {
         let title = format!("Type {} to approve", question.phrase);
         let schema = ElicitationSchema::builder()
             .required_string_with(FIELD, |field| field.title(title).max_length(256))
@@ -230,7 +235,7 @@ async fn elicit(
 }
 
 /// Checks that the person typed the phrase.
-fn check_phrase(question: &Question<'_>, answer: &ElicitResult) -> Result<(), ToolError> {
+fn check_phrase(question: &ApprovalQuestion<'_>, answer: &ElicitResult) -> Result<(), ToolError> {
     if answer.action != ElicitationAction::Accept {
         return Err(ToolError::new("approval_declined", "the person who was asked did not approve")
             .next("nothing was done; do not ask again unless you are told to"));
@@ -239,7 +244,7 @@ fn check_phrase(question: &Question<'_>, answer: &ElicitResult) -> Result<(), To
     if typed.map(str::trim) == Some(&question.phrase) { Ok(()) } else { Err(mistyped(question)) }
 }
 
-fn mistyped(question: &Question<'_>) -> ToolError {
+fn mistyped(question: &ApprovalQuestion<'_>) -> ToolError {
     ToolError::new("approval_mistyped", format!("the person did not type {}", question.phrase))
         .next("nothing was done; call the tool again, without requestState, to have the person asked once more")
 }
@@ -257,13 +262,7 @@ pub(super) fn outdated() -> ToolError {
     .next("nothing was done; call the tool again to have the person asked about what it would do now")
 }
 
-impl fmt::Debug for Approvals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Approvals").finish_non_exhaustive()
-    }
-}
-
-impl<'a> Question<'a> {
+impl<'a> ApprovalQuestion<'a> {
     /// Asks whether a call may start a rollout; the hosts `ahead` go back in history.
     pub(super) fn about(
         tool: &'a str,
@@ -325,7 +324,7 @@ fn named(hosts: &[&HostName]) -> String {
     }
 }
 
-impl fmt::Display for Question<'_> {
+impl fmt::Display for ApprovalQuestion<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tiers: Vec<&str> = self.tiers.iter().map(|tier| tier.as_str()).collect();
         writeln!(f, "An assistant wants to deploy to {}.\n", tiers.join(" and "))?;

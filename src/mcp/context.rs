@@ -141,17 +141,19 @@ impl ToolContext {
         Instant::now() + self.settings.timeouts.answer
     }
 
-    /// Finds the rollout whose id begins with `id`; without an id the running one, or else the latest.
-    pub(super) fn find(&self, id: Option<&str>) -> Result<(Arc<Rollout>, Recorded), ToolError> {
-        match id {
-            Some(id) => self.rollout(id),
-            None => self.latest(|_| true)?.ok_or_else(|| {
-                ToolError::new("unknown_id", "no rollout is on record here").next("deploy or apply_plan begins one")
-            }),
-        }
-    }
-
-    pub(super) fn rollout(&self, id: &str) -> Result<(Arc<Rollout>, Recorded), ToolError> {
+    /// Finds the rollout whose id begins with `id`. Without an id, finds the running one of the wanted rollouts, or else the
+    /// latest.
+    pub(super) fn find(
+        &self,
+        id: Option<&str>,
+        is_wanted: impl Fn(&Recorded) -> bool,
+    ) -> Result<Option<(Arc<Rollout>, Recorded)>, ToolError> {
+        let Some(id) = id else {
+            let mut all = self.rollouts()?;
+            all.retain(is_wanted);
+            let latest = all.iter().rposition(is_running).or(all.len().checked_sub(1));
+            return Ok(latest.and_then(|latest| with_rollout(all.swap_remove(latest))));
+        };
         if id.is_empty() {
             return Err(ToolError::new("invalid_arguments", "rollout_id is empty")
                 .next("leave rollout_id out for the one that runs, else the latest"));
@@ -159,18 +161,14 @@ impl ToolContext {
         let journals = &self.settings.operator.journals;
         let found = Some(journals.read(&journals.find(id)?)?).filter(|recorded| self.may_show(recorded));
         let unknown = || JournalError::Unknown { prefix: id.to_owned(), near: String::new() };
-        Ok(found.and_then(begun).ok_or_else(unknown)?)
+        Ok(Some(found.and_then(with_rollout).ok_or_else(unknown)?))
     }
 
-    /// Finds the running one of the wanted rollouts, or else the latest.
-    pub(super) fn latest(
-        &self,
-        is_wanted: impl Fn(&Recorded) -> bool,
-    ) -> Result<Option<(Arc<Rollout>, Recorded)>, ToolError> {
-        let mut all = self.rollouts()?;
-        all.retain(is_wanted);
-        let latest = all.iter().rposition(is_running).or(all.len().checked_sub(1));
-        Ok(latest.and_then(|latest| begun(all.swap_remove(latest))))
+    /// Finds a rollout as [`find`](Self::find) does; it is an error when there is none.
+    pub(super) fn rollout(&self, id: Option<&str>) -> Result<(Arc<Rollout>, Recorded), ToolError> {
+        self.find(id, |_| true)?.ok_or_else(|| {
+            ToolError::new("unknown_id", "no rollout is on record here").next("deploy or apply_plan begins one")
+        })
     }
 
     /// Returns all rollouts that this server may show, the latest last.
@@ -199,7 +197,7 @@ impl ToolContext {
     }
 }
 
-fn begun(recorded: Recorded) -> Option<(Arc<Rollout>, Recorded)> {
+fn with_rollout(recorded: Recorded) -> Option<(Arc<Rollout>, Recorded)> {
     Some((recorded.summary.rollout.clone()?, recorded))
 }
 

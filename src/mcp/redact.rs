@@ -13,11 +13,18 @@ use serde_json::Value;
 use crate::text;
 
 /// Matches seeds: `S`, the letter of a kind of key, and base32. The beginning of a seed is a secret too.
-static SEED: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new("S[UANOC][A-Z2-7]{16,}").expect("it is written as regular expressions are"));
+static SEED: LazyLock<Regex> = LazyLock::new(|| pattern("S[UANOC][A-Z2-7]{16,}"));
 
-/// The ends of keys in URL queries whose values are secret.
-const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "key"];
+/// Matches the user and password of a URL.
+static USER: LazyLock<Regex> = LazyLock::new(|| pattern(r#"://[^/?\#\s"'<>`]*@"#));
+
+/// Matches a parameter of a URL with a secret value.
+static SECRET: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"(?i)([?&][^=&\s"'<>`]*(?:token|password|secret|key)=)[^&\s"'<>`]*"#));
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("it is written as regular expressions are")
+}
 
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
@@ -38,7 +45,8 @@ impl Redactor {
         for path in &self.key_files {
             clean = clean.replace(path, "<key file>");
         }
-        SEED.replace_all(&without_url_secrets(&clean), "<seed>").into_owned()
+        let without_users = USER.replace_all(&clean, "://");
+        SEED.replace_all(&SECRET.replace_all(&without_users, "${1}hidden"), "<seed>").into_owned()
     }
 
     /// Cleans a text and cuts its end.
@@ -88,35 +96,6 @@ impl Redactor {
             }
         }
     }
-}
-
-/// Removes users and passwords from URLs, and the values of secret keys from their queries.
-fn without_url_secrets(text: &str) -> String {
-    let clean = |piece: &str| {
-        let (url, after) = piece.split_at(piece.find(ends_url).unwrap_or(piece.len()));
-        format!("{}{after}", public(url))
-    };
-    let mut pieces = text.split("://");
-    let before = pieces.next().unwrap_or_default().to_owned();
-    std::iter::once(before).chain(pieces.map(clean)).collect::<Vec<_>>().join("://")
-}
-
-fn ends_url(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`')
-}
-
-/// Removes the secrets from a URL without its scheme.
-fn public(url: &str) -> String {
-    let (authority, path) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let Some((path, query)) = path.split_once('?') else { return format!("{host}{path}") };
-    let public = |pair: &str| match pair.split_once('=') {
-        Some((key, _)) if SECRET_KEYS.iter().any(|secret| key.to_ascii_lowercase().ends_with(secret)) => {
-            format!("{key}=hidden")
-        }
-        _ => pair.to_owned(),
-    };
-    format!("{host}{path}?{}", query.split('&').map(public).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]

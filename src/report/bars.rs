@@ -128,7 +128,7 @@ impl<W: Write> Bars<W> {
 impl<W: Write> Reporter for Bars<W> {
     fn event(&mut self, event: &Event, _json: &[u8], summary: &Summary) -> io::Result<()> {
         self.since.get_or_insert(event.at);
-        self.layout.learn(event, summary);
+        self.layout.update(event, summary);
         if let Some(line) = Layout::new(summary, self.layout).and_then(|layout| lasting_line(&layout, event)) {
             self.lasting.push(line.wrapped((self.size)().columns, self.style));
         }

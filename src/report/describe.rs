@@ -10,9 +10,9 @@ use super::format::{DisplayDuration, count, first_line, pad, safe, shorten};
 use crate::clock;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
-use crate::rollout::summary::{Counts, HostProgress, HostRollback, HostState};
+use crate::rollout::summary::{Counts, HostProgress, HostRollback, HostState, WaveState};
 use crate::rollout::{
-    FailureReason, HostOutcome, Outcome, Rollout, SkipReason, Summary, UnexpectedResponse, WaveIndex,
+    FailureReason, HostOutcome, Outcome, Rollout, SkipReason, Summary, UnexpectedResponse, WaveIndex, WaveVerdict,
 };
 
 /// The phrase for a host that rolled back.
@@ -372,6 +372,22 @@ pub(super) fn revision(rollout: &Rollout) -> String {
         (None, Some(commit)) => format!("{} -> {}", rollout.asked, commit.short()),
         (_, Some(commit)) => commit.short().to_owned(),
         (_, None) => rollout.revision.to_string(),
+    }
+}
+
+/// Returns the status of a wave as a word.
+pub const fn wave_status(state: &WaveState) -> &'static str {
+    match state {
+        WaveState::Pending => "pending",
+        WaveState::AwaitingConfirmation => "awaiting_confirmation",
+        WaveState::Running => "running",
+        WaveState::Draining => "draining",
+        WaveState::Baking => "baking",
+        WaveState::Checking => "checking",
+        WaveState::Ended(WaveVerdict::Succeeded) => "succeeded",
+        WaveState::Ended(WaveVerdict::Failed(_)) => "failed",
+        WaveState::Ended(WaveVerdict::Interrupted) => "interrupted",
+        WaveState::Ended(WaveVerdict::Skipped) => "not_started",
     }
 }
 

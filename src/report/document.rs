@@ -61,7 +61,7 @@ impl<'a> Document<'a> {
     }
 
     /// Returns the facts about the whole rollout, each with a title. Times are in `zone`.
-    fn facts(&self, zone: &TimeZone) -> Vec<(&'static str, String)> {
+    fn header(&self, zone: &TimeZone) -> Vec<(&'static str, String)> {
         let at = |at: Timestamp| clock::local(at, zone);
         let facts = [
             ("revision", Some(self.revision())),
@@ -141,14 +141,10 @@ impl WaveSection<'_> {
         match &self.view.state {
             WaveState::Pending => "not begun".to_owned(),
             WaveState::AwaitingConfirmation => "asks first".to_owned(),
-            WaveState::Running => "running".to_owned(),
             WaveState::Draining => "halted".to_owned(),
-            WaveState::Baking => "baking".to_owned(),
-            WaveState::Checking => "checking".to_owned(),
-            WaveState::Ended(WaveVerdict::Succeeded) => "succeeded".to_owned(),
             WaveState::Ended(WaveVerdict::Failed(cause)) => format!("failed: {}", describe::failure_reason(cause)),
-            WaveState::Ended(WaveVerdict::Interrupted) => "interrupted".to_owned(),
             WaveState::Ended(WaveVerdict::Skipped) => "skipped".to_owned(),
+            state => describe::wave_status(state).to_owned(),
         }
     }
 }
@@ -195,7 +191,7 @@ impl HostSection<'_> {
 
 pub fn markdown(document: &Document<'_>, zone: &TimeZone) -> String {
     let mut page = vec![format!("# Rollout {}: {}\n", escape(&document.name()), document.outcome())];
-    page.extend(document.facts(zone).iter().map(|(title, fact)| format!("- {title}: {}", escape(fact))));
+    page.extend(document.header(zone).iter().map(|(title, fact)| format!("- {title}: {}", escape(fact))));
     for wave in document.waves() {
         let (waves, name, verdict) = (document.summary.waves.len(), escape(&wave.name), escape(&wave.verdict()));
         page.push(format!("\n## {}/{waves} {name}: {verdict}\n", wave.index));
@@ -236,13 +232,6 @@ fn fence(text: &str) -> String {
 
 // -- JUnit
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CaseResult {
-    Passed,
-    Failed,
-    Skipped,
-}
-
 /// Renders a wave as a suite, and a host as a test case.
 pub fn junit(document: &Document<'_>) -> String {
     let cases = case_counts(document.waves().flat_map(|wave| document.hosts(wave.index)));
@@ -256,9 +245,9 @@ pub fn junit(document: &Document<'_>) -> String {
         for host in document.hosts(wave.index) {
             let (says, log) = (xml(&format!("{}: {}", host.status(), host.says(&TimeZone::UTC))), xml(&host.log()));
             let inside = match case_result(host.view) {
-                CaseResult::Passed => String::new(),
-                CaseResult::Skipped => format!("<skipped message=\"{says}\"/>"),
-                CaseResult::Failed => format!("<failure message=\"{says}\">{log}</failure>"),
+                Some("skipped") => format!("<skipped message=\"{says}\"/>"),
+                Some(failure) => format!("<{failure} message=\"{says}\">{log}</{failure}>"),
+                None => String::new(),
             };
             let (host, seconds) = (xml(host.view.name.as_str()), host.took.unwrap_or_default().0.as_secs_f64());
             let case = format!("classname=\"{name}\" name=\"{host}\" time=\"{seconds:.3}\"");
@@ -270,19 +259,19 @@ pub fn junit(document: &Document<'_>) -> String {
 }
 
 fn case_counts<'a>(hosts: impl Iterator<Item = HostSection<'a>>) -> String {
-    let results: Vec<CaseResult> = hosts.map(|host| case_result(host.view)).collect();
-    let number = |wanted| results.iter().filter(|result| **result == wanted).count();
-    let (failed, skipped) = (number(CaseResult::Failed), number(CaseResult::Skipped));
+    let results: Vec<Option<&str>> = hosts.map(|host| case_result(host.view)).collect();
+    let number = |wanted| results.iter().filter(|result| **result == Some(wanted)).count();
+    let (failed, skipped) = (number("failure"), number("skipped"));
     format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", results.len())
 }
 
-/// Returns the result of a host. A host that has not finished has neither passed nor failed, and counts as skipped.
-fn case_result(host: &HostProgress) -> CaseResult {
+/// Returns the name of the element for a host that has not passed. One that has not finished counts as skipped.
+fn case_result(host: &HostProgress) -> Option<&'static str> {
     match host.state {
-        HostState::Final(_) if host.runs_what_was_asked() => CaseResult::Passed,
-        HostState::Final(HostOutcome::Skipped(_)) => CaseResult::Skipped,
-        HostState::Final(_) => CaseResult::Failed,
-        _ => CaseResult::Skipped,
+        HostState::Final(_) if host.runs_what_was_asked() => None,
+        HostState::Final(HostOutcome::Skipped(_)) => Some("skipped"),
+        HostState::Final(_) => Some("failure"),
+        _ => Some("skipped"),
     }
 }
 

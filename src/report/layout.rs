@@ -21,7 +21,7 @@ pub(super) struct LayoutState {
 
 impl LayoutState {
     /// Updates the state with an event that `summary` already includes.
-    pub(super) fn learn(&mut self, event: &Event, summary: &Summary) {
+    pub(super) fn update(&mut self, event: &Event, summary: &Summary) {
         match &event.kind {
             EventKind::Begun(_) | EventKind::Resumed => {
                 self.name_width = widest(summary.hosts.iter().map(|host| host.name.as_str()));
@@ -54,14 +54,14 @@ pub(super) struct Line {
     /// Columns before the symbol.
     indent: usize,
     /// Columns at the start of the text that hold a name, which is never cut.
-    uncut: usize,
+    name_columns: usize,
     /// Dimmed text after the line, cut to the room that is left.
     pub(super) aside: Option<String>,
 }
 
 impl Line {
     pub(super) fn new(symbol: Symbol, text: impl Into<String>) -> Self {
-        Self { symbol, text: text.into(), indent: 0, uncut: 0, aside: None }
+        Self { symbol, text: text.into(), indent: 0, name_columns: 0, aside: None }
     }
 
     pub(super) fn in_style(&self, style: Style) -> String {
@@ -82,7 +82,7 @@ impl Line {
     pub(super) fn within(mut self, width: usize, style: Style) -> String {
         let room = width.saturating_sub(self.indent + SYMBOL_COLUMNS);
         // Room for the `…`, so that a cut does not look like the end of the name.
-        self.text = shorten(&self.text, room.max(self.uncut + "  …".chars().count()));
+        self.text = shorten(&self.text, room.max(self.name_columns + "  …".chars().count()));
         let left = room.saturating_sub(columns(&self.text) + ASIDE.len());
         let aside = self.aside.take().filter(|_| left >= MIN_ASIDE).map(|aside| shorten(&aside, left));
         let (dim, plain) = if style == Style::Colored { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
@@ -105,100 +105,92 @@ impl<'a> Layout<'a> {
 
     /// Returns the line for an event, or `None` if another line already covers it.
     pub(super) fn event(&self, event: &Event) -> Option<Line> {
-        use Symbol::{Bad, Good, UnderWay, Waits, Warning};
-        match &event.kind {
-            EventKind::Begun(_) => Some(self.begun()),
-            EventKind::Resumed => Some(self.resumed()),
-            EventKind::AwaitingConfirmation { wave } => self.wave(Waits, *wave, "asks first"),
-            EventKind::WaveStarted { wave } => self.wave_started(*wave),
+        use Symbol::{Bad, Good, Skipped, UnderWay, Waits, Warning};
+        let (symbol, text) = match &event.kind {
+            EventKind::Begun(_) => (UnderWay, self.begun()),
+            EventKind::Resumed => (UnderWay, self.resumed()),
+            EventKind::AwaitingConfirmation { wave } => return self.wave(Waits, *wave, "asks first"),
+            EventKind::WaveStarted { wave } => {
+                let resolved = self.resolved_wave(*wave)?;
+                let (hosts, most) = (resolved.hosts.len(), resolved.limits.max_parallel);
+                return self.wave(UnderWay, *wave, &format!("{}, {} at once", count(hosts, "host"), most.min(hosts)));
+            }
             EventKind::Dispatched { host, attempt, .. } => {
                 let again = if *attempt > 1 { format!("attempt {attempt}") } else { String::new() };
-                Some(self.host(UnderWay, host, "sent", None, &again))
+                return Some(self.host(UnderWay, host, "sent", None, &again));
             }
             EventKind::Started { host, .. } => {
                 let view = self.summary.host(host)?;
                 let took = view.sent_at.map(|sent_at| DisplayDuration::between(sent_at, event.at));
-                Some(self.host(UnderWay, host, describe::state_word(view), took, ""))
+                return Some(self.host(UnderWay, host, describe::state_word(view), took, ""));
             }
             EventKind::Retrying { host, outcome, delay } => {
                 let detail = format!("asked again in {}", DisplayDuration(*delay));
-                Some(self.host(Waits, host, outcome.as_str(), None, &detail))
+                return Some(self.host(Waits, host, outcome.as_str(), None, &detail));
             }
             // The line at the end of a wave counts the hosts that were not asked. An accepted host starts a moment
             // later. The recap shows how the rollout ended.
             EventKind::Final { outcome: HostOutcome::Skipped(_) | HostOutcome::Current, .. }
             | EventKind::Accepted { .. }
-            | EventKind::Ended { .. } => None,
+            | EventKind::Ended { .. } => return None,
             EventKind::Final { host, .. }
             | EventKind::RollingBack { host, .. }
             | EventKind::RollbackEnded { host, .. } => {
-                self.summary.host(host).map(|view| self.host_now(view, event.at))
+                return self.summary.host(host).map(|view| self.host_now(view, event.at));
             }
             EventKind::Draining { wave, cause } => {
-                let text = format!("halted: {}; {}", describe::failure_reason(cause), describe::awaited(self.summary));
-                self.wave(Bad, *wave, &text)
+                let (reason, awaited) = (describe::failure_reason(cause), describe::awaited(self.summary));
+                return self.wave(Bad, *wave, &format!("halted: {reason}; {awaited}"));
             }
             EventKind::Baking { wave, remaining } => {
-                self.wave(Waits, *wave, &format!("baking {}", DisplayDuration(*remaining)))
+                return self.wave(Waits, *wave, &format!("baking {}", DisplayDuration(*remaining)));
             }
-            EventKind::Checking { wave } => self.wave(UnderWay, *wave, &self.checking(*wave)?),
-            EventKind::WaveEnded { wave, verdict } => self.wave_ended(*wave, verdict),
+            EventKind::Checking { wave } => return self.wave(UnderWay, *wave, &self.checking(*wave)?),
+            EventKind::WaveEnded { wave, verdict } => return self.wave_ended(*wave, verdict),
             EventKind::Interrupted { how: Interrupt::Drain } => {
                 let awaited = describe::awaited(self.summary);
-                let text = format!("interrupted: nothing new is sent; {awaited}. A second interrupt leaves at once");
-                Some(Line::new(Bad, text))
+                (Bad, format!("interrupted: nothing new is sent; {awaited}. A second interrupt leaves at once"))
             }
-            EventKind::Interrupted { how: Interrupt::Abort } => Some(Line::new(Bad, "interrupted: leaving at once")),
+            EventKind::Interrupted { how: Interrupt::Abort } => (Bad, "interrupted: leaving at once".to_owned()),
             EventKind::Connection { state: Connection::Down } => {
-                Some(Line::new(Warning, "connection lost; what runs on the hosts goes on"))
+                (Warning, "connection lost; what runs on the hosts goes on".to_owned())
             }
-            EventKind::Connection { state: Connection::Up } => Some(Line::new(Good, "reconnected")),
+            EventKind::Connection { state: Connection::Up } => (Good, "reconnected".to_owned()),
             EventKind::Resolved { host, .. } => {
-                let found = format!("{}, as {} found it", describe::revision(self.rollout), host.as_str());
-                Some(Line::new(Good, found))
+                (Good, format!("{}, as {host} found it", describe::revision(self.rollout)))
             }
-            EventKind::Staged => {
-                Some(Line::new(Good, "every host has fetched its system; from here on they are changed"))
-            }
+            EventKind::Staged => (Good, "every host has fetched its system; from here on they are changed".to_owned()),
             EventKind::AnsweredLate { host, wave } => {
-                let text = format!("{} turned up too late for this wave, and is not deployed", host.as_str());
-                self.wave(Symbol::Skipped, *wave, &text)
+                let text = format!("{host} turned up too late for this wave, and is not deployed");
+                return self.wave(Skipped, *wave, &text);
             }
             EventKind::UnexpectedResponse { host, anomaly } => {
-                let sentence = describe::unexpected_response(host, anomaly, self.summary);
-                Some(Line::new(Warning, format!("warning: {sentence}")))
+                (Warning, format!("warning: {}", describe::unexpected_response(host, anomaly, self.summary)))
             }
             EventKind::HookFailed { hook, reason } => {
-                Some(Line::new(Warning, format!("warning: {hook} failed: {}", first_line(reason))))
+                (Warning, format!("warning: {hook} failed: {}", first_line(reason)))
             }
-        }
+        };
+        Some(Line::new(symbol, text))
     }
 
-    fn begun(&self) -> Line {
+    fn begun(&self) -> String {
         let Rollout { plan, id, .. } = self.rollout;
         let revision = describe::revision(self.rollout);
-        let what = match plan.waves.as_slice() {
+        match plan.waves.as_slice() {
             [wave] if is_deployment(self.rollout) => format!("{}: {} {revision}", plan.name, wave.action),
             waves => {
                 let (hosts, waves) = (count(self.summary.hosts.len(), "host"), count(waves.len(), "wave"));
                 format!("Rollout {} {} begins: {revision}, {hosts} in {waves}", plan.name, id.short())
             }
-        };
-        Line::new(Symbol::UnderWay, what)
+        }
     }
 
-    fn resumed(&self) -> Line {
+    fn resumed(&self) -> String {
         let counts = self.summary.counts();
         let at_it = if counts.in_flight > 0 { format!(", {} may be at it", counts.in_flight) } else { String::new() };
-        let left = format!(
-            "{} of {} completed before{at_it}",
-            counts.completed + counts.current,
-            count(counts.total(), "host")
-        );
-        Line::new(
-            Symbol::UnderWay,
-            format!("Rollout {} {} resumes: {left}", self.rollout.name(), self.rollout.id.short()),
-        )
+        let (name, id, hosts) = (self.rollout.name(), self.rollout.id.short(), count(counts.total(), "host"));
+        format!("Rollout {name} {id} resumes: {} of {hosts} completed before{at_it}", counts.completed + counts.current)
     }
 
     // -- waves: a deployment without a plan shows none
@@ -213,13 +205,6 @@ impl<'a> Layout<'a> {
 
     pub(super) fn resolved_wave(&self, wave: WaveIndex) -> Option<&ResolvedWave> {
         self.rollout.plan.waves.get(wave.0).filter(|_| !is_deployment(self.rollout))
-    }
-
-    fn wave_started(&self, wave: WaveIndex) -> Option<Line> {
-        let resolved = self.resolved_wave(wave)?;
-        let hosts = resolved.hosts.len();
-        let text = format!("{}, {} at once", count(hosts, "host"), resolved.limits.max_parallel.min(hosts));
-        self.wave(Symbol::UnderWay, wave, &text)
     }
 
     pub(super) fn checking(&self, wave: WaveIndex) -> Option<String> {
@@ -271,13 +256,13 @@ impl<'a> Layout<'a> {
     fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<DisplayDuration>, detail: &str) -> Line {
         let name = host.as_str();
         let text = describe::host_row(name, self.state.name_width, state, took, detail);
-        Line { uncut: columns(name), ..self.among_hosts(symbol, text) }
+        Line { name_columns: columns(name), ..self.among_hosts(symbol, text) }
     }
 
     /// Returns a line indented like those of hosts.
     pub(super) fn among_hosts(&self, symbol: Symbol, text: String) -> Line {
         let indent = if is_deployment(self.rollout) { 0 } else { 4 };
-        Line { symbol, text, indent, uncut: 0, aside: None }
+        Line { symbol, text, indent, name_columns: 0, aside: None }
     }
 
     /// Returns the line for a host's current state, with the time that its run has taken.

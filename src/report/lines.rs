@@ -63,7 +63,7 @@ impl<W: Write> Lines<W> {
 
 impl<W: Write> Reporter for Lines<W> {
     fn event(&mut self, event: &Event, _json: &[u8], summary: &Summary) -> io::Result<()> {
-        self.layout.learn(event, summary);
+        self.layout.update(event, summary);
         let layout = Layout::new(summary, self.layout).filter(|_| self.is_news(event, summary));
         layout.and_then(|layout| layout.event(event)).map_or(Ok(()), |line| self.out.text(&line.in_style(self.style)))
     }

@@ -15,8 +15,9 @@ const MAX_VERSIONS: usize = 30;
 /// important ones first, and the number of the others.
 pub fn packages(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String> {
     let mut packages: Vec<&PackageChange> = changes.packages.iter().filter(|package| has_versions(package)).collect();
-    packages
-        .sort_by_key(|package| (!is_booted(package, changes), std::cmp::Reverse(package.hosts.len()), &package.name));
+    packages.sort_by_key(|package| {
+        (!needs_reboot(package, changes), std::cmp::Reverse(package.hosts.len()), &package.name)
+    });
     let told: BTreeSet<&HostName> = packages.iter().flat_map(|package| &package.hosts).collect();
     let hidden = packages.len().saturating_sub(most);
     packages.truncate(most);
@@ -41,7 +42,7 @@ fn has_versions(package: &PackageChange) -> bool {
 }
 
 /// Whether the package is a kernel or initrd that makes its hosts reboot.
-fn is_booted(package: &PackageChange, changes: &Changes) -> bool {
+fn needs_reboot(package: &PackageChange, changes: &Changes) -> bool {
     let is_kernel = package.name == "linux" || package.name.starts_with("linux-") || package.name.starts_with("initrd");
     is_kernel && package.hosts.is_subset(&changes.reboots)
 }
@@ -58,7 +59,7 @@ fn row(package: &PackageChange, changes: &Changes, rollout: &Rollout) -> [String
         (false, false) => ("", format!("{} -> {}", versions(before), versions(after))),
     };
     let hosts = match hosts.first() {
-        _ if is_booted(package, changes) => format!("{}: reboot   {}", count(hosts.len(), "host"), names(hosts)),
+        _ if needs_reboot(package, changes) => format!("{}: reboot   {}", count(hosts.len(), "host"), names(hosts)),
         Some(only) if hosts.len() == 1 && rollout.plan.hosts().nth(1).is_some() => {
             format!("only {}", only.as_str())
         }
@@ -76,7 +77,7 @@ fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Ve
     let untold = rollout.plan.hosts().map(|host| &host.hostname).filter(is_untold).cloned().collect();
     let unseen: BTreeSet<HostName> = packages
         .iter()
-        .filter(|package| is_booted(package, changes))
+        .filter(|package| needs_reboot(package, changes))
         .fold(reboots.clone(), |left, package| left.difference(&package.hosts).cloned().collect());
     let is_skipped = rollout.plan.hosts().filter(|host| unchanged.contains(&host.hostname)).all(|host| host.is_current);
     let skipped = if is_skipped { ": skipped" } else { "" };

@@ -38,12 +38,12 @@ pub fn recap(summary: &Summary, style: Style, width: usize) -> String {
         return headline(text + &recap.took());
     }
     let sections = remarks.into_iter().chain([vec![recap.counts()]]).filter(|section| !section.is_empty());
-    let sections = sections.map(|rows| rows.iter().map(|row| broken(row, width)).collect::<Vec<_>>().join("\n"));
+    let sections = sections.map(|rows| rows.iter().map(|row| wrap_row(row, width)).collect::<Vec<_>>().join("\n"));
     std::iter::once(headline(text)).chain(sections).collect::<Vec<_>>().join("\n\n")
 }
 
 /// Wraps a row that is too wide. The continuation of a log line repeats its bar.
-fn broken(row: &str, width: usize) -> String {
+fn wrap_row(row: &str, width: usize) -> String {
     if columns(row) <= width {
         return row.to_owned();
     }
@@ -86,14 +86,14 @@ impl Recap<'_> {
         match self.summary.outcome {
             Some(Outcome::Succeeded) => (Symbol::Good, format!("{name}: {}", self.success())),
             Some(Outcome::Failed) => {
-                let place = self.place("in", |verdict| matches!(verdict, WaveVerdict::Failed(_)));
+                let place = self.in_wave("in", |verdict| matches!(verdict, WaveVerdict::Failed(_)));
                 let cause = self.cause(": ");
-                (Symbol::Bad, format!("{name} failed{place}{cause}.{}{unstarted}", self.returns()))
+                (Symbol::Bad, format!("{name} failed{place}{cause}.{}{unstarted}", self.rollback_sentence()))
             }
             Some(Outcome::Interrupted) => {
                 let ended_so = |verdict: &_| matches!(verdict, WaveVerdict::Interrupted | WaveVerdict::Failed(_));
-                let (place, cause) = (self.place("in", ended_so), self.cause(", which had failed: "));
-                (Symbol::Bad, format!("{name} was interrupted{place}{cause}.{}{unstarted}", self.returns()))
+                let (place, cause) = (self.in_wave("in", ended_so), self.cause(", which had failed: "));
+                (Symbol::Bad, format!("{name} was interrupted{place}{cause}.{}{unstarted}", self.rollback_sentence()))
             }
             Some(Outcome::Declined) => (Symbol::Skipped, format!("{name} was declined{}.{unstarted}", self.before())),
             Some(Outcome::Paused) => {
@@ -117,12 +117,6 @@ impl Recap<'_> {
         format!("{done} in {waves}, {}", describe::revision(self.rollout))
     }
 
-    fn wave(&self, wave: WaveIndex) -> String {
-        let waves = &self.rollout.plan.waves;
-        let name = waves.get(wave.0).map(|wave| wave.name.as_str()).unwrap_or_default();
-        format!("wave {wave}/{} \"{name}\"", waves.len())
-    }
-
     /// Returns the reason why the first failed wave failed, prefixed with `lead`.
     fn cause(&self, lead: &str) -> String {
         let causes = self.summary.waves.iter().filter_map(|wave| match &wave.state {
@@ -133,12 +127,15 @@ impl Recap<'_> {
     }
 
     /// Formats the first wave that ended with such a verdict, behind a preposition.
-    fn place(&self, preposition: &str, ended_so: impl Fn(&WaveVerdict) -> bool) -> String {
-        self.wave_that(ended_so).map(|wave| format!(" {preposition} {}", self.wave(wave))).unwrap_or_default()
+    fn in_wave(&self, preposition: &str, ended_so: impl Fn(&WaveVerdict) -> bool) -> String {
+        let Some(wave) = self.wave_that(ended_so) else { return String::new() };
+        let waves = &self.rollout.plan.waves;
+        let name = waves.get(wave.0).map(|wave| wave.name.as_str()).unwrap_or_default();
+        format!(" {preposition} wave {wave}/{} \"{name}\"", waves.len())
     }
 
     fn before(&self) -> String {
-        self.place("before", |verdict| *verdict == WaveVerdict::Skipped)
+        self.in_wave("before", |verdict| *verdict == WaveVerdict::Skipped)
     }
 
     /// Formats the sentence about waves that were not started. They are always the last ones.
@@ -152,7 +149,7 @@ impl Recap<'_> {
     }
 
     /// Formats the sentence about the hosts that were to roll back because their wave failed.
-    fn returns(&self) -> String {
+    fn rollback_sentence(&self) -> String {
         let hosts = || self.summary.hosts.iter().filter(|host| self.was_to_return(host));
         let (total, returned) = (hosts().count(), hosts().filter(|host| host.has_rolled_back()).count());
         match total - returned {
@@ -211,7 +208,7 @@ impl Recap<'_> {
         let mut tails = 0;
         for host in asked {
             rows.push(self.row(host, width));
-            let tail = if tails < MAX_TAILS { evidence(host) } else { Vec::new() };
+            let tail = if tails < MAX_TAILS { units_and_log(host) } else { Vec::new() };
             tails += usize::from(!tail.is_empty());
             rows.extend(tail);
         }
@@ -272,7 +269,7 @@ impl Recap<'_> {
 }
 
 /// Returns the failed units of a host and the end of its log.
-fn evidence(host: &HostProgress) -> Vec<String> {
+fn units_and_log(host: &HostProgress) -> Vec<String> {
     let Some(response) = host.response.as_deref() else { return Vec::new() };
     let mut rows = Vec::new();
     if !response.failed_units.is_empty() {

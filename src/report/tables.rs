@@ -27,7 +27,7 @@ pub fn hosts_table(answers: &[HostAnswer], behind: &BTreeMap<Commit, usize>, now
         [
             report.hostname.to_string(),
             report.tier.to_string(),
-            report.role.as_ref().map_or_else(|| "-".to_owned(), |role| safe(role.as_str())),
+            report.role.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             report.revision.as_ref().map_or_else(|| "-".to_owned(), commit),
             state(answer, now),
         ]

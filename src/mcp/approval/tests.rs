@@ -45,9 +45,9 @@ impl Deed {
         }
     }
 
-    fn question(&self) -> Question<'_> {
+    fn question(&self) -> ApprovalQuestion<'_> {
         let arguments = self.arguments.as_object().unwrap();
-        let mut question = Question::about(self.tool, arguments, self.phrase, &self.rollout, &self.ahead);
+        let mut question = ApprovalQuestion::about(self.tool, arguments, self.phrase, &self.rollout, &self.ahead);
         question.plan_hash = self.plan_hash;
         question
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::hosts::check_targets;
 use crate::mcp::answer::ToolError;
-use crate::mcp::approval::{ApprovalOutcome, Question, outdated};
+use crate::mcp::approval::{ApprovalOutcome, ApprovalQuestion, outdated};
 use crate::mcp::call::{self, Progress, ToolCall};
 use crate::mcp::context::{ToolContext, is_resumable};
 use crate::mcp::policy::Credential;
@@ -149,7 +149,7 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
             RollbackPlan::of_hosts(&context.rollouts()?, &[(None, host)])?
         }
         RollbackArguments { hostname: None, rollout_id: Some(id) } => {
-            let (rollout, _) = context.rollout(&id)?;
+            let (rollout, _) = context.rollout(Some(&id))?;
             RollbackPlan::of_rollout(&context.rollouts()?, &rollout.id.to_string())?
         }
         _ => {
@@ -171,10 +171,7 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
 
 pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let ResumeArguments { rollout_id } = call::arguments(call.arguments)?;
-    let found = match rollout_id {
-        Some(id) => Some(context.rollout(&id)?),
-        None => context.latest(is_resumable)?,
-    };
+    let found = context.find(rollout_id.as_deref(), is_resumable)?;
     let (rollout, recorded) = found.ok_or_else(|| {
         ToolError::new("unknown_id", "no rollout on record here is paused or cut off")
             .next("rollout_status with list: true shows the rollouts on record")
@@ -259,12 +256,12 @@ impl ToolContext {
     }
 
     /// Checks that the rollout may start, and returns the question to the approver.
-    fn question<'a>(&self, launch: &'a Launch<'_>, prepared: &'a Prepared) -> Result<Question<'a>, ToolError> {
+    fn question<'a>(&self, launch: &'a Launch<'_>, prepared: &'a Prepared) -> Result<ApprovalQuestion<'a>, ToolError> {
         prepared.check_no_other_rollout()?;
         prepared.check_not_downgrade(launch.no_downgrade)?;
         let Launch { call, phrase, plan_hash, resumes, .. } = launch;
         let Prepared { rollout, ahead, changes, .. } = prepared;
-        let mut question = Question::about(&call.request.name, call.arguments, phrase, rollout, ahead);
+        let mut question = ApprovalQuestion::about(&call.request.name, call.arguments, phrase, rollout, ahead);
         question.plan_hash = plan_hash.as_deref();
         if let Some((_, wave)) = resumes.and_then(unconfirmed) {
             question.confirm(wave);

@@ -19,6 +19,9 @@ use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Proble
 
 const MAX_SUBJECTS: usize = 5;
 
+/// The most hosts or roles that an error lists.
+const MAX_NAMES: usize = 30;
+
 /// List the hosts that answer now: what they run, how their last deployment ended, problems. With branch: how many commits each
 /// is behind it, and which. A host that is missing is down, or its agent is.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -52,7 +55,16 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
     let reports: Vec<&HostReport> =
         all.iter().map(|answer| &*answer.report).filter(|report| is_asked(report)).collect();
     if reports.is_empty() && !all.is_empty() {
-        return Err(unknown(&asked, &all));
+        let (hosts, roles) = names(all.iter());
+        return Err(match &asked.hostname {
+            Some(host) if !hosts.contains(host.as_str()) => {
+                unknown("unknown_host", &format!("host {:?}", host.as_str()), &hosts)
+            }
+            _ => {
+                let role = asked.role.as_ref().map_or("", Role::as_str);
+                unknown("unknown_role", &format!("such host of the role {role:?}"), &roles)
+            }
+        });
     }
     let tip = match &asked.branch {
         Some(branch) => Some(behind(context, branch, &reports).await?),
@@ -131,18 +143,6 @@ async fn behind(
     Ok((tip, known))
 }
 
-fn unknown(asked: &HostsArguments, all: &[HostAnswer]) -> ToolError {
-    match (&asked.hostname, &asked.role) {
-        (Some(host), _) if !reports(all).any(|report| report.hostname == *host) => {
-            nobody("unknown_host", &format!("host {:?}", host.as_str()), hostnames(reports(all)))
-        }
-        (_, role) => {
-            let role = role.as_ref().map_or("", Role::as_str);
-            nobody("unknown_role", &format!("such host of the role {role:?}"), roles(reports(all)))
-        }
-    }
-}
-
 // -- targets
 
 impl ToolContext {
@@ -156,36 +156,36 @@ impl ToolContext {
     /// Returns the error for no target or several, with the names to choose from. A schema that demanded exactly one would make
     /// some clients drop the tool.
     pub(super) async fn one_target(&self, credential: Credential, tier: Tier, what: &str) -> ToolError {
-        let hosts = match self.roll_call(credential, Some(tier)).await {
+        let answers = match self.roll_call(credential, Some(tier)).await {
             Ok(called) => called.hosts,
             Err(error) => return error,
         };
-        let (hosts, roles) = (some(hostnames(reports(&hosts))), some(roles(reports(&hosts))));
-        let hosts = if hosts.is_empty() { "none" } else { &hosts };
-        let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {roles}") };
+        let (hosts, roles) = names(answers.iter());
+        let hosts = if hosts.is_empty() { "none".to_owned() } else { first_names(&hosts) };
+        let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {}", first_names(&roles)) };
         ToolError::new("invalid_target", what)
             .next(format!("give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}{roles}"))
     }
 }
 
 /// Checks that a host answers for each target.
-pub(in crate::mcp) fn check_targets(plan: &Plan, answers: &[HostAnswer]) -> Result<(), ToolError> {
+pub(super) fn check_targets(plan: &Plan, answers: &[HostAnswer]) -> Result<(), ToolError> {
     for target in plan.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target) {
         let Some(tier) = target.tier() else { continue };
-        let of_tier = || reports(answers).filter(|host| host.tier == tier);
+        let (hosts, roles) = names(answers.iter().filter(|answer| answer.report.tier == tier));
         match target {
-            Target::Host(_, name) if !of_tier().any(|host| host.hostname == *name) => {
-                if let Some(other) = reports(answers).find(|host| host.hostname == *name) {
-                    return Err(wrong_tier(name, other.tier, tier));
-                }
-                return Err(nobody("unknown_host", &format!("{tier} host {:?}", name.as_str()), hostnames(of_tier())));
+            Target::Host(_, name) if !hosts.contains(name.as_str()) => {
+                return Err(match answers.iter().find(|answer| answer.report.hostname == *name) {
+                    Some(other) => wrong_tier(name, other.report.tier, tier),
+                    None => unknown("unknown_host", &format!("{tier} host {:?}", name.as_str()), &hosts),
+                });
             }
-            Target::Role(_, role) if !of_tier().any(|host| host.role.as_ref() == Some(role)) => {
+            Target::Role(_, role) if !roles.contains(role.as_str()) => {
                 let what = format!("{tier} host of the role {:?}", role.as_str());
-                return Err(nobody("unknown_role", &what, roles(of_tier())));
+                return Err(unknown("unknown_role", &what, &roles));
             }
-            Target::All(_) if of_tier().next().is_none() => {
-                return Err(nobody("no_hosts", &format!("{tier} host"), std::iter::empty()));
+            Target::All(_) if hosts.is_empty() => {
+                return Err(unknown("no_hosts", &format!("{tier} host"), &hosts));
             }
             _ => {}
         }
@@ -193,25 +193,20 @@ pub(in crate::mcp) fn check_targets(plan: &Plan, answers: &[HostAnswer]) -> Resu
     Ok(())
 }
 
-fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
-    let known = some(known);
-    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {known}") };
+fn unknown(code: &'static str, what: &str, known: &BTreeSet<&str>) -> ToolError {
+    let known =
+        if known.is_empty() { "none does".to_owned() } else { format!("those that do: {}", first_names(known)) };
     ToolError::new(code, format!("no {what} answers; {known}")).next("list_hosts shows hosts, tiers and roles")
 }
 
-fn reports(answers: &[HostAnswer]) -> impl Iterator<Item = &HostReport> {
-    answers.iter().map(|answer| &*answer.report)
+/// Returns the names and the roles of hosts.
+fn names<'a>(answers: impl Iterator<Item = &'a HostAnswer>) -> (BTreeSet<&'a str>, BTreeSet<&'a str>) {
+    let answers =
+        answers.map(|answer| (answer.report.hostname.as_str(), answer.report.role.as_ref().map(Role::as_str)));
+    let (hosts, roles): (_, BTreeSet<Option<&str>>) = answers.unzip();
+    (hosts, roles.into_iter().flatten().collect())
 }
 
-fn hostnames<'a>(hosts: impl Iterator<Item = &'a HostReport>) -> impl Iterator<Item = &'a str> {
-    hosts.map(|host| host.hostname.as_str())
-}
-
-fn roles<'a>(hosts: impl Iterator<Item = &'a HostReport>) -> impl Iterator<Item = &'a str> {
-    hosts.filter_map(|host| host.role.as_ref().map(Role::as_str))
-}
-
-/// Lists the first 30 names, each once.
-fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<BTreeSet<_>>().into_iter().take(30).collect::<Vec<_>>().join(", ")
+fn first_names(names: &BTreeSet<&str>) -> String {
+    names.iter().copied().take(MAX_NAMES).collect::<Vec<_>>().join(", ")
 }

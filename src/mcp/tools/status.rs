@@ -84,7 +84,7 @@ pub(super) async fn status(
     if asked.list {
         return list(context);
     }
-    let (rollout, _) = context.find(asked.rollout_id.as_deref())?;
+    let (rollout, _) = context.rollout(asked.rollout_id.as_deref())?;
     let until = (Instant::now() + Duration::from_secs(asked.wait_seconds)).min(context.deadline());
     let progress = Progress::towards(call, context.settings.timeouts.progress);
     context.wait(rollout.id, until, call, progress, &[]).await
@@ -116,7 +116,7 @@ fn list(context: &ToolContext) -> Result<CallToolResponse, ToolError> {
 }
 
 pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<CallToolResponse, ToolError> {
-    let (rollout, recorded) = context.find(asked.rollout_id.as_deref())?;
+    let (rollout, recorded) = context.rollout(asked.rollout_id.as_deref())?;
     let id = rollout.id;
     if !is_running(&recorded) {
         return Err(ToolError::new("not_running", format!("rollout {id} is not running"))
@@ -138,10 +138,7 @@ pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<CallToo
             host.response.iter().chain(rollback).any(|response| !response.log_tail.is_empty())
         })
     };
-    let found = match &asked.rollout_id {
-        Some(id) => Some(context.rollout(id)?),
-        None => context.latest(has_log)?,
-    };
+    let found = context.find(asked.rollout_id.as_deref(), has_log)?;
     let found = found.as_ref().and_then(|(rollout, found)| Some((rollout, found.summary.host(&asked.hostname)?)));
     let (rollout, host) = found.ok_or_else(|| {
         let what = format!("hostname: {} failed in no rollout on record here", asked.hostname);
@@ -268,23 +265,11 @@ fn host_report(
 }
 
 fn wave_report(view: &WaveProgress, wave: &ResolvedWave, redactor: &Redactor) -> Value {
-    let mut why = None;
-    let state = match &view.state {
-        WaveState::Pending => "pending",
-        WaveState::AwaitingConfirmation => "awaiting_confirmation",
-        WaveState::Running => "running",
-        WaveState::Draining => "draining",
-        WaveState::Baking => "baking",
-        WaveState::Checking => "checking",
-        WaveState::Ended(WaveVerdict::Succeeded) => "succeeded",
-        WaveState::Ended(WaveVerdict::Failed(reason)) => {
-            why = Some(redactor.first(&report::failure_reason(reason), 300));
-            "failed"
-        }
-        WaveState::Ended(WaveVerdict::Interrupted) => "interrupted",
-        WaveState::Ended(WaveVerdict::Skipped) => "not_started",
+    let why = match &view.state {
+        WaveState::Ended(WaveVerdict::Failed(reason)) => Some(redactor.first(&report::failure_reason(reason), 300)),
+        _ => None,
     };
-    json!({ "name": redactor.first(&wave.name, 80), "state": state, "why": why })
+    json!({ "name": redactor.first(&wave.name, 80), "state": report::wave_status(&view.state), "why": why })
 }
 
 /// Summarizes a rollout in one line.

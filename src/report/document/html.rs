@@ -36,7 +36,7 @@ pub fn html(document: &Document<'_>, zone: &TimeZone) -> String {
          <title>{title} {outcome}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title} {}</h1>\n<dl>",
         marked(&outcome)
     )];
-    page.extend(document.facts(zone).iter().map(|(title, fact)| format!("<dt>{title}</dt><dd>{}</dd>", escape(fact))));
+    page.extend(document.header(zone).iter().map(|(title, fact)| format!("<dt>{title}</dt><dd>{}</dd>", escape(fact))));
     page.push(format!("</dl>\n<h2>Time line</h2>\n{}", time_line(document)));
     for wave in document.waves() {
         let (waves, name, verdict) = (document.summary.waves.len(), escape(&wave.name), marked(&wave.verdict()));

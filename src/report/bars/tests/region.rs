@@ -15,7 +15,7 @@ fn lines(story: &Scenario, columns: usize, rows: usize) -> Vec<String> {
     let (mut summary, mut memory) = (Summary::default(), LayoutState::default());
     for event in &story.events {
         summary.apply(event);
-        memory.learn(event, &summary);
+        memory.update(event, &summary);
     }
     let page = Layout::new(&summary, memory).unwrap();
     region(&page, &LastLines::new(), story.now(), Size { columns, rows }, Style::Plain)
@@ -251,7 +251,7 @@ fn the_last_line_of_a_log_stands_behind_a_host_that_moves_where_there_is_room() 
     let (mut summary, mut memory) = (Summary::default(), LayoutState::default());
     for event in &story.events {
         summary.apply(event);
-        memory.learn(event, &summary);
+        memory.update(event, &summary);
     }
     let page = Layout::new(&summary, memory).unwrap();
     let logs: LastLines =
