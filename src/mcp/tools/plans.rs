@@ -146,7 +146,9 @@ fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> Result<Part, ToolErro
         return Err(ToolError::new("unknown_wave", what).next("give until the name of a wave"));
     };
     let mut left = plan.clone();
-    exclude.iter().for_each(|host| left.exclude(host));
+    for host in exclude {
+        left.exclude(host);
+    }
     let left = names(&left);
     waves.truncate(index + 1);
     waves.retain(|wave| left.contains(wave));
