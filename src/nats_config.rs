@@ -113,10 +113,6 @@ pub struct Permissions {
 }
 
 /// Returns the `authorization` block for the server's configuration, with these users in this order.
-///
-/// # Errors
-///
-/// If a name is too long for a subject.
 pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, SubjectError> {
     let proof = match strictness {
         Strictness::Strict => STRICT,
@@ -145,8 +141,7 @@ fn subjects(permissions: &[Permission], operation: Operation) -> impl Iterator<I
     permissions.iter().filter(move |(of, _)| *of == operation).map(|(_, subject)| subject.as_str())
 }
 
-/// Formats the subjects of an operation as a list in the server's configuration. Quoted strings there have backslash
-/// escapes.
+/// Formats a list in the server's configuration, where quoted strings have backslash escapes.
 fn quoted_list(permissions: &[Permission], operation: Operation) -> String {
     let quoted: Vec<String> = subjects(permissions, operation)
         .map(|subject| format!("\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")))
@@ -182,10 +177,6 @@ impl Operation {
 
 impl Principal {
     /// Returns exactly the permissions that the program needs.
-    ///
-    /// # Errors
-    ///
-    /// If a name is too long for a subject.
     pub fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
         let mut denied = Vec::new();
         let allowed = match (self, strictness) {

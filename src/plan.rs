@@ -140,11 +140,8 @@ impl Plan {
 
     /// A custom subject may reach hosts of any tier, so it counts as all tiers.
     fn tiers_of(&self, wanted: impl Fn(&Target) -> bool) -> BTreeSet<Tier> {
-        let tiers = self.targets().filter(|target| wanted(target)).flat_map(|target| match target.tier() {
-            Some(tier) => vec![tier],
-            None => Tier::ALL.to_vec(),
-        });
-        tiers.collect()
+        let targets = self.targets().filter(|target| wanted(target));
+        targets.flat_map(|target| target.tier().map_or(Tier::ALL.to_vec(), |tier| vec![tier])).collect()
     }
 
     /// Returns the tiers that the targets name, whose hosts must be reachable.

@@ -12,7 +12,6 @@ pub enum Deviation {
 }
 
 impl Permissions {
-    /// Returns how these permissions differ from the needed ones.
     pub fn deviations_from(&self, needed: &Self) -> Vec<Deviation> {
         let is_allowed = |wanted: &&Permission| covered(&self.allowed, wanted) && !covered(&self.denied, wanted);
         let is_beyond = |own: &&Permission| !covered(&needed.allowed, own) && !covered(&self.denied, own);
@@ -23,7 +22,6 @@ impl Permissions {
 }
 
 impl Principal {
-    /// Returns the single permissions that a key of this owner needs.
     pub fn needs(&self) -> Result<Vec<Permission>, SubjectError> {
         let mut needs: Vec<Permission> = match self {
             Self::Admin => Tier::ALL.into_iter().flat_map(|tier| deployer(tier, answers_of(tier))).collect(),

@@ -73,17 +73,13 @@ struct Closure {
 impl FromIterator<(String, StorePath)> for Closures {
     fn from_iter<T: IntoIterator<Item = (String, StorePath)>>(paths: T) -> Self {
         let paths: Vec<(String, StorePath)> = paths.into_iter().collect();
-        let (mut closures, mut packages) = (Self::default(), FxHashMap::<(String, String), usize>::default());
-        for (place, (path, _)) in paths.iter().enumerate() {
-            closures.places.insert(path.clone(), place);
-        }
+        let places = paths.iter().enumerate().map(|(place, (path, _))| (path.clone(), place)).collect();
+        let mut closures = Self { places, ..Self::default() };
+        let mut packages: FxHashMap<(String, String), usize> = FxHashMap::default();
         for (path, StorePath { references, size }) in paths {
-            let references = references.iter().filter_map(|path| closures.places.get(path).copied()).collect();
-            let package = package(&path);
-            let known = packages.get(&package).copied();
-            let package = known.unwrap_or_else(|| {
-                packages.insert(package.clone(), closures.packages.len());
-                closures.packages.push(package);
+            let references = references.iter().filter_map(|path| closures.place(path)).collect();
+            let package = *packages.entry(package(&path)).or_insert_with_key(|package| {
+                closures.packages.push(package.clone());
                 closures.packages.len() - 1
             });
             closures.nodes.push(Node { references, size, package });
@@ -147,7 +143,6 @@ impl Closures {
         changes
     }
 
-    /// Groups the hosts by package and change.
     fn fold(&self, alike: &FxHashMap<Difference, BTreeSet<HostName>>) -> Vec<PackageChange> {
         let mut packages: BTreeMap<(&str, [BTreeSet<String>; 2]), BTreeSet<HostName>> = BTreeMap::new();
         for (difference, hosts) in alike {
@@ -155,11 +150,8 @@ impl Closures {
             for (package, is_new) in difference {
                 let Some((name, version)) = self.packages.get(*package) else { continue };
                 let [old, new] = versions.entry(name).or_default();
-                if *is_new {
-                    new.insert(version.clone())
-                } else {
-                    old.insert(version.clone())
-                };
+                let side = if *is_new { new } else { old };
+                side.insert(version.clone());
             }
             for package in versions {
                 packages.entry(package).or_default().extend(hosts.iter().cloned());
@@ -178,7 +170,6 @@ impl Closures {
         self.places.get(path).copied()
     }
 
-    /// Returns the closure of a system.
     fn closure(&self, root: usize) -> Closure {
         let mut closure = Closure { root, paths: FxHashSet::default(), packages: FxHashSet::default() };
         let mut open = vec![root];

@@ -139,7 +139,6 @@ impl Wave {
 }
 
 impl Settings {
-    /// Sets the setting of a key.
     fn set(&mut self, entry: Entry<'_, '_>) -> Result<(), PlanErrors> {
         match entry.key {
             "action" => self.action = entry.parsed("switch")?,

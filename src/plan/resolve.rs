@@ -43,11 +43,8 @@ impl Plan {
 
     /// Returns warnings about settings that the author may not have meant.
     pub fn advice(&self, resolved: &ResolvedPlan) -> Vec<PlanDiagnostic> {
-        let tolerant = self
-            .waves
-            .iter()
-            .zip(&resolved.waves)
-            .filter_map(|(wave, resolved)| tolerates_all_failures(wave, resolved));
+        let waves = self.waves.iter().zip(&resolved.waves);
+        let tolerant = waves.filter_map(|(wave, resolved)| tolerates_all_failures(wave, resolved));
         prod_first(&self.waves, &resolved.waves).into_iter().chain(tolerant).collect()
     }
 }
@@ -217,9 +214,11 @@ impl<'a> Resolver<'a> {
         let name = &wave.name.value;
         if found >= wanted {
             // A wave that may be empty expects no host.
-            let odd = unmatched.iter().filter(|_| wanted > 0);
-            let warnings: Vec<_> = odd.map(|by| self.matches_nobody(by)).collect();
-            self.warnings.extend(warnings);
+            for by in unmatched.iter().filter(|_| wanted > 0) {
+                let warning = PlanDiagnostic::warning(format!("`{}` matches no host", by.value.text));
+                let help = self.help_for_unmatched(&by.value.target);
+                self.warnings.push(warning.at(&by.span, "nobody").help(help));
+            }
             return;
         }
         let mistake = if found > 0 {
@@ -235,12 +234,6 @@ impl<'a> Resolver<'a> {
                 .help("all that it matches are in earlier waves or excluded: remove it, or exclude them earlier")
         };
         self.mistakes.push(with_targets(mistake, wave, "too few"));
-    }
-
-    fn matches_nobody(&self, by: &Spanned<Selector>) -> PlanDiagnostic {
-        PlanDiagnostic::warning(format!("`{}` matches no host", by.value.text))
-            .at(&by.span, "nobody")
-            .help(self.help_for_unmatched(&by.value.target))
     }
 
     /// Returns help for a group without hosts: what would have matched instead.

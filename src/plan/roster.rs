@@ -100,7 +100,6 @@ impl Roster {
         }
     }
 
-    /// Returns the report of a host, if it answered.
     pub fn host(&self, tier: Tier, name: &HostName) -> Option<&HostReport> {
         self.answer(tier, name).map(|answer| &*answer.report)
     }
@@ -132,7 +131,6 @@ impl Roster {
         places.filter_map(|place| self.hosts.get(*place)).map(|answer| &*answer.report)
     }
 
-    /// Returns the subjects of all hosts and their groups.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> + Clone {
         self.groups.keys()
     }

@@ -94,7 +94,6 @@ impl ResolvedPlan {
         self.stage = true;
     }
 
-    /// Returns the names of the hosts that match `is_it`, if any.
     fn those(&self, is_it: impl Fn(&ResolvedHost) -> bool) -> Option<String> {
         list(self.hosts().filter(|host| is_it(host)).map(|host| host.hostname.as_str()))
     }

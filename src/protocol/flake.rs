@@ -117,7 +117,6 @@ impl FlakeUrl {
     }
 }
 
-/// Returns a URL without user name and password.
 fn without_credentials(url: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));

@@ -90,7 +90,6 @@ impl From<Uuid> for RolloutId {
 }
 
 impl RolloutId {
-    /// Formats the whole id into a buffer.
     pub(super) fn encode(self, buffer: &mut [u8]) -> &str {
         self.0.hyphenated().encode_lower(buffer)
     }

@@ -236,7 +236,6 @@ pub enum NoLog {
 }
 
 impl Response {
-    /// Creates a response without optional fields.
     pub fn new(hostname: HostName, status: Status, message: impl Into<String>) -> Self {
         Self {
             hostname,

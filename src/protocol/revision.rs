@@ -49,7 +49,6 @@ impl Revision {
         self.commit().is_some()
     }
 
-    /// Returns the commit if the revision is a full commit id.
     pub fn commit(&self) -> Option<Commit> {
         self.0.parse().ok()
     }
@@ -169,7 +168,6 @@ impl FromStr for SystemPath {
     }
 }
 
-/// Returns what is wrong with a text as the store path of a system.
 fn fault(text: &str) -> Option<&'static str> {
     let Some(base) = text.strip_prefix(STORE) else {
         return Some("it does not begin with /nix/store/");

@@ -159,7 +159,6 @@ impl SubjectTemplate {
     }
 }
 
-/// Returns the words between `<` and `>` of a template, in order.
 fn placeholders(text: &str) -> impl Iterator<Item = &str> {
     text.split('<').skip(1).filter_map(|rest| rest.split_once('>').map(|(word, _)| word))
 }
