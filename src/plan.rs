@@ -174,14 +174,14 @@ impl Plan {
     }
 
     /// Sets the rollback of the waves that set none.
-    pub fn roll_back(&mut self, rollback: Rollback) {
+    pub fn set_default_rollback(&mut self, rollback: Rollback) {
         for wave in &mut self.waves {
             wave.settings.rollback.get_or_insert(Spanned::nowhere(rollback));
         }
     }
 
     /// Sets the confirm timeout of the waves that set none.
-    pub fn confirm_within(&mut self, timeout: Duration) {
+    pub fn set_default_confirm_timeout(&mut self, timeout: Duration) {
         for wave in &mut self.waves {
             wave.settings.confirm_timeout.get_or_insert(timeout);
         }

@@ -22,8 +22,8 @@ pub use discovery::{
 pub use flake::{FlakeAttr, FlakeUrl};
 pub use ids::{RequestId, RequestIds, RolloutId};
 pub use names::{Action, HostName, NameError, Role, Tier};
-pub use reply_subject::{Place, Replies, ReplySubject, Sender};
-pub use request::{LogPlace, LogRequest, RETURN_WITHIN, Request};
+pub use reply_subject::{AnswerScope, Replies, ReplySubject, Sender};
+pub use request::{LogPosition, LogRequest, ROLLBACK_WITHIN, Request};
 pub use response::{BusyWith, ErrorCode, LogAnswer, LogPage, NoLog, Phase, Response, Status};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError, SystemPath, SystemPathError};
 pub use subject::{Subject, SubjectError, SubjectTemplate, Target, alias_variable};

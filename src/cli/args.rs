@@ -214,10 +214,10 @@ impl RollbackArgs {
     /// Applies the flags to the waves of a plan that do not decide this themselves.
     pub(super) fn apply_defaults_to(&self, plan: &mut Plan) {
         if self.auto_rollback {
-            plan.roll_back(Rollback::Auto);
+            plan.set_default_rollback(Rollback::Auto);
         }
         if let Some(timeout) = self.confirm_timeout {
-            plan.confirm_within(timeout);
+            plan.set_default_confirm_timeout(timeout);
         }
     }
 }

@@ -387,7 +387,7 @@ fn doubts(roster: &Roster, plan: &ResolvedPlan) -> Vec<String> {
 pub(super) async fn ahead_of(commit: &Commit, plan: &ResolvedPlan, history: &mut History) -> Vec<HostName> {
     let mut known = BTreeMap::new();
     let mut ahead = Vec::new();
-    let waves = plan.own_waves().map(|(_, wave)| wave).filter(|wave| wave.action != Action::DryActivate);
+    let waves = plan.deploying_waves().map(|(_, wave)| wave).filter(|wave| wave.action != Action::DryActivate);
     for host in waves.flat_map(|wave| &wave.hosts) {
         let Some(current) = host.revision.as_ref().filter(|current| *current != commit) else { continue };
         let is_ahead = match known.get(current) {

@@ -28,7 +28,7 @@ struct Resolver<'a> {
 struct Taken<'a> {
     tier: Tier,
     wave: &'a Wave,
-    by: &'a Spanned<Selector>,
+    selector: &'a Spanned<Selector>,
 }
 
 impl Plan {
@@ -52,21 +52,22 @@ impl Plan {
 impl<'a> Resolver<'a> {
     fn resolve_wave(&mut self, wave: &'a Wave) -> ResolvedWave {
         let excluded: BTreeSet<_> = wave.exclude.iter().flat_map(|selector| matched(self.roster, selector)).collect();
-        let pointless: Vec<_> = wave.exclude.iter().filter_map(|by| self.excludes_nobody(by, &excluded)).collect();
-        self.warnings.extend(pointless);
+        let useless: Vec<_> =
+            wave.exclude.iter().filter_map(|selector| self.excludes_nobody(selector, &excluded)).collect();
+        self.warnings.extend(useless);
         let before = self.mistakes.len();
         let mut hosts = Vec::new();
         let mut unmatched = Vec::new();
-        for by in &wave.targets {
+        for selector in &wave.targets {
             let mut has_matched = false;
-            for (tier, name) in matched(self.roster, by) {
+            for (tier, name) in matched(self.roster, selector) {
                 has_matched = true;
-                if !excluded.contains(&(tier, name)) && self.take(name, Taken { tier, wave, by }) {
-                    hosts.extend(self.resolve_host(name.clone(), tier, by));
+                if !excluded.contains(&(tier, name)) && self.take(name, Taken { tier, wave, selector }) {
+                    hosts.extend(self.resolve_host(name.clone(), tier, selector));
                 }
             }
             if !has_matched {
-                unmatched.push(by);
+                unmatched.push(selector);
             }
         }
         self.check_together(wave, &mut hosts);
@@ -95,20 +96,20 @@ impl<'a> Resolver<'a> {
             self.taken.insert(name.clone(), new);
             return true;
         };
-        if new.tier != old.tier || (is_named(new.by) && new.wave.name != old.wave.name) {
+        if new.tier != old.tier || (is_named(new.selector) && new.wave.name != old.wave.name) {
             self.mistakes.push(taken_twice(name, &old, &new));
         }
         false
     }
 
     /// Resolves a host and its subject. Returns `None` if no subject reaches it, which is recorded as a mistake.
-    fn resolve_host(&mut self, hostname: HostName, tier: Tier, by: &Spanned<Selector>) -> Option<ResolvedHost> {
+    fn resolve_host(&mut self, hostname: HostName, tier: Tier, selector: &Spanned<Selector>) -> Option<ResolvedHost> {
         let report = self.roster.host(tier, &hostname);
-        let shared_subject = match (report, &by.value.target) {
+        let shared_subject = match (report, &selector.value.target) {
             (None, _) => {
                 let is_named = |near: &HostName| self.plan.names(near);
-                let warning = self.other_tier(&hostname, tier, by);
-                self.warnings.extend(warning.or_else(|| self.misspelt(&hostname, tier, by, is_named)));
+                let warning = self.other_tier(&hostname, tier, selector);
+                self.warnings.extend(warning.or_else(|| self.misspelt(&hostname, tier, selector, is_named)));
                 None
             }
             (Some(report), _) if has_own_subject(report) => None,
@@ -117,12 +118,12 @@ impl<'a> Resolver<'a> {
                 Some(subject.clone())
             }
             (Some(_), _) => {
-                self.mistakes.push(not_by_name(&hostname, tier, by));
+                self.mistakes.push(not_by_name(&hostname, tier, selector));
                 return None;
             }
         };
         if self.roster.is_ambiguous(tier, &hostname) {
-            self.mistakes.push(two_machines(&hostname, by));
+            self.mistakes.push(two_machines(&hostname, selector));
         }
         let has = |feature| report.is_some_and(|report| report.has(feature));
         Some(ResolvedHost {
@@ -141,13 +142,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// Warns of a silent host if one of the same name answers in the other tier. The other's report is not used.
-    fn other_tier(&self, name: &HostName, tier: Tier, by: &Spanned<Selector>) -> Option<PlanDiagnostic> {
+    fn other_tier(&self, name: &HostName, tier: Tier, selector: &Spanned<Selector>) -> Option<PlanDiagnostic> {
         let other = Tier::ALL.into_iter().find(|other| *other != tier && self.roster.host(*other, name).is_some())?;
         let warning = PlanDiagnostic::warning(format!(
             "the host `{name}` did not answer, and one of that name did as a host of {other}"
         ));
         let help = format!("write {other}.{name} if that is the one, or correct the --tier of its listener");
-        Some(warning.at(&by.span, "named here").help(help))
+        Some(warning.at(&selector.span, "named here").help(help))
     }
 
     /// Warns of a silent host if another answers that has a similar name and is not `is_spoken_of`. Names that differ
@@ -156,10 +157,10 @@ impl<'a> Resolver<'a> {
         &self,
         name: &HostName,
         tier: Tier,
-        by: &Spanned<Selector>,
+        selector: &Spanned<Selector>,
         is_spoken_of: impl Fn(&HostName) -> bool,
     ) -> Option<PlanDiagnostic> {
-        if by.span.is_empty() {
+        if selector.span.is_empty() {
             return None;
         }
         let letters = |name: &str| name.replace(|c: char| c.is_ascii_digit(), "");
@@ -167,23 +168,23 @@ impl<'a> Resolver<'a> {
         let others = others.map(|host| host.hostname.as_str()).filter(|other| letters(other) != letters(name.as_str()));
         let near = nearest(name.as_str(), others).filter(|near| near.parse().is_ok_and(|near| !is_spoken_of(&near)))?;
         let warning = PlanDiagnostic::warning(format!("the host `{name}` did not answer: did you mean {tier}.{near}?"));
-        Some(warning.at(&by.span, "named here"))
+        Some(warning.at(&selector.span, "named here"))
     }
 
     /// Warns of an exclusion without effect, if it resembles a host that is deployed or a known group.
     fn excludes_nobody(
         &self,
-        by: &Spanned<Selector>,
+        selector: &Spanned<Selector>,
         excluded: &BTreeSet<(Tier, &HostName)>,
     ) -> Option<PlanDiagnostic> {
-        match &by.value.target {
+        match &selector.value.target {
             Target::Host(_, name) if self.roster.knows(name) => None,
-            Target::Host(tier, name) => self.misspelt(name, *tier, by, |near| excluded.contains(&(*tier, near))),
+            Target::Host(tier, name) => self.misspelt(name, *tier, selector, |near| excluded.contains(&(*tier, near))),
             group if self.roster.members(&group.subject()).next().is_some() => None,
             group => {
                 let near = short(nearest_subject(group, self.roster.subjects())?);
-                let what = format!("`{}` excludes no host: did you mean {near}?", by.value.text);
-                Some(PlanDiagnostic::warning(what).at(&by.span, "nobody"))
+                let what = format!("`{}` excludes no host: did you mean {near}?", selector.value.text);
+                Some(PlanDiagnostic::warning(what).at(&selector.span, "nobody"))
             }
         }
     }
@@ -214,10 +215,10 @@ impl<'a> Resolver<'a> {
         let name = &wave.name.value;
         if found >= wanted {
             // A wave that may be empty expects no host.
-            for by in unmatched.iter().filter(|_| wanted > 0) {
-                let warning = PlanDiagnostic::warning(format!("`{}` matches no host", by.value.text));
-                let help = self.help_for_unmatched(&by.value.target);
-                self.warnings.push(warning.at(&by.span, "nobody").help(help));
+            for selector in unmatched.iter().filter(|_| wanted > 0) {
+                let warning = PlanDiagnostic::warning(format!("`{}` matches no host", selector.value.text));
+                let help = self.help_for_unmatched(&selector.value.target);
+                self.warnings.push(warning.at(&selector.span, "nobody").help(help));
             }
             return;
         }
@@ -225,7 +226,8 @@ impl<'a> Resolver<'a> {
             PlanDiagnostic::mistake(format!("wave `{name}` matches {found} of the {wanted} hosts that it wants"))
                 .help("see `homelab-deploy hosts` for the hosts that answer, or lower `min_hosts`")
         } else if unmatched.len() == wave.targets.len() {
-            let there: BTreeSet<_> = unmatched.iter().map(|by| self.help_for_unmatched(&by.value.target)).collect();
+            let there: BTreeSet<_> =
+                unmatched.iter().map(|selector| self.help_for_unmatched(&selector.value.target)).collect();
             let there: Vec<_> = there.into_iter().collect();
             PlanDiagnostic::mistake(format!("wave `{name}` matches no host"))
                 .help(format!("{}; min_hosts = 0 lets a wave be empty", there.join("; ")))
@@ -274,13 +276,13 @@ fn matched<'a>(roster: &'a Roster, selector: &'a Spanned<Selector>) -> impl Iter
 }
 
 fn groups(wave: &Wave) -> Groups {
-    let subject = |by: &Spanned<Selector>| by.value.target.subject();
-    let targets = wave.targets.iter().filter(|by| !is_named(by)).map(subject).collect();
+    let subject = |selector: &Spanned<Selector>| selector.value.target.subject();
+    let targets = wave.targets.iter().filter(|selector| !is_named(selector)).map(subject).collect();
     Groups { targets, exclude: wave.exclude.iter().map(subject).collect() }
 }
 
-fn is_named(by: &Spanned<Selector>) -> bool {
-    matches!(by.value.target, Target::Host(..))
+fn is_named(selector: &Spanned<Selector>) -> bool {
+    matches!(selector.value.target, Target::Host(..))
 }
 
 fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> PlanDiagnostic {
@@ -288,31 +290,31 @@ fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> PlanDiagnos
     let mistake = if old.tier != new.tier {
         PlanDiagnostic::mistake(format!("the host `{name}` is in both tiers"))
             .help("a host name stands for one machine: rename one of the two, or remove the wrong one")
-    } else if is_named(old.by) {
+    } else if is_named(old.selector) {
         PlanDiagnostic::mistake(format!("the host `{name}` is named in two waves"))
             .help(format!("a host is deployed once: remove it from `{first}` or `{second}`"))
     } else {
-        let group = &old.by.value.text;
+        let group = &old.selector.value.text;
         PlanDiagnostic::mistake(format!("the host `{name}` is in wave `{first}` already, as one of `{group}`")).help(
             format!(
                 "a host is deployed once: give `{first}` the line exclude = \"{}\", or remove it from `{second}`",
-                new.by.value.text
+                new.selector.value.text
             ),
         )
     };
-    mistake.at(&new.by.span, "named here").at(&old.by.span, "taken here")
+    mistake.at(&new.selector.span, "named here").at(&old.selector.span, "taken here")
 }
 
-fn two_machines(name: &HostName, by: &Spanned<Selector>) -> PlanDiagnostic {
+fn two_machines(name: &HostName, selector: &Spanned<Selector>) -> PlanDiagnostic {
     PlanDiagnostic::mistake(format!("two machines answer to the name `{name}`"))
-        .at(&by.span, "matched here")
+        .at(&selector.span, "matched here")
         .help("a cloned machine keeps the name of the first: stop one listener, or give it another --hostname")
 }
 
-fn not_by_name(name: &HostName, tier: Tier, by: &Spanned<Selector>) -> PlanDiagnostic {
+fn not_by_name(name: &HostName, tier: Tier, selector: &Spanned<Selector>) -> PlanDiagnostic {
     let own = Target::Host(tier, name.clone()).subject();
     PlanDiagnostic::mistake(format!("the host `{name}` does not listen on the subject of its name"))
-        .at(&by.span, "matched here")
+        .at(&selector.span, "matched here")
         .help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
 }
 
@@ -357,7 +359,7 @@ fn tolerates_all_failures(wave: &Wave, resolved: &ResolvedWave) -> Option<PlanDi
 }
 
 fn with_targets(finding: PlanDiagnostic, wave: &Wave, label: &str) -> PlanDiagnostic {
-    wave.targets.iter().fold(finding, |finding, by| finding.at(&by.span, label))
+    wave.targets.iter().fold(finding, |finding, selector| finding.at(&selector.span, label))
 }
 
 impl Settings {

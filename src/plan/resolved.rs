@@ -13,7 +13,7 @@ use super::roster::{Roster, groups_of};
 use super::settings::{Hook, Hooks, Rollback};
 use super::value::CONFIRM_TIMEOUT;
 use crate::protocol::{
-    Action, Commit, FlakeUrl, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier,
+    Action, Commit, FlakeUrl, HostName, HostReport, ROLLBACK_WITHIN, Subject, SystemPath, Target, Tier,
 };
 
 /// A plan with a fixed set of hosts. A host is in one wave only.
@@ -139,32 +139,32 @@ pub struct Check {
 
 impl Limits {
     /// Returns the confirm timeout if hosts may roll back.
-    pub fn confirms_within(&self) -> Option<Duration> {
+    pub fn rollback_confirm_timeout(&self) -> Option<Duration> {
         (self.rollback != Rollback::None).then_some(self.confirm_timeout)
     }
 
     /// Returns the timeout from the request to the final response, including a confirmation and a rollback.
     pub fn finish_timeout(&self) -> Duration {
-        self.timeout + self.confirms_within().map_or(Duration::ZERO, |confirm| confirm + RETURN_WITHIN)
+        self.timeout + self.rollback_confirm_timeout().map_or(Duration::ZERO, |confirm| confirm + ROLLBACK_WITHIN)
     }
 }
 
 impl ResolvedPlan {
     /// Returns all hosts, in the order in which they receive requests.
     pub fn hosts(&self) -> impl Iterator<Item = &ResolvedHost> {
-        self.own_waves().flat_map(|(_, wave)| &wave.hosts)
+        self.deploying_waves().flat_map(|(_, wave)| &wave.hosts)
     }
 
     /// Returns the waves that change hosts, with their indices. Each host is in exactly one.
-    pub fn own_waves(&self) -> impl Iterator<Item = (usize, &ResolvedWave)> {
+    pub fn deploying_waves(&self) -> impl Iterator<Item = (usize, &ResolvedWave)> {
         self.waves.iter().enumerate().skip(usize::from(self.stage))
     }
 
     /// Whether the silence of a host in the wave with this index does not count as a failure.
-    pub fn excuses_silence(&self, wave: usize, host: &HostName) -> bool {
+    pub fn ignores_silence_of(&self, wave: usize, host: &HostName) -> bool {
         let has = |wave: &&ResolvedWave| wave.hosts.iter().any(|other| other.hostname == *host);
         let wave = match wave {
-            0 if self.stage => self.own_waves().map(|(_, wave)| wave).find(has),
+            0 if self.stage => self.deploying_waves().map(|(_, wave)| wave).find(has),
             wave => self.waves.get(wave),
         };
         wave.is_some_and(|wave| wave.limits.ignore_unreachable) || self.remembered.contains(host)

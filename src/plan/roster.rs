@@ -31,7 +31,7 @@ struct Members {
 pub fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     let tier = Target::All(host.tier);
     let role = host.role.clone().map(|role| Target::Role(host.tier, role));
-    let listed = |group: &Target| host.deploy_subjects.iter().any(|subject| group.is_spelled(subject));
+    let listed = |group: &Target| host.deploy_subjects.iter().any(|subject| group.has_subject(subject));
     let groups = role.into_iter().chain([tier]).filter(move |group| !listed(group)).map(|group| group.subject());
     // Ignores subjects of other hosts, roles and tiers, which a host must not claim.
     let is_its_own = |subject: &&Subject| match subject.target() {
@@ -144,7 +144,7 @@ impl Roster {
 /// lists show no more than that: the others may be another host's.
 pub(super) fn has_own_subject(host: &HostReport) -> bool {
     let own = Target::Host(host.tier, host.hostname.clone());
-    host.deploy_subjects.is_empty() || host.deploy_subjects.iter().any(|subject| own.is_spelled(subject))
+    host.deploy_subjects.is_empty() || host.deploy_subjects.iter().any(|subject| own.has_subject(subject))
 }
 
 impl Members {

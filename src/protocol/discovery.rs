@@ -150,7 +150,7 @@ impl Feature {
     pub const ALWAYS: [Self; 6] = [Self::Id, Self::Expires, Self::Heartbeat, Self::Resolve, Self::Rollback, Self::Log];
 
     /// The features of a listener whose configuration trusts a key that signs systems.
-    pub const OF_TRUST: [Self; 2] = [Self::System, Self::Fetch];
+    pub const WITH_TRUSTED_KEYS: [Self; 2] = [Self::System, Self::Fetch];
 
     pub fn as_str(&self) -> &str {
         match self {
@@ -171,7 +171,7 @@ impl FromStr for Feature {
     type Err = Infallible;
 
     fn from_str(name: &str) -> Result<Self, Infallible> {
-        let known = Self::ALWAYS.into_iter().chain(Self::OF_TRUST).find(|known| known.as_str() == name);
+        let known = Self::ALWAYS.into_iter().chain(Self::WITH_TRUSTED_KEYS).find(|known| known.as_str() == name);
         Ok(known.unwrap_or_else(|| Self::Other(clean_line(name).into())))
     }
 }

@@ -59,7 +59,7 @@ impl RequestIds {
     }
 
     /// Returns the id of the request to roll back from a completed request.
-    pub fn return_from(&self, completed: &RequestId) -> RequestId {
+    pub fn rollback_of(&self, completed: &RequestId) -> RequestId {
         Uuid::new_v5(&self.secret, format!("{completed}/return").as_bytes()).into()
     }
 
@@ -122,9 +122,9 @@ mod tests {
         assert_ne!(ids.id(&web, 1), ids.id(&web, 2));
         assert_ne!(ids.id(&web, 1), ids.id(&dns, 1));
         let completed = ids.id(&web, 1);
-        assert_eq!(ids.return_from(&completed), ids.return_from(&completed));
-        assert_ne!(ids.return_from(&completed), completed);
-        assert_ne!(ids.return_from(&completed), ids.return_from(&ids.id(&dns, 1)));
+        assert_eq!(ids.rollback_of(&completed), ids.rollback_of(&completed));
+        assert_ne!(ids.rollback_of(&completed), completed);
+        assert_ne!(ids.rollback_of(&completed), ids.rollback_of(&ids.id(&dns, 1)));
         assert_ne!(ids.id(&web, 1), RequestIds::new(Uuid::from_u128(8)).id(&web, 1));
     }
 

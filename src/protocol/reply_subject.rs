@@ -37,7 +37,7 @@ pub struct Sender {
 
 /// The hosts that may answer on a reply subject, as one host sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum AnswerScope {
     /// Only this host.
     Own,
     /// Any host: the subject has one token, the form that the first listeners use.
@@ -62,12 +62,12 @@ impl ReplySubject {
     }
 
     /// Returns the pattern that matches the answers of a tier's hosts to a roll call.
-    pub fn of_any_host(tier: Tier, roll_call: Uuid) -> String {
+    pub fn roll_call_pattern(tier: Tier, roll_call: Uuid) -> String {
         format!("{RESPONSES}{tier}.*.{roll_call}")
     }
 
     /// Returns the subject on which the server reports a roll call without subscribers. No host has its name.
-    pub fn of_nobody(tier: Tier, roll_call: Uuid) -> Self {
+    pub fn roll_call_unheard(tier: Tier, roll_call: Uuid) -> Self {
         Self(format!("{RESPONSES}{tier}.{roll_call}.{roll_call}").into())
     }
 
@@ -78,7 +78,7 @@ impl ReplySubject {
 
     /// Returns the subject on which one of several hosts answers a shared request; `None` if this subject has more than
     /// one token, or the id would become more than one.
-    pub(super) fn of_one_host(&self, tier: Tier, host: &HostName, request: &RequestId) -> Option<Self> {
+    pub(super) fn shared_answer_of(&self, tier: Tier, host: &HostName, request: &RequestId) -> Option<Self> {
         let rollout = self.single_token()?;
         let text = format!("{RESPONSES}{tier}.{host}.{rollout}.{request}");
         request.as_str().chars().all(is_token_character).then(|| text.parse().ok())?
@@ -90,16 +90,16 @@ impl ReplySubject {
     }
 
     /// Returns which hosts may answer on this subject, as this host sees it.
-    pub fn place(&self, tier: Tier, host: &HostName) -> Place {
+    pub fn place(&self, tier: Tier, host: &HostName) -> AnswerScope {
         let names_a_tier = || {
             let first = self.as_str().strip_prefix(RESPONSES).and_then(|rest| rest.split('.').next());
             first.is_some_and(|token| token.parse::<Tier>().is_ok())
         };
         match self.single_token() {
-            Some(_) => Place::Shared,
-            None if self.is_of(tier, host) => Place::Own,
-            None if names_a_tier() => Place::Foreign,
-            None => Place::Outdated,
+            Some(_) => AnswerScope::Shared,
+            None if self.is_of(tier, host) => AnswerScope::Own,
+            None if names_a_tier() => AnswerScope::Foreign,
+            None => AnswerScope::Outdated,
         }
     }
 }
@@ -247,11 +247,11 @@ mod tests {
         assert_eq!(Sender::of_roll_call(own.as_str(), "call").unwrap().host, ns1);
         assert_eq!(Sender::of_roll_call(own.as_str(), "another"), None);
         let single = ReplySubject::single(Uuid::nil());
-        let request = |id: &str| single.of_one_host(Tier::Prod, &ns1, &id.parse().unwrap());
+        let request = |id: &str| single.shared_answer_of(Tier::Prod, &ns1, &id.parse().unwrap());
         let replies = Replies::of(RolloutId::from(Uuid::nil()));
         assert_eq!(request("r-1"), Some(replies.to(Tier::Prod, &ns1, &"r-1".parse().unwrap())));
         assert_eq!((request("r.1"), request("*")), (None, None));
-        assert_eq!(own.of_one_host(Tier::Prod, &ns1, &"r-1".parse().unwrap()), None);
+        assert_eq!(own.shared_answer_of(Tier::Prod, &ns1, &"r-1".parse().unwrap()), None);
         assert!(!single.is_of(Tier::Prod, &ns1));
         assert_eq!(single.single_token(), Some("00000000-0000-0000-0000-000000000000"));
     }
@@ -262,12 +262,12 @@ mod tests {
             let subject: ReplySubject = format!("deploy.responses.{subject}").parse().unwrap();
             subject.place(Tier::Prod, &"ns1".parse().unwrap())
         };
-        assert_eq!(place("prod.ns1.a"), Place::Own);
-        assert_eq!(place("prod.ns1.a.b"), Place::Own);
-        assert_eq!(place("4f"), Place::Shared);
-        assert_eq!(place("4f.r-1"), Place::Outdated);
+        assert_eq!(place("prod.ns1.a"), AnswerScope::Own);
+        assert_eq!(place("prod.ns1.a.b"), AnswerScope::Own);
+        assert_eq!(place("4f"), AnswerScope::Shared);
+        assert_eq!(place("4f.r-1"), AnswerScope::Outdated);
         for foreign in ["prod.ns2.a", "test.ns1.a", "prod.ns1", "prod.ns10.a", "prod.all.a", "test.x"] {
-            assert_eq!(place(foreign), Place::Foreign, "{foreign}");
+            assert_eq!(place(foreign), AnswerScope::Foreign, "{foreign}");
         }
     }
 }

@@ -21,7 +21,7 @@ use super::text::{clean_line, from_json, to_json};
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// How long a host may take to roll back. A rollback evaluates and builds nothing.
-pub const RETURN_WITHIN: Duration = Duration::from_mins(5);
+pub const ROLLBACK_WITHIN: Duration = Duration::from_mins(5);
 
 /// A request to all subscribed hosts to deploy a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,13 +66,13 @@ pub struct Request {
 /// A request, on a host's own subject, for a page of the log of a run. It never runs anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRequest {
-    pub log: LogPlace,
+    pub log: LogPosition,
     /// The subject for the page, below the host's own prefix.
     pub reply_to: ReplySubject,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogPlace {
+pub struct LogPosition {
     pub id: RequestId,
     /// Bytes from the beginning of the log.
     #[serde(default)]
@@ -199,7 +199,7 @@ impl Request {
     #[must_use]
     pub fn answered_by(mut self, tier: Tier, host: &HostName) -> Self {
         let shared = self.id.as_ref().filter(|_| self.per_host);
-        if let Some(own) = shared.and_then(|id| self.reply_to.of_one_host(tier, host, id)) {
+        if let Some(own) = shared.and_then(|id| self.reply_to.shared_answer_of(tier, host, id)) {
             self.reply_to = own;
         }
         self
@@ -211,7 +211,7 @@ impl BadRequest {
     #[must_use]
     pub fn answered_by(mut self, tier: Tier, host: &HostName) -> Self {
         if let Self::Rejected { reply_to, id: Some(id), per_host: true, .. } = &mut self
-            && let Some(own) = reply_to.of_one_host(tier, host, id)
+            && let Some(own) = reply_to.shared_answer_of(tier, host, id)
         {
             *reply_to = own;
         }
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn golden_log() {
         let question = LogRequest {
-            log: LogPlace { id: "r-1".parse().unwrap(), offset: 7 },
+            log: LogPosition { id: "r-1".parse().unwrap(), offset: 7 },
             reply_to: "deploy.responses.prod.ns1.4f.1".parse().unwrap(),
         };
         insta::assert_snapshot!(text(&question.to_bytes()), @r#"{"log":{"id":"r-1","offset":7},"reply_to":"deploy.responses.prod.ns1.4f.1"}"#);

@@ -98,7 +98,7 @@ impl Target {
     }
 
     /// Whether this is the subject that reaches this target.
-    pub fn is_spelled(&self, subject: &Subject) -> bool {
+    pub fn has_subject(&self, subject: &Subject) -> bool {
         let parts = self.parts();
         let rest = parts.iter().try_fold(subject.as_str(), |rest, part| rest.strip_prefix(part));
         rest == Some("")
@@ -125,18 +125,18 @@ pub fn probe(tier: Tier, name: Uuid) -> Subject {
 }
 
 /// Returns the subject on which deployers look for rollouts on this tier. The server reports if there are none.
-pub fn operators_call(tier: Tier) -> Subject {
+pub fn rollouts_question(tier: Tier) -> Subject {
     Subject::made(format!("{OPERATORS}{tier}.call"))
 }
 
-/// Returns the tier of a subject that [`operators`] built for this roll call.
-pub fn operators_tier(subject: &str, roll_call: Uuid) -> Option<Tier> {
+/// Returns the tier of a subject that [`rollouts_answer`] built for this roll call.
+pub fn tier_of_rollouts_answer(subject: &str, roll_call: Uuid) -> Option<Tier> {
     let (tier, rest) = subject.strip_prefix(OPERATORS)?.split_once('.')?;
     (rest.parse::<Uuid>() == Ok(roll_call)).then(|| tier.parse().ok())?
 }
 
 /// Returns the subject on which deployers that run a rollout on this tier answer a roll call.
-pub fn operators(tier: Tier, roll_call: Uuid) -> Subject {
+pub fn rollouts_answer(tier: Tier, roll_call: Uuid) -> Subject {
     Subject::made(format!("{OPERATORS}{tier}.{roll_call}"))
 }
 

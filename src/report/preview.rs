@@ -221,7 +221,7 @@ fn with_status<'a>(
 
 /// Returns a sentence for each wave with hosts that did not answer, and what that means for the wave.
 fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
-    rollout.plan.own_waves().filter_map(|(index, wave)| {
+    rollout.plan.deploying_waves().filter_map(|(index, wave)| {
         let hosts = with_status(&wave.hosts, HostStatus::Absent, rollout);
         let index = WaveIndex(index);
         let silence = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };

@@ -188,7 +188,7 @@ impl Summary {
         let Some(rollout) = self.rollout.clone() else { return };
         let places = rollout
             .plan
-            .own_waves()
+            .deploying_waves()
             .flat_map(|(wave, resolved)| (0..resolved.hosts.len()).map(move |index| (WaveIndex(wave), index)));
         for (host, (wave, index)) in self.hosts.iter_mut().zip(places) {
             *host = HostProgress::new(host.name.clone(), wave, index);
@@ -252,7 +252,8 @@ impl Summary {
     fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostProgress)) {
         let Some(host) = self.hosts.get_mut(place) else { return };
         let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);
-        let is_excused = |host: &HostProgress| plan.is_some_and(|plan| plan.excuses_silence(host.wave.0, &host.name));
+        let is_excused =
+            |host: &HostProgress| plan.is_some_and(|plan| plan.ignores_silence_of(host.wave.0, &host.name));
         let Some(wave) = self.waves.get_mut(host.wave.0) else { return };
         if let Some(count) = wave.count_of(host, is_excused) {
             *count -= 1;

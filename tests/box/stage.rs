@@ -104,7 +104,8 @@ impl Stage {
             self.machine.check_alive()?;
             // A listener answers each roll call once.
             let call = Uuid::new_v4();
-            let mut answers = client.subscribe(ReplySubject::of_any_host(Tier::Prod, call)).await.into_diagnostic()?;
+            let mut answers =
+                client.subscribe(ReplySubject::roll_call_pattern(Tier::Prod, call)).await.into_diagnostic()?;
             let question = DiscoveryRequest { reply_to: ReplySubject::single(call), tier: None, per_host: true };
             client.publish(DISCOVER, question.to_bytes().into()).await.into_diagnostic()?;
             while let Ok(Some(answer)) = timeout(ROLL_CALL, answers.next()).await {

@@ -5,7 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::history::RequestHistory;
 use super::publisher::PublishPermissions;
 use crate::protocol::request::BadRequest;
-use crate::protocol::{BusyWith, ErrorCode, HostName, Place, ReplySubject, Request, RequestId, Response, Status, Tier};
+use crate::protocol::{
+    AnswerScope, BusyWith, ErrorCode, HostName, ReplySubject, Request, RequestId, Response, Status, Tier,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -60,11 +62,11 @@ pub(super) fn addressed(
     let place = reply_to.place(tier, host);
     let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
     // A rollout may update the listener in the middle of its own run, and then confirm it on the old form of subject.
-    let why = if place == Place::Foreign || (place == Place::Outdated && !history.answers(key, reply_to)) {
+    let why = if place == AnswerScope::Foreign || (place == AnswerScope::Outdated && !history.answers(key, reply_to)) {
         format!("an answer to {reply_to} is not this host's to give")
     } else if permissions.allow(place) {
         return request;
-    } else if place == Place::Own {
+    } else if place == AnswerScope::Own {
         format!("the server does not let this host answer on {reply_to}")
     } else {
         format!(

@@ -9,7 +9,7 @@ use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
 use crate::protocol::subject::discover_tier;
-use crate::protocol::{Place, ReplySubject, Subject};
+use crate::protocol::{AnswerScope, ReplySubject, Subject};
 
 /// The age up to which a final response is repeated after the connection was lost.
 const REPEAT_FINAL_FOR: SignedDuration = SignedDuration::from_hours(1);
@@ -110,7 +110,9 @@ impl Service {
                 self.problems.add(ProblemKind::CannotHear, subject, &message);
             }
             Operation::Publish => {
-                if subject.parse::<ReplySubject>().is_ok_and(|subject| self.publisher.place(&subject) == Place::Shared)
+                if subject
+                    .parse::<ReplySubject>()
+                    .is_ok_and(|subject| self.publisher.place(&subject) == AnswerScope::Shared)
                 {
                     self.publisher.permissions.shared = Grant::Refused;
                 }

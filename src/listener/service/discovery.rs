@@ -17,8 +17,8 @@ use crate::lookup::{self, LookupError};
 use crate::protocol::discovery::MAX_PROBLEMS;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{
-    Commit, DiscoveryAnswer, DiscoveryRequest, Feature, FlakeUrl, HostName, HostReport, Place, Problem, ReplySubject,
-    Revision, Subject, Tier,
+    AnswerScope, Commit, DiscoveryAnswer, DiscoveryRequest, Feature, FlakeUrl, HostName, HostReport, Problem,
+    ReplySubject, Revision, Subject, Tier,
 };
 use crate::text::safe;
 
@@ -73,9 +73,9 @@ impl RollCalls {
 fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option<ReplySubject> {
     let reply_to = &question.reply_to;
     match (reply_to.place(tier, host), reply_to.single_token()) {
-        (Place::Shared, Some(token)) if question.per_host => Some(ReplySubject::of_host(tier, host, token)),
-        (Place::Shared | Place::Own, _) => Some(reply_to.clone()),
-        (Place::Outdated | Place::Foreign, _) => None,
+        (AnswerScope::Shared, Some(token)) if question.per_host => Some(ReplySubject::of_host(tier, host, token)),
+        (AnswerScope::Shared | AnswerScope::Own, _) => Some(reply_to.clone()),
+        (AnswerScope::Outdated | AnswerScope::Foreign, _) => None,
     }
 }
 
@@ -112,7 +112,7 @@ impl Service {
             None => None,
         };
         let Self { config, host, history, .. } = &*self;
-        let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.run.system_keys.is_empty());
+        let of_trust = Feature::WITH_TRUSTED_KEYS.into_iter().filter(|_| !config.run.system_keys.is_empty());
         let (system, next_boot) = (now.current_path(), now.profile_path());
         let deployed = history.last_deployed();
         HostReport {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::bus::{Operation, Renewal, Violation};
 use crate::listener::config::Config;
 use crate::listener::run::{RunDir, RunSpec};
-use crate::protocol::{Place, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
+use crate::protocol::{AnswerScope, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
 /// The time limit for flushing published messages.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Publisher {
         PermissionProbe::of(own, shared, others)
     }
 
-    pub(super) fn place(&self, subject: &ReplySubject) -> Place {
+    pub(super) fn place(&self, subject: &ReplySubject) -> AnswerScope {
         subject.place(self.config.tier, &self.config.run.host)
     }
 
@@ -175,12 +175,12 @@ pub(super) struct PublishPermissions {
 impl PublishPermissions {
     pub(super) const UNKNOWN: Self = Self { own: Grant::Unknown, shared: Grant::Unknown, others: Grant::Unknown };
 
-    pub(super) fn allow(self, place: Place) -> bool {
+    pub(super) fn allow(self, place: AnswerScope) -> bool {
         let may = match place {
-            Place::Own => self.own,
-            Place::Shared => self.shared,
-            Place::Outdated => self.others,
-            Place::Foreign => Grant::Refused,
+            AnswerScope::Own => self.own,
+            AnswerScope::Shared => self.shared,
+            AnswerScope::Outdated => self.others,
+            AnswerScope::Foreign => Grant::Refused,
         };
         may != Grant::Refused
     }
@@ -260,7 +260,9 @@ mod tests {
         let permissions = probe.outcome(PublishPermissions::UNKNOWN);
         assert_eq!(permissions, PublishPermissions { own: Grant::Given, shared: Grant::Refused, others: Grant::Given });
         assert!(
-            permissions.allow(Place::Own) && !permissions.allow(Place::Shared) && !permissions.allow(Place::Foreign)
+            permissions.allow(AnswerScope::Own)
+                && !permissions.allow(AnswerScope::Shared)
+                && !permissions.allow(AnswerScope::Foreign)
         );
     }
 
@@ -274,6 +276,6 @@ mod tests {
             permissions,
             PublishPermissions { own: Grant::Refused, shared: Grant::Refused, others: Grant::Unknown }
         );
-        assert!(permissions.allow(Place::Outdated) && !permissions.allow(Place::Own));
+        assert!(permissions.allow(AnswerScope::Outdated) && !permissions.allow(AnswerScope::Own));
     }
 }

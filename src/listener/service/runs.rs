@@ -13,7 +13,8 @@ use crate::listener::run::watch::{Finished, RunEvent, conclude, finished, next_e
 use crate::listener::run::{OutputPage, RunDir, RunSpec};
 use crate::protocol::response::MAX_PAGE_BYTES;
 use crate::protocol::{
-    LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Phase, Place, RequestId, Response, Status, Subject, Target,
+    AnswerScope, LogAnswer, LogPage, LogPosition, LogRequest, NoLog, Phase, RequestId, Response, Status, Subject,
+    Target,
 };
 
 /// The number of log pages that are read at once. Other readers have to ask again.
@@ -168,9 +169,12 @@ impl Service {
 
     /// Answers a question for a log, from one of the deploy subjects.
     pub(super) fn give_log(&mut self, subject: &Subject, question: LogRequest) {
-        let LogRequest { log: LogPlace { id, offset }, reply_to } = question;
+        let LogRequest { log: LogPosition { id, offset }, reply_to } = question;
         let own = Target::Host(self.config.tier, self.config.run.host.clone()).subject();
-        if *subject != own || self.publisher.place(&reply_to) != Place::Own || !self.publisher.may_answer(&reply_to) {
+        if *subject != own
+            || self.publisher.place(&reply_to) != AnswerScope::Own
+            || !self.publisher.may_answer(&reply_to)
+        {
             let reply_to = for_log(reply_to.as_str());
             return self.warn_limited(|| {
                 format!("a question for a log on {subject} is dropped: it wants its answer on {reply_to}")

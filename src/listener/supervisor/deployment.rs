@@ -17,7 +17,7 @@ use crate::listener::run::verdict::{Attempt, ProcessEnd, judge, may_have_changed
 use crate::listener::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunResult, RunSpec, Verdict};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
-use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
+use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, ROLLBACK_WITHIN, Revision, Status, SystemPath};
 
 /// The messages of the system and of Nix' database about a full disk.
 const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
@@ -131,7 +131,7 @@ impl Deployment {
 
     async fn roll_back(&mut self, before: &SystemSnapshot, built: Option<&str>) -> RollbackOutcome {
         // An operator waits no longer for a rollback, even if deployments have more time.
-        let limit = RETURN_WITHIN.min(self.spec.settings.timeout());
+        let limit = ROLLBACK_WITHIN.min(self.spec.settings.timeout());
         rollback::roll_back(&mut self.runner, &self.host, self.spec.action, before, built, limit).await
     }
 

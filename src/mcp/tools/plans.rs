@@ -203,7 +203,7 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResp
             "runs_now": host.revision.as_ref().map(|commit| commit.short().to_owned()),
         })
     };
-    let hosts = plan.own_waves().flat_map(|(_, wave)| wave.hosts.iter().map(move |host| (wave, host)));
+    let hosts = plan.deploying_waves().flat_map(|(_, wave)| wave.hosts.iter().map(move |host| (wave, host)));
     let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
     let total = plan.hosts().count();
     let (waves, commit, asked) = (plan.waves.len(), &rollout.revision, &rollout.asked);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::Message;
 use uuid::Uuid;
 
-use crate::protocol::subject::operators_tier;
+use crate::protocol::subject::tier_of_rollouts_answer;
 use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, ReplySubject, RolloutReport, Sender, Tier};
 
 /// The largest answer that is read, in bytes. The longest answer of a listener is a tenth of that.
@@ -101,7 +101,7 @@ impl Answers {
 
     /// Records a rollout for the tier in the subject only: the permissions of the sender are by subject.
     fn take_rollout(&mut self, subject: &str, rollout: RolloutReport) -> Heard {
-        let Some(tier) = operators_tier(subject, self.roll_call) else { return Heard::Nothing };
+        let Some(tier) = tier_of_rollouts_answer(subject, self.roll_call) else { return Heard::Nothing };
         let rollout = RolloutReport { tiers: vec![tier], ..rollout };
         let is_known = self.rollouts.iter().any(|known| (known.id, &known.tiers) == (rollout.id, &rollout.tiers));
         if !is_known && self.rollouts.len() < MAX_ROLLOUTS {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::protocol::{LogAnswer, LogPlace, LogRequest, Replies, RequestId, Response, Sender, Status, Subject};
+use crate::protocol::{LogAnswer, LogPosition, LogRequest, Replies, RequestId, Response, Sender, Status, Subject};
 use crate::rollout::{HostOutcome, Rollout};
 use crate::text::safe;
 
@@ -124,7 +124,7 @@ impl LogFollower {
         let due = self.runs.iter_mut().filter(|(_, run)| run.ask_at <= now);
         let ask = |(host, run): (&Sender, &mut Run)| {
             run.ask_at = now + ASK_EVERY;
-            let log = LogPlace { id: run.id.clone(), offset: if run.skips { u64::MAX } else { run.offset } };
+            let log = LogPosition { id: run.id.clone(), offset: if run.skips { u64::MAX } else { run.offset } };
             let reply_to = self.replies.to(host.tier, &host.host, &self.token);
             Question { subject: host.subject(), payload: LogRequest { log, reply_to }.to_bytes() }
         };

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::bus::{Bus, BusEvent, Violation};
 use crate::protocol::{
-    LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Replies, ReplySubject, RequestId, RolloutId, Sender,
+    LogAnswer, LogPage, LogPosition, LogRequest, NoLog, Replies, ReplySubject, RequestId, RolloutId, Sender,
 };
 
 /// How long to wait for a page before requesting it again.
@@ -77,7 +77,7 @@ impl LogReader {
         self.questions += 1;
         let token = RequestId::from(Uuid::from_u128(self.questions.into()));
         let reply_to = self.replies.to(self.host.tier, &self.host.host, &token);
-        let log = LogPlace { id: self.id.clone(), offset };
+        let log = LogPosition { id: self.id.clone(), offset };
         let question = LogRequest { log, reply_to: reply_to.clone() }.to_bytes();
         if self.bus.client.connection_state() == State::Connected {
             // A lost request is repeated.

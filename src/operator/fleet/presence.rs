@@ -6,7 +6,7 @@ use futures_util::stream::SelectAll;
 use uuid::Uuid;
 
 use crate::bus::Bus;
-use crate::protocol::subject::{discover_tier, operators, operators_call};
+use crate::protocol::subject::{discover_tier, rollouts_answer, rollouts_question};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, RolloutReport, Subject};
 
 /// The answers to other operators' roll calls. There are none before the rollout is announced.
@@ -27,7 +27,7 @@ impl Presence {
     pub(super) async fn announce(&mut self, bus: &Bus, reports: Vec<RolloutReport>) {
         if self.questions.is_empty() {
             let tiers = reports.iter().flat_map(|report| &report.tiers);
-            let of_tiers = tiers.flat_map(|tier| [discover_tier(&self.discover, *tier), operators_call(*tier)]);
+            let of_tiers = tiers.flat_map(|tier| [discover_tier(&self.discover, *tier), rollouts_question(*tier)]);
             let subjects: Vec<Subject> = of_tiers.chain([self.discover.clone()]).collect();
             for subject in subjects {
                 self.questions.extend(bus.client.subscribe(subject.to_string()).await);
@@ -52,7 +52,7 @@ impl Presence {
         for report in &self.reports {
             for tier in report.tiers.iter().filter(|tier| question.tier.is_none_or(|asked| asked == **tier)) {
                 let answer = DiscoveryAnswer::Operator { rollout: report.clone() };
-                let subject = operators(*tier, roll_call).to_string();
+                let subject = rollouts_answer(*tier, roll_call).to_string();
                 bus.client.publish(subject, answer.to_bytes().into()).await.ok();
             }
         }

@@ -14,7 +14,7 @@ use super::expected::Expected;
 use super::known_hosts::{Known, KnownHosts, Tiers};
 use super::{Discovery, FleetError};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
-use crate::protocol::subject::{discover_tier, operators, operators_call, probe};
+use crate::protocol::subject::{discover_tier, probe, rollouts_answer, rollouts_question};
 use crate::protocol::{
     DiscoveryRequest, HostAnswer, HostName, Replies, ReplySubject, Role, RolloutId, RolloutReport, Sender, Subject,
     Tier,
@@ -241,10 +241,10 @@ impl<'a> Call<'a> {
     async fn subscribe(&self, bus: &Bus) -> Result<SelectAll<Subscriber>, FleetError> {
         let mut subjects = vec![ReplySubject::single(self.id).to_string()];
         for tier in &self.tiers {
-            subjects.push(ReplySubject::of_any_host(*tier, self.id));
+            subjects.push(ReplySubject::roll_call_pattern(*tier, self.id));
         }
         for tier in self.purpose.needed() {
-            subjects.extend([self.replies.pattern(*tier), operators(*tier, self.id).to_string()]);
+            subjects.extend([self.replies.pattern(*tier), rollouts_answer(*tier, self.id).to_string()]);
         }
         let mut messages = Vec::with_capacity(subjects.len());
         for subject in subjects {
@@ -260,8 +260,8 @@ impl<'a> Call<'a> {
         let question = DiscoveryRequest { reply_to: ReplySubject::single(self.id), tier: only, per_host: true };
         for tier in self.purpose.needed() {
             if !self.alone.contains(tier) {
-                let nobody = operators(*tier, self.id).to_string();
-                publish(bus, &operators_call(*tier), Some(nobody), question.to_bytes()).await?;
+                let nobody = rollouts_answer(*tier, self.id).to_string();
+                publish(bus, &rollouts_question(*tier), Some(nobody), question.to_bytes()).await?;
             }
             let reply_to = self.replies.of_probe(*tier, self.id).to_string();
             publish(bus, &probe(*tier, self.id), Some(reply_to), Vec::new()).await?;
@@ -271,7 +271,7 @@ impl<'a> Call<'a> {
             publish(bus, &subject, None, question.to_bytes()).await?;
         }
         // All listeners subscribe to this subject: if it has no subscriber, no host will answer.
-        let nobody = self.tiers.first().map(|tier| ReplySubject::of_nobody(*tier, self.id).to_string());
+        let nobody = self.tiers.first().map(|tier| ReplySubject::roll_call_unheard(*tier, self.id).to_string());
         publish(bus, &self.discovery.subject, nobody, question.to_bytes()).await
     }
 
@@ -280,13 +280,13 @@ impl<'a> Call<'a> {
     fn nobody(&mut self, message: &Message, expected: &mut Expected) -> Nobody {
         let subject = message.subject.as_str();
         for tier in self.tiers.clone() {
-            if subject == operators(tier, self.id).as_str() {
+            if subject == rollouts_answer(tier, self.id).as_str() {
                 self.is_alone(tier, expected);
             } else if subject == self.replies.of_probe(tier, self.id).as_str() {
                 if !self.alone.contains(&tier) {
                     expected.operator(tier);
                 }
-            } else if subject == ReplySubject::of_nobody(tier, self.id).as_str() {
+            } else if subject == ReplySubject::roll_call_unheard(tier, self.id).as_str() {
                 return Nobody::AtAll;
             }
         }
@@ -317,7 +317,7 @@ impl<'a> Call<'a> {
                 if let Some(&tier) = self.tiers.iter().find(is_probe) {
                     return Err(FleetError::NotForTier { tier, violation });
                 }
-                if let Some(&tier) = self.tiers.iter().find(|tier| operators_call(**tier).as_str() == subject) {
+                if let Some(&tier) = self.tiers.iter().find(|tier| rollouts_question(**tier).as_str() == subject) {
                     self.is_alone(tier, expected);
                 }
                 if self.questions.remove(subject) && self.questions.is_empty() {
@@ -326,7 +326,7 @@ impl<'a> Call<'a> {
             }
             Operation::Subscribe => {
                 let is_of = |tier: &Tier| {
-                    subject == ReplySubject::of_any_host(*tier, self.id) || subject == self.replies.pattern(*tier)
+                    subject == ReplySubject::roll_call_pattern(*tier, self.id) || subject == self.replies.pattern(*tier)
                 };
                 if let Some(tier) = self.tiers.iter().copied().find(is_of) {
                     self.unheard.insert(tier);

@@ -210,7 +210,7 @@ impl FleetTask {
         let question = DiscoveryRequest { reply_to: ReplySubject::single(roll_call), tier: None, per_host: true };
         for tier in &self.tiers {
             if is_first {
-                let pattern = ReplySubject::of_any_host(*tier, roll_call);
+                let pattern = ReplySubject::roll_call_pattern(*tier, roll_call);
                 self.roll_call_answers.extend(self.bus.client.subscribe(pattern).await);
             }
             let subject = discover_tier(&self.discovery.subject, *tier).to_string();

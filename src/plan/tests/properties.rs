@@ -218,10 +218,10 @@ proptest! {
         }
         for host in resolved.hosts() {
             let named = Target::Host(host.tier, host.hostname.clone()).subject();
-            let is_spelled = |subject: &Subject| {
+            let has_subject = |subject: &Subject| {
                 plan.waves.iter().flat_map(|wave| &wave.targets).any(|by| by.value.target == Target::Custom(subject.clone()))
             };
-            let is_fine = host.subject() == named || is_spelled(&host.subject());
+            let is_fine = host.subject() == named || has_subject(&host.subject());
             prop_assert!(is_fine, "a request goes where the name of the host says, or where the plan does");
         }
     }

@@ -21,7 +21,8 @@ fn resolved(plan: &Plan) -> String {
     let (resolved, _) = plan.resolve(&there).unwrap_or_else(|mistakes| panic!("{}", report(&mistakes)));
     let line = |wave: &super::super::ResolvedWave| {
         let within = humantime::format_duration(wave.limits.finish_timeout());
-        let confirm = wave.limits.confirms_within().map(|timeout| humantime::format_duration(timeout).to_string());
+        let confirm =
+            wave.limits.rollback_confirm_timeout().map(|timeout| humantime::format_duration(timeout).to_string());
         format!("{}: {}, confirmed within {confirm:?}, over within {within}\n", wave.name, wave.limits.rollback)
     };
     resolved.waves.iter().map(line).collect()
@@ -60,8 +61,8 @@ fn the_command_line_speaks_for_waves_that_say_nothing() {
          [[wave]]\ntargets = 'prod.ns1'\nrollback = 'none'\n\
          [[wave]]\ntargets = 'prod.ns2'\nrollback = 'wave'\nconfirm_timeout = '2m'\n",
     );
-    plan.roll_back(Rollback::Auto);
-    plan.confirm_within(Duration::from_secs(30));
+    plan.set_default_rollback(Rollback::Auto);
+    plan.set_default_confirm_timeout(Duration::from_secs(30));
     insta::assert_snapshot!(resolved(&plan), @r#"
     test-all: auto, confirmed within Some("30s"), over within 35m 30s
     prod-ns1: none, confirmed within None, over within 30m
@@ -98,7 +99,7 @@ fn a_listener_that_cannot_return_is_a_mistake_of_the_wave_that_wants_it_to() {
 #[test]
 fn it_is_told_of_the_command_line_as_well() {
     let mut plan = plan("[[wave]]\ntargets = 'test.all'\n");
-    plan.roll_back(Rollback::Auto);
+    plan.set_default_rollback(Rollback::Auto);
     let mistakes = plan.resolve(&answered_by(vec![old("test.test1")])).unwrap_err();
     insta::assert_snapshot!(told(mistakes.iter()), @r#"
     wave `test-all` rolls back, which the listeners of test1 cannot

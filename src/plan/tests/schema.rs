@@ -105,8 +105,8 @@ fn the_defaults_of_the_schema_are_the_parsers() {
             let mut plans = [plan(&format!("{LEAST}{key} = {default}\n")), plan(LEAST)];
             // The parser leaves these settings open for the command line, so their defaults are applied here.
             for plan in &mut plans {
-                plan.roll_back(Rollback::None);
-                plan.confirm_within(CONFIRM_TIMEOUT);
+                plan.set_default_rollback(Rollback::None);
+                plan.set_default_confirm_timeout(CONFIRM_TIMEOUT);
             }
             assert_eq!(plans[0], plans[1], "{key}");
         }

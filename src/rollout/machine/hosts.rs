@@ -52,7 +52,7 @@ impl Machine {
             operator: Some(self.rollout.operator.clone()),
             rollout: Some(self.rollout.name().to_owned()),
             wave: Some(wave.name.clone()),
-            confirm_timeout_s: wave.limits.confirms_within().map(|timeout| timeout.as_secs()),
+            confirm_timeout_s: wave.limits.rollback_confirm_timeout().map(|timeout| timeout.as_secs()),
             per_host,
             system: host.system.clone(),
             ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)

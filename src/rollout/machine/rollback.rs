@@ -54,7 +54,7 @@ impl Machine {
     }
 
     fn roll_back(&mut self, now: Duration, index: usize, completed: &RequestId) {
-        let request = self.rollout.ids.return_from(completed);
+        let request = self.rollout.ids.rollback_of(completed);
         self.record(now, EventKind::RollingBack { host: self.host(index).name.clone(), request });
         self.returning = Some(Return { index, flight: InFlight::new(now, self.timeouts()) });
         let dispatch = self.rollback_request(now);

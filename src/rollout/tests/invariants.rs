@@ -14,7 +14,7 @@ use super::sim::{Entry, Log};
 use super::staging_invariants::staged;
 use super::world::World;
 use crate::plan::{Limits, Rollback};
-use crate::protocol::{RETURN_WITHIN, Replies, Request};
+use crate::protocol::{ROLLBACK_WITHIN, Replies, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
     Answer, Dispatch, Effect, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, Summary,
@@ -420,7 +420,7 @@ fn has_rolled_back(seen: &Seen) -> bool {
 pub(super) fn finish_timeout(limits: &Limits) -> Duration {
     match limits.rollback {
         Rollback::None => limits.timeout,
-        Rollback::Auto | Rollback::Wave => limits.timeout + limits.confirm_timeout + RETURN_WITHIN,
+        Rollback::Auto | Rollback::Wave => limits.timeout + limits.confirm_timeout + ROLLBACK_WITHIN,
     }
 }
 
