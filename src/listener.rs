@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use miette::Diagnostic;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -37,7 +38,7 @@ use self::service::Service;
 pub use self::service::discovery::{flake_problem, missing};
 use self::service::history::RequestHistory;
 pub use self::service::inbox::SUBSCRIPTION_CAPACITY;
-use self::service::metrics::{Exporter, Metrics};
+use self::service::metrics::{self, Metrics};
 use self::service::state_dir::StateDir;
 pub use self::service::state_dir::StateError;
 pub use self::systemd::Systemd;
@@ -79,11 +80,12 @@ pub async fn listen(
 ) -> Result<(), ListenerError> {
     let history = RequestHistory::new(config.run.host.clone());
     let recovered = StateDir::open(&config.state_dir, config.runtime_dir.as_deref(), history)?;
-    let (metrics, watched) = watch::channel(Metrics::of(&recovered.history));
+    let (sender, watched) = watch::channel(Metrics::of(&recovered.history));
     let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics_listen {
-        let exporter = Exporter::bind(address, watched, Host::new(config.run.root.clone())).await;
-        tasks.spawn(exporter.map_err(|error| ListenerError::Metrics(address, error))?.serve());
+        let socket = TcpListener::bind(address).await.map_err(|error| ListenerError::Metrics(address, error))?;
+        tracing::info!("metrics on http://{}/metrics", socket.local_addr().unwrap_or(address));
+        tasks.spawn(metrics::serve(socket, watched, Host::new(config.run.root.clone())));
     }
 
     let mut stop = pin!(stop);
@@ -92,7 +94,7 @@ pub async fn listen(
         () = &mut stop => return Ok(()),
     };
     // Boxed, since every caller's future would otherwise contain that of the loop.
-    Box::pin(Service::new(config, (bus.client, bus.renewal), recovered, systemd, metrics).serve(bus.events, stop)).await
+    Box::pin(Service::new(config, (bus.client, bus.renewal), recovered, systemd, sender).serve(bus.events, stop)).await
 }
 
 /// Connects to the server, however long it takes.

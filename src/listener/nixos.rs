@@ -89,7 +89,6 @@ impl SystemSnapshot {
         Self { revision, failed_units: failed_units(host).await, ..self }
     }
 
-    /// Whether the links show that the host is NixOS.
     pub(super) const fn is_nixos(&self) -> bool {
         self.current.is_some() || self.profile.is_some()
     }
@@ -120,7 +119,6 @@ impl SystemSnapshot {
 }
 
 impl System {
-    /// Reads the system that a link of the host points at.
     fn at(host: &Host, link: &str) -> Option<Self> {
         let path = host.link(link)?;
         let part = |name| host.link(&format!("{path}/{name}"));
@@ -300,7 +298,6 @@ impl Host {
         locks.lines().any(|line| is_held(line, &id))
     }
 
-    /// Returns the target of a link on the host.
     pub(super) fn link(&self, path: &str) -> Option<String> {
         let target = fs::read_link(self.at(path)).ok()?;
         target.into_os_string().into_string().ok()

@@ -291,7 +291,6 @@ fn draft(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.new"))
 }
 
-/// Writes a file atomically.
 fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = draft(directory, name);
     fs::write(&new, bytes)?;

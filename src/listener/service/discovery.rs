@@ -104,7 +104,6 @@ impl Service {
         }
     }
 
-    /// Composes the discovery answer.
     async fn report(&mut self) -> HostReport {
         let now = SystemSnapshot::from_links(&self.host);
         let revision = match &now.current {
@@ -197,7 +196,6 @@ impl Problems {
         }
     }
 
-    /// Removes all problems of this kind.
     pub(super) fn remove(&mut self, kind: ProblemKind) {
         self.known.retain(|(known, _), _| *known != kind);
     }

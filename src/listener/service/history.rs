@@ -94,7 +94,6 @@ impl RequestHistory {
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
-    /// Returns the status of the run with this key, if there is such a run.
     pub(super) fn status(&self, key: &str) -> Option<Status> {
         let current = self.current.as_ref().filter(|current| current.spec.key == key);
         current.map(Current::status).or_else(|| Some(self.end_of(key)?.status))

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, copy, sink};
@@ -71,7 +70,6 @@ impl Metrics {
         self.last = history.last().cloned();
     }
 
-    /// Returns the page, given the snapshot of the host at the time of the request.
     fn page(&self, now: &SystemSnapshot) -> String {
         let mut page = PrometheusText(String::new());
         page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -126,41 +124,22 @@ fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }
 
-#[derive(Debug)]
-pub(in crate::listener) struct Exporter {
-    socket: TcpListener,
-    metrics: watch::Receiver<Metrics>,
-    host: Host,
-}
-
-impl Exporter {
-    /// Binds the address, and answers nothing yet.
-    pub(in crate::listener) async fn bind(
-        address: SocketAddr,
-        metrics: watch::Receiver<Metrics>,
-        host: Host,
-    ) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
-        tracing::info!("metrics on http://{}/metrics", socket.local_addr()?);
-        Ok(Self { socket, metrics, host })
-    }
-
-    pub(in crate::listener) async fn serve(self) {
-        let mut clients = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = self.socket.accept(), if clients.len() < CLIENTS => match accepted {
-                    Ok((client, _)) => {
-                        clients.spawn(timeout(PATIENCE, serve_client(client, self.metrics.clone(), self.host.clone())));
-                    }
-                    Err(error) => {
-                        tracing::warn!("nobody can ask for metrics: {error}");
-                        sleep(PAUSE).await;
-                    }
-                },
-                // A client that got no answer is no concern of the listener.
-                Some(_) = clients.join_next() => {}
-            }
+/// Answers the clients of this socket.
+pub(in crate::listener) async fn serve(socket: TcpListener, metrics: watch::Receiver<Metrics>, host: Host) {
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = socket.accept(), if clients.len() < CLIENTS => match accepted {
+                Ok((client, _)) => {
+                    clients.spawn(timeout(PATIENCE, serve_client(client, metrics.clone(), host.clone())));
+                }
+                Err(error) => {
+                    tracing::warn!("nobody can ask for metrics: {error}");
+                    sleep(PAUSE).await;
+                }
+            },
+            // A client that got no answer is no concern of the listener.
+            Some(_) = clients.join_next() => {}
         }
     }
 }

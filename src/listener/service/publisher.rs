@@ -13,7 +13,6 @@ use crate::listener::config::Config;
 use crate::listener::run::{RunDir, RunSpec};
 use crate::protocol::{AnswerScope, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
-/// The time limit for flushing published messages.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// The first and the longest interval between two looks for a sign of life from the server.
@@ -191,7 +190,6 @@ impl PublishPermissions {
 pub(super) struct PermissionProbe {
     /// Subjects below the host's own prefix, of a single token, and below another host's: permitted unless refused.
     tried: [(ReplySubject, Grant); 3],
-    /// Whether a violation may have been lost.
     pub(super) may_have_missed_refusals: bool,
     pub(super) over_at: Instant,
 }

@@ -90,7 +90,6 @@ impl Service {
         self.tasks.spawn(async move { TaskDone::FlakeAsked(flake_problem(flake, after).await) });
     }
 
-    /// Returns the current run with its directory.
     fn current(&self) -> Option<(RunDir, RunSpec)> {
         let spec = self.history.current.as_ref()?.spec.clone();
         Some((self.state_dir.run_dir(&spec.key), spec))
@@ -134,9 +133,9 @@ impl Service {
         self.undelivered.push((dir.clone(), spec.clone(), response.clone()));
         self.history.ended(spec, response);
         self.metrics.send_modify(|metrics| metrics.count_last(&self.history));
-        let forget = self.state_dir.ended(dir);
+        let forget_old = self.state_dir.ended(dir);
         self.tasks.spawn_blocking(move || {
-            forget();
+            forget_old();
             TaskDone::Done
         });
     }

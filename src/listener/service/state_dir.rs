@@ -120,12 +120,14 @@ impl StateDir {
             if !dir.was_delivered() {
                 undelivered.push((dir.clone(), spec.clone(), response.clone()));
             }
-            self.ended(dir)();
+            let forget_old = self.ended(dir);
+            forget_old();
             history.ended(spec, response);
         }
         // Their age is unknown: they are removed last.
         for dir in self.damaged.clone() {
-            self.ended(dir)();
+            let forget_old = self.ended(dir);
+            forget_old();
         }
         Ok(RecoveredState { state_dir: self, history, undelivered, unfinished })
     }

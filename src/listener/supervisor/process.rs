@@ -157,7 +157,6 @@ impl StopCondition {
         })
     }
 
-    /// Begins another time limit now.
     pub(super) fn renew(&mut self, limit: Duration) {
         self.deadline = Instant::now() + limit;
     }
