@@ -6,8 +6,6 @@
 
 pub mod description;
 pub mod event;
-mod flight;
-mod host;
 pub mod machine;
 pub mod summary;
 
@@ -40,7 +38,7 @@ pub enum Input {
     /// Responses may have been lost: more arrived than the client buffers.
     ResponsesLost,
     Connection(Connection),
-    Answer(Answer),
+    Confirmation(Confirmation),
     CheckDone(Result<(), String>),
     /// A host answered the roll call.
     Discovered(Box<HostReport>),
@@ -48,7 +46,7 @@ pub enum Input {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum Confirmation {
     Yes,
     No,
     Unavailable,

@@ -10,7 +10,7 @@ use super::display::{Audience, DisplayBarrier};
 use super::exit::{CommandError, Exit};
 use crate::operator::drive::Confirm;
 use crate::operator::flake::Consent;
-use crate::rollout::{Answer, Summary, WaveIndex};
+use crate::rollout::{Confirmation, Summary, WaveIndex};
 
 #[derive(Debug, Error, Diagnostic)]
 #[error("there is nobody to ask whether to start")]
@@ -29,7 +29,7 @@ pub(super) fn check_somebody_can_answer(audience: Audience) -> Result<(), Comman
 /// Returns how to ask whether a flake that hosts name may be contacted, or `None` if no person is at the terminal.
 pub(super) fn ask_about_flake(audience: Audience) -> Option<Consent> {
     let is_there = somebody_can_answer(audience) && io::stderr().is_terminal();
-    is_there.then_some(|question| Box::pin(async move { ask(question).await == Answer::Yes }))
+    is_there.then_some(|question| Box::pin(async move { ask(question).await == Confirmation::Yes }))
 }
 
 /// Asks before each wave that needs confirmation, once everything before the question is shown. With JSON on stdout, or
@@ -37,7 +37,7 @@ pub(super) fn ask_about_flake(audience: Audience) -> Option<Consent> {
 pub(super) fn ask_before_wave(audience: Audience, display: DisplayBarrier) -> Confirm<'static> {
     Box::new(move |summary: &Summary, wave: WaveIndex| {
         if !somebody_can_answer(audience) {
-            return Box::pin(async { Answer::Unavailable });
+            return Box::pin(async { Confirmation::Unavailable });
         }
         let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves);
         let name = waves.map(|wave| wave.name.as_str()).nth(wave.0).unwrap_or_default();
@@ -50,7 +50,7 @@ pub(super) fn ask_before_wave(audience: Audience, display: DisplayBarrier) -> Co
     })
 }
 
-pub(super) async fn ask(question: String) -> Answer {
+pub(super) async fn ask(question: String) -> Confirmation {
     let answer = spawn_blocking(move || {
         write!(io::stderr(), "{question} Only 'yes' is accepted: ")?;
         io::stderr().flush()?;
@@ -59,9 +59,9 @@ pub(super) async fn ask(question: String) -> Answer {
         io::Result::Ok((read > 0).then_some(line))
     });
     match answer.await {
-        Ok(Ok(Some(line))) if line.trim() == "yes" => Answer::Yes,
-        Ok(Ok(Some(_))) => Answer::No,
+        Ok(Ok(Some(line))) if line.trim() == "yes" => Confirmation::Yes,
+        Ok(Ok(Some(_))) => Confirmation::No,
         // The terminal is gone or at its end, so nobody has answered.
-        Ok(Ok(None) | Err(_)) | Err(_) => Answer::Unavailable,
+        Ok(Ok(None) | Err(_)) | Err(_) => Confirmation::Unavailable,
     }
 }

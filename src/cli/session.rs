@@ -24,7 +24,7 @@ use crate::plan::ResolvedWave;
 use crate::protocol::{Action, RequestId, Sender};
 use crate::report::{self, Document, Liveness, Style};
 use crate::rollout::summary::{HostProgress, HostState};
-use crate::rollout::{Answer, HostOutcome, Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary};
+use crate::rollout::{Confirmation, HostOutcome, Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary};
 use crate::text::safe;
 
 /// What `apply`, `deploy` and `rollback` do with a rollout once it is prepared.
@@ -67,7 +67,7 @@ impl RolloutSession<'_> {
         if self.is_for_a_person() {
             out::note(&format!("{}{remarks}", preview(prepared, self.display.style())));
         }
-        let may_start = self.yes || confirm::ask("Start this rollout?".to_owned()).await == Answer::Yes;
+        let may_start = self.yes || confirm::ask("Start this rollout?".to_owned()).await == Confirmation::Yes;
         if !may_start {
             out::note("Nothing was deployed.");
         }
@@ -164,7 +164,7 @@ const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
 
 /// Returns the run of a host that completed, if its listener serves logs.
 fn run_to_read(view: &HostProgress, wave: &ResolvedWave) -> Option<(Sender, RequestId)> {
-    let host = wave.hosts.get(view.index).filter(|host| host.supports_log)?;
+    let host = wave.hosts.get(view.index_in_wave).filter(|host| host.supports_log)?;
     let completed = view.state == HostState::Final(HostOutcome::Completed);
     let id = view.request.clone().filter(|_| completed)?;
     Some((Sender { tier: host.tier, host: host.hostname.clone() }, id))

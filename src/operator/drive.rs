@@ -22,7 +22,7 @@ use crate::bus::Violation;
 use crate::clock;
 use crate::protocol::RolloutReport;
 use crate::report::Reporter;
-use crate::rollout::{Answer, Effect, Event, EventKind, Input, Interrupt, Machine, Rollout, Summary, WaveIndex};
+use crate::rollout::{Confirmation, Effect, Event, EventKind, Input, Interrupt, Machine, Rollout, Summary, WaveIndex};
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -59,7 +59,7 @@ pub struct Driver<'a> {
     unrecorded: Option<DriveError>,
 }
 
-pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
+pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Confirmation> + Send>> + 'a>;
 
 /// An error that ends a rollout early.
 #[derive(Debug, Error, Diagnostic)]
@@ -215,7 +215,7 @@ impl<'a> Driver<'a> {
                 // Sends the prepared requests before the machine prepares more of them.
                 () = self.fleet.orders.all_taken(), if machine.has_more() => {
                     let now = self.now(machine);
-                    machine.prepare_more(now);
+                    machine.advance(now);
                 }
             }
         }
@@ -260,7 +260,7 @@ impl<'a> Driver<'a> {
                     // Shows the events that led to the question before the question.
                     self.recorder.sync().map_err(DriveError::Journal)?;
                     let answer = (self.confirm)(machine.state(), wave);
-                    self.tasks.spawn(async { Input::Answer(answer.await) });
+                    self.tasks.spawn(async { Input::Confirmation(answer.await) });
                 }
                 Effect::RunCheck(wave) => {
                     if let Some(rollout) = machine.state().rollout.clone() {

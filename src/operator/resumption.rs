@@ -32,7 +32,7 @@ pub async fn prepare_again(
     let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
     // The checks are about the revisions that the hosts run now.
     let mut rest = rollout.clone();
-    rest.plan.waves.drain(..left.current());
+    rest.plan.waves.drain(..left.current_wave.0);
     for wave in &mut rest.plan.waves {
         wave.hosts.retain(|host| left.host(&host.hostname).is_some_and(|host| !host.runs_what_was_asked()));
         for host in &mut wave.hosts {

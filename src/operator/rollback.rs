@@ -156,7 +156,7 @@ impl RollbackPlan {
 impl<'a> Changed<'a> {
     fn new(rollout: &'a Rollout, view: &'a HostProgress) -> Option<Self> {
         let wave = rollout.plan.waves.get(view.wave.0)?;
-        Some(Self { rollout, view, tier: wave.hosts.get(view.index)?.tier, wave: &wave.name })
+        Some(Self { rollout, view, tier: wave.hosts.get(view.index_in_wave)?.tier, wave: &wave.name })
     }
 
     /// Returns the runs that left the host in this rollout's state: its own, and later recorded ones without a change.

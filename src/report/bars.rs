@@ -229,10 +229,10 @@ fn header(layout: &Layout<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> 
     };
     let counts = Counts::of(layout.summary.hosts_of(wave));
     let lost = Counts { completed: 0, in_flight: 0, pending: 0, ..counts };
-    let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
+    let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total)];
     if layout.summary.waves.len() > 1 {
         let all = layout.summary.counts();
-        parts.push(format!("{} of {}", all.completed + all.current, count(all.total(), "host")));
+        parts.push(format!("{} of {}", all.completed + all.current, count(all.total, "host")));
     }
     parts.extend(Some(describe::counts(&lost)).filter(|lost| !lost.is_empty()));
     parts.extend(doing);

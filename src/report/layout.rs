@@ -189,7 +189,7 @@ impl<'a> Layout<'a> {
     fn resumed(&self) -> String {
         let counts = self.summary.counts();
         let at_it = if counts.in_flight > 0 { format!(", {} may be at it", counts.in_flight) } else { String::new() };
-        let (name, id, hosts) = (self.rollout.name(), self.rollout.id.short(), count(counts.total(), "host"));
+        let (name, id, hosts) = (self.rollout.name(), self.rollout.id.short(), count(counts.total, "host"));
         format!("Rollout {name} {id} resumes: {} of {hosts} completed before{at_it}", counts.completed + counts.current)
     }
 
@@ -237,7 +237,7 @@ impl<'a> Layout<'a> {
                 (Symbol::Good, baked, not_completed)
             }
         };
-        let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
+        let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total)];
         parts.extend(self.busy_for(wave).map(|took| took.to_string()));
         parts.extend(verdict);
         parts.extend(Some(describe::counts(&others)).filter(|others| !others.is_empty()));

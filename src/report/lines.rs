@@ -51,7 +51,7 @@ impl<W: Write> Lines<W> {
             return true;
         };
         self.shown.resize(summary.hosts.len(), None);
-        let Some(place) = summary.place(host) else { return true };
+        let Some(place) = summary.index_of(host) else { return true };
         let (Some(host), Some(shown)) = (summary.hosts.get(place), self.shown.get_mut(place)) else { return true };
         let is_news = shown.is_none_or(|(_, state)| state != host.state);
         if is_news {

@@ -268,7 +268,7 @@ fn counting(rollout: &Rollout) -> String {
     let hosts = count(rollout.plan.hosts().count(), "host");
     let waves = count(rollout.plan.waves.len(), "wave");
     let separator = if kinds.is_empty() { "" } else { ": " };
-    format!("{hosts} in {waves}{separator}{kinds}. At most {}.", DisplayDuration(rounded_up(rollout.longest())))
+    format!("{hosts} in {waves}{separator}{kinds}. At most {}.", DisplayDuration(rounded_up(rollout.plan.longest())))
 }
 
 /// Rounds a bound up to a whole minute once it is shown in hours and minutes, so that it never reads too short.

@@ -70,8 +70,8 @@ impl Recap<'_> {
                 (Symbol::Good, format!("{name}: {} completed, {revision}", count(counts.completed, "host")))
             }
             Some(Outcome::Failed) => {
-                let missing = counts.total() - counts.completed - counts.current;
-                (Symbol::Bad, format!("{name} failed: {missing} of {} did not complete", count(counts.total(), "host")))
+                let missing = counts.total - counts.completed - counts.current;
+                (Symbol::Bad, format!("{name} failed: {missing} of {} did not complete", count(counts.total, "host")))
             }
             Some(Outcome::Interrupted | Outcome::Declined | Outcome::Paused) => {
                 (Symbol::Bad, format!("{name} was interrupted"))
@@ -260,7 +260,7 @@ impl Recap<'_> {
 
     fn counts(&self) -> String {
         let counts = self.summary.counts();
-        format!("  {}: {}{}", count(counts.total(), "host"), describe::counts(&counts), self.took())
+        format!("  {}: {}{}", count(counts.total, "host"), describe::counts(&counts), self.took())
     }
 
     fn took(&self) -> String {

@@ -117,7 +117,7 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
     let counts = summary.counts();
     let mut hosts = json!(counts);
     if let Some(hosts) = hosts.as_object_mut() {
-        hosts.insert("total".to_owned(), counts.total().into());
+        hosts.insert("total".to_owned(), counts.total.into());
     }
     Some(json!({
         "id": rollout.id.to_string(),

@@ -1,7 +1,5 @@
 //! The description of a rollout, which is settled before its first request.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::plan::ResolvedPlan;
@@ -40,10 +38,5 @@ pub struct PlanSource {
 impl Rollout {
     pub fn name(&self) -> &str {
         &self.plan.name
-    }
-
-    /// Returns the longest that the rollout can take while the bus is connected and no confirmation is awaited.
-    pub fn longest(&self) -> Duration {
-        self.plan.longest()
     }
 }

@@ -7,13 +7,9 @@
 //! The state of a rollout is its [`Summary`], and every change of it is a recorded event. Beside it the machine keeps
 //! only what the journal does not record: timers, and facts about hosts that change no state.
 
+mod connection;
 mod contact;
 mod hosts;
-mod late_hosts;
-mod outside;
-mod rollback;
-mod shared;
-mod twins;
 mod waves;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -24,22 +20,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
-use self::contact::{Contact, Timer};
-use self::rollback::Return;
+use self::contact::{Contact, InFlight, Timer};
 use self::waves::CurrentWave;
 use super::description::Rollout;
-use super::event::{Connection, Event, EventKind, Outcome};
-use super::flight::{InFlight, Timeouts};
+use super::event::{Connection, Event, EventKind, Outcome, WaveIndex};
 use super::summary::{HostProgress, Summary, WaveState};
 use super::{Effect, Input};
-use crate::plan::{ResolvedHost, ResolvedWave};
+use crate::plan::{Limits, ResolvedHost, ResolvedWave};
 use crate::protocol::{Replies, RequestId};
 
 /// How long after its accept timeout a request expires: the clocks of a fleet may differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 
-/// The most effects that a driver has prepared at once, so that the first requests of a large wave are not all in
-/// memory before one is sent.
+/// The machine prepares no further request once this many effects wait to be carried out, so that a large wave is not in
+/// memory all at once.
 pub const MAX_PREPARED: usize = 512;
 
 #[derive(Debug, Clone)]
@@ -47,32 +41,25 @@ pub struct Machine {
     state: Summary,
     rollout: Arc<Rollout>,
     epoch: Timestamp,
-    /// No further request is prepared while so many effects wait.
-    prepared: usize,
+    max_prepared: usize,
     replies: Replies,
     /// In the order of `state.hosts`.
     contacts: Vec<Contact>,
-    /// The hosts of each wave, as a range of that order.
-    ranges: Vec<Range<usize>>,
     by_request: FxHashMap<RequestId, usize>,
     /// When hosts of the current wave are due, and their indices.
     timers: BTreeSet<(Duration, usize)>,
-    progress: CurrentWave,
+    current: CurrentWave,
     /// Until when a host that did not answer the first roll call may still answer this one.
     roll_until: Option<Duration>,
-    /// Whether the plan's `is_current` still holds: hosts may have changed before a resume.
-    knows_current: bool,
-    /// The host that is rolling back.
-    returning: Option<Return>,
-    link: ConnectionState,
+    connection: ConnectionState,
     effects: VecDeque<Effect>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum ConnectionState {
-    /// Until `settled_at`, an accept timeout after a reconnect, listeners may still be reconnecting.
+    /// Until `reliable_from`, an accept timeout after a reconnect, listeners may still be reconnecting.
     Up {
-        settled_at: Duration,
+        reliable_from: Duration,
     },
     Down {
         since: Duration,
@@ -81,9 +68,9 @@ enum ConnectionState {
 
 impl Machine {
     /// Begins a rollout; `epoch` is the wall-clock time of its beginning, to which every `now` is relative. No further
-    /// request is prepared while `prepared` effects wait.
-    pub fn new(rollout: Arc<Rollout>, epoch: Timestamp, prepared: usize) -> Self {
-        let mut machine = Self::assemble(rollout, Summary::default(), epoch, prepared);
+    /// request is prepared while `max_prepared` effects wait.
+    pub fn new(rollout: Arc<Rollout>, epoch: Timestamp, max_prepared: usize) -> Self {
+        let mut machine = Self::assemble(rollout, Summary::default(), epoch, max_prepared);
         machine.record(Duration::ZERO, EventKind::Begun(Arc::clone(&machine.rollout)));
         machine.advance(Duration::ZERO);
         machine
@@ -92,138 +79,39 @@ impl Machine {
     /// Resumes a rollout from the state in which its journal ends; `None` when the journal does not describe the
     /// rollout. Completed hosts are never asked again; hosts that may run their request are asked for their state under
     /// its id; all others are pending again.
-    pub fn resume(recorded: Summary, epoch: Timestamp, prepared: usize) -> Option<Self> {
+    pub fn resume(recorded: Summary, epoch: Timestamp, max_prepared: usize) -> Option<Self> {
         let now = Duration::ZERO;
-        let has_begun = recorded.waves.iter().any(|wave| wave.state != WaveState::Pending);
-        let was_left = has_begun || recorded.was_resumed || recorded.outcome.is_some();
-        let mut machine = Self::assemble(Arc::clone(recorded.rollout.as_ref()?), recorded, epoch, prepared);
-        machine.knows_current = !was_left;
+        let mut machine = Self::assemble(Arc::clone(recorded.rollout.as_ref()?), recorded, epoch, max_prepared);
         machine.record(now, EventKind::Resumed);
-        if machine.state.current() == 0 {
+        if machine.state.current_wave == WaveIndex(0) {
             machine.call_roll(now);
         }
-        for index in machine.places(HostProgress::is_rolling_back) {
-            machine.send_back_again(now, index);
+        for index in machine.range() {
+            if machine.host(index).is_rolling_back() {
+                machine.ask_anew(now, index);
+            }
         }
         machine.advance(now);
         Some(machine)
     }
 
-    fn assemble(rollout: Arc<Rollout>, state: Summary, epoch: Timestamp, prepared: usize) -> Self {
-        let mut start = 0;
-        let ranges = rollout.plan.waves.iter().enumerate().map(|(index, wave)| {
-            let range = start..start + wave.hosts.len();
-            // The staging wave comes first and has the hosts of all other waves.
-            start = if rollout.plan.stage && index == 0 { 0 } else { range.end };
-            range
-        });
+    fn assemble(rollout: Arc<Rollout>, state: Summary, epoch: Timestamp, max_prepared: usize) -> Self {
         Self {
             state,
             epoch,
-            prepared,
+            max_prepared,
             replies: Replies::of(rollout.id),
             contacts: rollout.plan.hosts().map(Contact::new).collect(),
-            ranges: ranges.collect(),
             by_request: FxHashMap::default(),
             timers: BTreeSet::new(),
-            progress: CurrentWave::default(),
+            current: CurrentWave::default(),
             roll_until: None,
-            knows_current: true,
-            returning: None,
-            link: ConnectionState::Up { settled_at: Duration::ZERO },
+            connection: ConnectionState::Up { reliable_from: Duration::ZERO },
             effects: VecDeque::new(),
             rollout,
         }
     }
 
-    /// Applies an event to the state, and emits it to be recorded and displayed.
-    fn record(&mut self, now: Duration, kind: EventKind) {
-        let event = Event { at: self.wall_clock(now), kind };
-        self.state.apply(&event);
-        self.effects.push_back(Effect::Report(event));
-    }
-
-    fn wall_clock(&self, now: Duration) -> Timestamp {
-        self.epoch.saturating_add(now).unwrap_or(Timestamp::MAX)
-    }
-
-    fn timeouts(&self) -> Timeouts {
-        let limits = &self.wave().limits;
-        Timeouts { accept: limits.accept_timeout, finish: limits.finish_timeout() }
-    }
-
-    fn is_up(&self) -> bool {
-        matches!(self.link, ConnectionState::Up { .. })
-    }
-
-    fn set_timer(&mut self, index: usize, timer: Timer) {
-        let was_due = self.contact(index).timer.due();
-        let due = timer.due();
-        self.contact_mut(index).timer = timer;
-        if was_due != due {
-            was_due.map(|due| self.timers.remove(&(due, index)));
-            self.timers.extend(due.map(|due| (due, index)));
-        }
-    }
-
-    /// Changes the timing of a host in flight.
-    fn change_flight(&mut self, index: usize, change: impl FnOnce(InFlight) -> InFlight) {
-        if let Timer::InFlight(flight) = self.contact(index).timer {
-            self.set_timer(index, Timer::InFlight(change(flight)));
-        }
-    }
-
-    /// Returns the hosts of the current wave that are in flight, in order.
-    fn in_flight(&self) -> Vec<usize> {
-        self.range().filter(|&index| self.contact(index).flight().is_some()).collect()
-    }
-
-    /// Returns the indices of the hosts that satisfy a predicate, in order.
-    fn places(&self, is_wanted: impl Fn(&HostProgress) -> bool) -> Vec<usize> {
-        self.state.hosts.iter().enumerate().filter(|(_, host)| is_wanted(host)).map(|(index, _)| index).collect()
-    }
-
-    /// Returns the state of the current wave, or `Pending` after the last one.
-    fn phase(&self) -> &WaveState {
-        self.state.waves.get(self.state.current()).map_or(&WaveState::Pending, |wave| &wave.state)
-    }
-
-    fn is_running(&self) -> bool {
-        matches!(self.phase(), WaveState::Running | WaveState::Draining)
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "asked only while a wave is under way, and so there is one")]
-    fn wave(&self) -> &ResolvedWave {
-        &self.rollout.plan.waves[self.state.current()]
-    }
-
-    fn range(&self) -> Range<usize> {
-        self.ranges.get(self.state.current()).cloned().unwrap_or_default()
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "indices are made from the ranges of a vector of the same length")]
-    fn host(&self, index: usize) -> &HostProgress {
-        &self.state.hosts[index]
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "indices are made from the ranges of the same vector")]
-    fn contact(&self, index: usize) -> &Contact {
-        &self.contacts[index]
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "indices are made from the ranges of the same vector")]
-    fn contact_mut(&mut self, index: usize) -> &mut Contact {
-        &mut self.contacts[index]
-    }
-
-    fn resolved_host(&self, index: usize) -> &ResolvedHost {
-        let host = self.host(index);
-        let wave = self.rollout.plan.waves.get(host.wave.0);
-        wave.and_then(|wave| wave.hosts.get(host.index)).expect("indices are made from the waves of the same plan")
-    }
-}
-
-impl Machine {
     /// Returns the state of the rollout, including the events that still wait as effects.
     pub const fn state(&self) -> &Summary {
         &self.state
@@ -248,16 +136,16 @@ impl Machine {
             return;
         }
         match input {
-            Input::Response { from, request, response } => self.respond(now, &from, &request, response),
-            Input::OldResponse(response) => self.respond_in_old_form(now, response),
-            Input::NoResponders { request } => self.no_responders(now, &request),
-            Input::ResponsesLost => self.answers_lost(now),
-            Input::Connection(Connection::Down) => self.disconnected(now),
-            Input::Connection(Connection::Up) => self.reconnected(now),
-            Input::Answer(answer) => self.answered(now, answer),
-            Input::CheckDone(result) => self.checked(now, result),
-            Input::Interrupt(how) => self.interrupted(now, how),
-            Input::Discovered(report) => self.present(now, &report),
+            Input::Response { from, request, response } => self.on_response(now, &from, &request, response),
+            Input::OldResponse(response) => self.on_old_response(now, response),
+            Input::NoResponders { request } => self.on_no_responders(now, &request),
+            Input::ResponsesLost => self.on_responses_lost(now),
+            Input::Connection(Connection::Down) => self.on_disconnect(now),
+            Input::Connection(Connection::Up) => self.on_reconnect(now),
+            Input::Confirmation(answer) => self.on_confirmation(now, answer),
+            Input::CheckDone(result) => self.on_check_done(now, result),
+            Input::Interrupt(how) => self.on_interrupt(now, how),
+            Input::Discovered(report) => self.on_roll_call_answer(now, &report),
         }
         self.advance(now);
     }
@@ -267,49 +155,36 @@ impl Machine {
         if self.outcome().is_some() {
             return;
         }
-        if let ConnectionState::Down { .. } = self.link {
-            if self.deadline().is_some_and(|deadline| now >= deadline) {
-                self.bus_lost(now);
-            }
-        } else {
-            self.return_due(now);
+        if self.is_up() {
             self.roll_until = self.roll_until.filter(|until| now < *until);
             while let Some(&(_, index)) = self.timers.first().filter(|(due, _)| *due <= now) {
-                self.due(now, index);
+                self.on_timer(now, index);
             }
+        } else if *self.wave_state() != WaveState::Baking && self.deadline().is_some_and(|deadline| now >= deadline) {
+            self.on_bus_lost(now);
         }
         self.advance(now);
     }
 
     /// Whether [`Self::handle_deadline`] would give up a silent host: a good time to test the connection first.
     pub fn gives_up(&self, now: Duration) -> bool {
-        if self.outcome().is_some() || !self.is_up() {
-            return false;
-        }
         let due = self.timers.iter().take_while(|(due, _)| *due <= now);
         let mut flights = due.filter_map(|(_, index)| self.contact(*index).flight());
-        let is_over = |flight: &InFlight| now >= flight.deadline;
-        flights.any(is_over) || self.returning.as_ref().is_some_and(|back| is_over(&back.flight))
+        self.outcome().is_none() && self.is_up() && flights.any(|flight| now >= flight.deadline())
     }
 
     /// Returns when to call [`Self::handle_deadline`] if nothing happens before.
     pub fn deadline(&self) -> Option<Duration> {
-        if self.outcome().is_some() {
-            return None;
-        }
-        match (self.phase(), self.link) {
-            (WaveState::Baking, _) => Some(self.progress.bakes_until),
-            (WaveState::Running | WaveState::Draining, ConnectionState::Down { since }) => {
-                Some(since + self.timeouts().finish)
+        match (self.wave_state(), self.connection) {
+            _ if self.outcome().is_some() => None,
+            (WaveState::Pending | WaveState::AwaitingConfirmation | WaveState::Checking, _) => None,
+            (WaveState::Baking, _) => Some(self.current.bakes_until),
+            (WaveState::Running | WaveState::Draining | WaveState::Ended(_), ConnectionState::Down { since }) => {
+                Some(since + self.limits().finish_timeout())
             }
-            (WaveState::Running | WaveState::Draining, ConnectionState::Up { .. }) => {
+            (WaveState::Running | WaveState::Draining | WaveState::Ended(_), ConnectionState::Up { .. }) => {
                 self.timers.first().map(|(due, _)| *due).into_iter().chain(self.roll_until).min()
             }
-            (WaveState::Ended(_), ConnectionState::Down { since }) => {
-                Some(self.progress.returns_since.max(since) + self.timeouts().finish)
-            }
-            (WaveState::Ended(_), ConnectionState::Up { .. }) => self.returning.as_ref().map(|back| back.flight.due()),
-            (WaveState::Pending | WaveState::AwaitingConfirmation | WaveState::Checking, _) => None,
         }
     }
 
@@ -318,13 +193,99 @@ impl Machine {
         self.effects.pop_front()
     }
 
-    pub fn prepare_more(&mut self, now: Duration) {
-        self.advance(now);
-    }
-
     /// Whether a further request can be prepared. The driver may carry out the prepared effects before it calls
-    /// [`Self::prepare_more`].
+    /// [`Self::advance`].
     pub fn has_more(&self) -> bool {
         self.outcome().is_none() && self.is_running() && self.next_to_send().is_some()
+    }
+}
+
+impl Machine {
+    /// Applies an event to the state, and emits it to be recorded and displayed.
+    fn record(&mut self, now: Duration, kind: EventKind) {
+        let event = Event { at: self.wall_clock(now), kind };
+        self.state.apply(&event);
+        self.effects.push_back(Effect::Report(event));
+    }
+
+    fn wall_clock(&self, now: Duration) -> Timestamp {
+        self.epoch.saturating_add(now).unwrap_or(Timestamp::MAX)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.wave().limits
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.connection, ConnectionState::Up { .. })
+    }
+
+    fn set_timer(&mut self, index: usize, timer: Timer) {
+        let was_due = self.contact(index).timer.due();
+        let due = timer.due();
+        self.contact_mut(index).timer = timer;
+        if was_due != due {
+            was_due.map(|due| self.timers.remove(&(due, index)));
+            self.timers.extend(due.map(|due| (due, index)));
+        }
+    }
+
+    /// Changes the timing of a host in flight.
+    fn change_flight(&mut self, index: usize, change: impl FnOnce(&mut InFlight)) {
+        if let Timer::InFlight(mut flight) = self.contact(index).timer {
+            change(&mut flight);
+            self.set_timer(index, Timer::InFlight(flight));
+        }
+    }
+
+    /// Returns the hosts of the current wave that are in flight, in order.
+    fn in_flight(&self) -> Vec<usize> {
+        self.range().filter(|&index| self.contact(index).flight().is_some()).collect()
+    }
+
+    /// Returns the state of the current wave, or `Pending` after the last one.
+    fn wave_state(&self) -> &WaveState {
+        self.state.waves.get(self.state.current_wave.0).map_or(&WaveState::Pending, |wave| &wave.state)
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.wave_state(), WaveState::Running | WaveState::Draining)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "asked only while a wave is under way")]
+    fn wave(&self) -> &ResolvedWave {
+        &self.rollout.plan.waves[self.state.current_wave.0]
+    }
+
+    /// Returns the indices of the hosts of the current wave.
+    fn range(&self) -> Range<usize> {
+        self.range_of(self.state.current_wave)
+    }
+
+    /// Returns the indices of the hosts of a wave, which follow each other.
+    fn range_of(&self, wave: WaveIndex) -> Range<usize> {
+        let hosts = &self.state.hosts;
+        hosts.partition_point(|host| host.wave < wave)..hosts.partition_point(|host| host.wave <= wave)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an index is that of a host of the plan")]
+    fn host(&self, index: usize) -> &HostProgress {
+        &self.state.hosts[index]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an index is that of a host of the plan")]
+    fn contact(&self, index: usize) -> &Contact {
+        &self.contacts[index]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an index is that of a host of the plan")]
+    fn contact_mut(&mut self, index: usize) -> &mut Contact {
+        &mut self.contacts[index]
+    }
+
+    fn resolved_host(&self, index: usize) -> &ResolvedHost {
+        let host = self.host(index);
+        let wave = self.rollout.plan.waves.get(host.wave.0);
+        wave.and_then(|wave| wave.hosts.get(host.index_in_wave)).expect("a host is one of the plan")
     }
 }

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 pub use self::view::{Counts, HostProgress, HostRollback, HostState, WaveProgress, WaveState};
 use super::description::Rollout;
 use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, UnexpectedResponse, WaveIndex, WaveVerdict};
-use crate::plan::Rollback;
+use crate::plan::{ResolvedWave, Rollback};
 use crate::protocol::HostName;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,13 +28,16 @@ pub struct Summary {
     pub unexpected_responses: Vec<(HostName, UnexpectedResponse)>,
     pub interrupt: Option<Interrupt>,
     pub outcome: Option<Outcome>,
-    pub(super) was_resumed: bool,
+    /// The first wave that has not succeeded, or the number of waves.
+    pub current_wave: WaveIndex,
+    /// The indices of the completed hosts, in the order in which they completed.
+    pub(super) completed: Vec<usize>,
     /// Whether the staging wave, in which all hosts fetch, is not over.
     pub(super) is_staging: bool,
-    places: FxHashMap<HostName, usize>,
-    completed: Vec<usize>,
-    /// The first wave that has not succeeded.
-    current: usize,
+    /// Whether the plan's `is_current` still holds: hosts may have changed before a resume.
+    pub(super) knows_current: bool,
+    was_resumed: bool,
+    indices: FxHashMap<HostName, usize>,
 }
 
 impl Summary {
@@ -75,7 +78,7 @@ impl Summary {
                     view.spend_id(*outcome);
                 });
                 if *outcome == HostOutcome::Completed {
-                    self.completed.extend(self.place(host));
+                    self.completed.extend(self.index_of(host));
                 }
             }
             EventKind::RollingBack { host, request } => self.change(host, |view| {
@@ -99,7 +102,7 @@ impl Summary {
                     view.ended_at = Some(event.at);
                 }
                 if *verdict == WaveVerdict::Succeeded {
-                    self.current = wave.0 + 1;
+                    self.current_wave = WaveIndex(wave.0 + 1);
                 }
             }
             EventKind::Staged => self.leave_stage(),
@@ -125,11 +128,11 @@ impl Summary {
     }
 
     pub fn host(&self, name: &HostName) -> Option<&HostProgress> {
-        self.place(name).and_then(|place| self.hosts.get(place))
+        self.index_of(name).and_then(|index| self.hosts.get(index))
     }
 
-    pub fn place(&self, name: &HostName) -> Option<usize> {
-        self.places.get(name).copied()
+    pub fn index_of(&self, name: &HostName) -> Option<usize> {
+        self.indices.get(name).copied()
     }
 
     /// Returns the hosts of one wave, in the order of dispatch.
@@ -137,28 +140,15 @@ impl Summary {
         self.hosts.iter().filter(move |host| host.wave == wave)
     }
 
-    /// Returns the first wave that has not succeeded, or the number of waves.
-    pub const fn current(&self) -> usize {
-        self.current
-    }
-
-    /// Returns the indices of the completed hosts, in the order in which they completed.
-    pub(super) fn completed(&self) -> &[usize] {
-        &self.completed
-    }
-
     /// Returns the failed wave whose rollback is not finished, if any.
     pub fn unfinished_rollback(&self) -> Option<WaveIndex> {
-        let waves = &self.rollout.as_ref()?.plan.waves;
-        let is_it = |index: &usize| {
-            let failed = matches!(
-                self.waves.get(*index),
-                Some(WaveProgress { state: WaveState::Ended(WaveVerdict::Failed(_)), .. })
-            );
-            failed && self.hosts_of(WaveIndex(*index)).any(HostProgress::is_to_return)
-        };
-        let returning = waves.iter().enumerate().filter(|(_, wave)| wave.limits.rollback == Rollback::Wave);
-        returning.map(|(index, _)| index).find(is_it).map(WaveIndex)
+        let mut waves = self.rollout.as_ref()?.plan.waves.iter().zip(&self.waves).enumerate();
+        let rolls_back = waves.position(|(index, (wave, progress))| {
+            wave.limits.rollback == Rollback::Wave
+                && matches!(progress.state, WaveState::Ended(WaveVerdict::Failed(_)))
+                && self.hosts_of(WaveIndex(index)).any(|host| host.has_completed() || host.is_rolling_back())
+        });
+        rolls_back.map(WaveIndex)
     }
 
     /// Counts the hosts of the whole rollout by state.
@@ -167,90 +157,83 @@ impl Summary {
     }
 
     fn begin(&mut self, at: Timestamp, rollout: &Arc<Rollout>) {
+        let plan = &rollout.plan;
         self.began_at = Some(at);
-        self.hosts.reserve_exact(rollout.plan.hosts().count());
-        self.is_staging = rollout.plan.stage;
-        for (wave, resolved) in rollout.plan.waves.iter().enumerate() {
-            self.waves.push(WaveProgress::PENDING);
-            // The staging wave has the hosts of all others.
-            let are_known = self.is_staging && wave > 0;
-            for (index, host) in resolved.hosts.iter().enumerate().filter(|_| !are_known) {
-                self.places.insert(host.hostname.clone(), self.hosts.len());
-                self.hosts.push(HostProgress::new(host.hostname.clone(), WaveIndex(wave), index));
-            }
-        }
+        self.is_staging = plan.stage;
+        self.knows_current = true;
+        self.waves = vec![WaveProgress::PENDING; plan.waves.len()];
+        self.hosts.reserve_exact(plan.hosts().count());
+        // The staging wave has the hosts of all others.
+        let with_own_hosts = if plan.stage { 1 } else { plan.waves.len() };
+        self.hosts.extend(pending(plan.waves.iter().enumerate().take(with_own_hosts)));
+        self.indices = self.hosts.iter().enumerate().map(|(index, host)| (host.name.clone(), index)).collect();
         self.rollout = Some(Arc::clone(rollout));
     }
 
     /// Ends staging: each host becomes pending in its own wave.
     fn leave_stage(&mut self) {
         self.is_staging = false;
-        let Some(rollout) = self.rollout.clone() else { return };
-        let places = rollout
-            .plan
-            .deploying_waves()
-            .flat_map(|(wave, resolved)| (0..resolved.hosts.len()).map(move |index| (WaveIndex(wave), index)));
-        for (host, (wave, index)) in self.hosts.iter_mut().zip(places) {
-            *host = HostProgress::new(host.name.clone(), wave, index);
-        }
         self.completed.clear();
+        if let Some(rollout) = &self.rollout {
+            self.hosts.clear();
+            self.hosts.extend(pending(rollout.plan.deploying_waves()));
+        }
     }
 
     /// Makes hosts pending again that are neither completed nor in flight, except in waves that are over. A wave that
     /// succeeded although a host failed is over: its barrier was passed, and hosts of later waves may have been sent
     /// requests. A failed wave with an unfinished rollback stays failed; only a resume after its rollback runs it again.
     fn resume(&mut self) {
+        let has_begun = self.waves.iter().any(|wave| wave.state != WaveState::Pending);
+        self.knows_current = !(has_begun || self.was_resumed || self.outcome.is_some());
         self.was_resumed = true;
         self.outcome = None;
         self.ended_at = None;
         self.interrupt = None;
-        self.current = self.waves.iter().take_while(|wave| wave.succeeded()).count();
-        let returns = self.unfinished_rollback();
-        let is_behind = |index: WaveIndex, wave: &WaveProgress| wave.succeeded() || returns == Some(index);
-        let mut behind = Vec::with_capacity(self.waves.len());
+        self.current_wave = WaveIndex(self.waves.iter().take_while(|wave| wave.succeeded()).count());
+        let rolls_back = self.unfinished_rollback();
         for (index, wave) in self.waves.iter_mut().enumerate() {
-            behind.push(is_behind(WaveIndex(index), wave));
-            if !is_behind(WaveIndex(index), wave) {
+            if !wave.succeeded() && rolls_back != Some(WaveIndex(index)) {
                 wave.state = WaveState::Pending;
                 wave.ended_at = None;
             }
         }
-        for place in 0..self.hosts.len() {
-            self.change_at(place, |host| {
-                let is_behind = behind.get(host.wave.0).is_some_and(|behind| *behind);
+        let is_over: Vec<bool> = self.waves.iter().map(|wave| wave.state != WaveState::Pending).collect();
+        for index in 0..self.hosts.len() {
+            self.change_at(index, |host| {
                 if host.state.is_in_flight() {
                     host.state = HostState::Dispatched;
-                } else if !is_behind && !host.runs_what_was_asked() {
+                } else if is_over.get(host.wave.0) != Some(&true) && !host.runs_what_was_asked() {
                     *host = host.anew();
                 }
             });
         }
         let hosts = &self.hosts;
-        self.completed.retain(|place| hosts.get(*place).is_some_and(|host| host.state != HostState::Pending));
+        self.completed.retain(|index| hosts.get(*index).is_some_and(|host| host.state != HostState::Pending));
     }
 
     /// Fails a completed host that turned out to be two machines.
     fn take_back(&mut self, name: &HostName) {
         let is_completed = |host: &HostProgress| host.state == HostState::Final(HostOutcome::Completed);
-        let Some(place) = self.place(name).filter(|place| self.hosts.get(*place).is_some_and(is_completed)) else {
+        let Some(index) = self.index_of(name).filter(|index| self.hosts.get(*index).is_some_and(is_completed)) else {
             return;
         };
-        self.change_at(place, |host| {
+        self.change_at(index, |host| {
             host.state = HostState::Final(HostOutcome::Failed);
             host.spend_id(HostOutcome::Failed);
         });
-        self.completed.retain(|completed| *completed != place);
+        self.completed.retain(|completed| *completed != index);
     }
 
     fn change(&mut self, name: &HostName, change: impl FnOnce(&mut HostProgress)) {
-        if let Some(place) = self.place(name) {
-            self.change_at(place, change);
+        if let Some(index) = self.index_of(name) {
+            self.change_at(index, change);
         }
     }
 
     /// Changes a host, and the counts of its wave with it.
-    fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostProgress)) {
-        let Some(host) = self.hosts.get_mut(place) else { return };
+    fn change_at(&mut self, index: usize, change: impl FnOnce(&mut HostProgress)) {
+        let Some(host) = self.hosts.get_mut(index) else { return };
         let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);
         let is_excused =
             |host: &HostProgress| plan.is_some_and(|plan| plan.ignores_silence_of(host.wave.0, &host.name));
@@ -269,4 +252,12 @@ impl Summary {
             view.state = state;
         }
     }
+}
+
+/// Returns the hosts of these waves, in the order of dispatch.
+fn pending<'a>(waves: impl Iterator<Item = (usize, &'a ResolvedWave)>) -> impl Iterator<Item = HostProgress> {
+    waves.flat_map(|(wave, resolved)| {
+        let hosts = resolved.hosts.iter().enumerate();
+        hosts.map(move |(index, host)| HostProgress::new(host.hostname.clone(), WaveIndex(wave), index))
+    })
 }

@@ -313,10 +313,10 @@ impl ToolContext {
 
 /// Returns the next wave where its plan wants a person to confirm it.
 fn unconfirmed(left: &Summary) -> Option<(WaveIndex, &str)> {
-    let index = left.current();
-    let wave = left.rollout.as_ref()?.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
-    let began = left.waves.get(index)?.began_at.is_some();
-    (!began).then_some((WaveIndex(index), wave.name.as_str()))
+    let index = left.current_wave;
+    let wave = left.rollout.as_ref()?.plan.waves.get(index.0).filter(|wave| wave.limits.confirm)?;
+    let began = left.waves.get(index.0)?.began_at.is_some();
+    (!began).then_some((index, wave.name.as_str()))
 }
 
 /// Waits until the hosts and the commit are settled, or fails when the call has to be answered.

@@ -105,7 +105,7 @@ fn list(context: &ToolContext) -> Result<CallToolResponse, ToolError> {
             "commit": rollout.revision.as_str(),
             "operator": context.redactor.first(&rollout.operator, 80),
             "began_at": began_at.map(|at| format!("{at:.0}")),
-            "hosts": counts.total(),
+            "hosts": counts.total,
             "completed": counts.completed + counts.current,
         }))
     };
@@ -311,7 +311,7 @@ fn next(rollout: &Rollout, state: &str) -> String {
 /// Returns the number of hosts in a final state.
 fn done(summary: &Summary) -> usize {
     let counts = summary.counts();
-    counts.total() - counts.pending - counts.in_flight
+    counts.total - counts.pending - counts.in_flight
 }
 
 /// Returns the rank of a host in lists: failures first, then hosts in flight.

@@ -106,7 +106,7 @@ where
     tasks.spawn(network(end, Arc::clone(&rollout)));
     let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH, 3);
     let reporters: Vec<Box<dyn Reporter>> = vec![Box::new(Broken), Box::new(Recorder(log.clone()))];
-    let confirm: Confirm = Box::new(|_, _| Box::pin(async { Answer::Unavailable }));
+    let confirm: Confirm = Box::new(|_, _| Box::pin(async { Confirmation::Unavailable }));
     Driver::new(fleet, journal, reporters, interrupts, confirm, |_| String::new()).run(&mut machine).await?;
     Ok(machine.state().clone())
 }

@@ -147,7 +147,7 @@ fn every_kind_of_end_is_counted_and_told() {
 
       7 hosts: 1 completed, 1 failed, 1 rejected, 1 unreachable, 1 timed out, 1 skipped, 1 in flight   39s
     "#);
-    assert_eq!(story.summary.counts().total(), 7);
+    assert_eq!(story.summary.counts().total, 7);
 }
 
 #[test]

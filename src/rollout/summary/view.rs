@@ -41,7 +41,7 @@ pub struct HostProgress {
     pub name: HostName,
     pub wave: WaveIndex,
     /// The host's place in the wave.
-    pub index: usize,
+    pub index_in_wave: usize,
     pub state: HostState,
     pub request: Option<RequestId>,
     /// How many requests the host was sent since it was last pending.
@@ -93,6 +93,7 @@ pub struct Counts {
     pub unreachable: usize,
     pub timed_out: usize,
     pub skipped: usize,
+    pub total: usize,
 }
 
 impl WaveProgress {
@@ -123,11 +124,11 @@ impl WaveProgress {
 }
 
 impl HostProgress {
-    pub(super) const fn new(name: HostName, wave: WaveIndex, index: usize) -> Self {
+    pub(super) const fn new(name: HostName, wave: WaveIndex, index_in_wave: usize) -> Self {
         Self {
             name,
             wave,
-            index,
+            index_in_wave,
             state: HostState::Pending,
             request: None,
             attempts: 0,
@@ -141,7 +142,7 @@ impl HostProgress {
 
     /// Returns the host as pending. Its used ids stay used.
     pub(super) fn anew(&self) -> Self {
-        Self { used_ids: self.used_ids, ..Self::new(self.name.clone(), self.wave, self.index) }
+        Self { used_ids: self.used_ids, ..Self::new(self.name.clone(), self.wave, self.index_in_wave) }
     }
 
     /// Counts the id as used if the host would repeat this outcome. A host that was given up may still complete.
@@ -149,18 +150,23 @@ impl HostProgress {
         self.used_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
     }
 
+    /// Returns the request that the host was sent last: to deploy or to roll back.
+    pub(in crate::rollout) fn last_request(&self) -> Option<&RequestId> {
+        self.rollback.as_ref().map(|rollback| &rollback.request).or(self.request.as_ref())
+    }
+
     /// Returns what the host ran before the request, by its final response or else by the roll call.
     pub fn ran_before<'a>(&'a self, rollout: &'a Rollout) -> Option<&'a Commit> {
         let said = self.response.as_deref().and_then(|response| response.previous_revision.as_ref());
-        said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index)?.revision.as_ref())
+        said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index_in_wave)?.revision.as_ref())
     }
 
     /// Returns the commit that the host runs now, if known. A rollback, an action that activates nothing, and a failure
     /// before the activation leave what ran before; after other failures nobody knows.
     pub fn runs_now(&self, rollout: &Rollout) -> Option<Commit> {
         let before = || self.ran_before(rollout).cloned();
-        if let Some(rollback) = &self.rollback {
-            return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
+        if self.rollback.is_some() {
+            return self.has_rolled_back().then(before).flatten();
         }
         let response = self.response.as_deref();
         match self.state {
@@ -175,7 +181,7 @@ impl HostProgress {
             HostState::Final(HostOutcome::Failed) => {
                 let response = response?;
                 let is_untouched = response.error.as_ref().is_some_and(ErrorCode::is_before_activation);
-                if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
+                response.rolled_back.unwrap_or(is_untouched).then(before).flatten()
             }
             HostState::Final(HostOutcome::Unreachable | HostOutcome::TimedOut)
             | HostState::Dispatched
@@ -197,13 +203,8 @@ impl HostProgress {
         self.state == HostState::Final(HostOutcome::Current) || self.has_completed()
     }
 
-    fn has_completed(&self) -> bool {
+    pub(super) fn has_completed(&self) -> bool {
         self.state == HostState::Final(HostOutcome::Completed) && self.rollback.is_none()
-    }
-
-    /// Whether the host completed, and has not finished rolling back.
-    pub(super) fn is_to_return(&self) -> bool {
-        self.has_completed() || self.is_rolling_back()
     }
 
     /// Whether the host was asked to roll back and has not finished.
@@ -228,6 +229,7 @@ impl Counts {
     pub fn of<'a>(hosts: impl IntoIterator<Item = &'a HostProgress>) -> Self {
         let mut counts = Self::default();
         for host in hosts {
+            counts.total += 1;
             *match host.state {
                 HostState::Pending => &mut counts.pending,
                 HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
@@ -244,18 +246,5 @@ impl Counts {
             } += 1;
         }
         counts
-    }
-
-    pub const fn total(&self) -> usize {
-        self.pending
-            + self.in_flight
-            + self.completed
-            + self.current
-            + self.rolled_back
-            + self.failed
-            + self.rejected
-            + self.unreachable
-            + self.timed_out
-            + self.skipped
     }
 }

@@ -17,7 +17,7 @@ use crate::plan::{Limits, Rollback};
 use crate::protocol::{ROLLBACK_WITHIN, Replies, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
-    Answer, Dispatch, Effect, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, Summary,
+    Confirmation, Dispatch, Effect, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, Summary,
     WaveVerdict,
 };
 
@@ -116,7 +116,7 @@ fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         return false;
     };
     let confirmed = match ledger.waves[wave].answered {
-        Some((_, answer)) => answer == Answer::Yes,
+        Some((_, answer)) => answer == Confirmation::Yes,
         None => !ledger.waves[wave].wave.limits.confirm,
     };
     confirmed && ledger.waves[..wave].iter().enumerate().all(|(earlier, wave)| is_behind(ledger, earlier, wave, at))
@@ -211,7 +211,7 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
     let failures = ledger.charged(number);
     let is_good = |outcome: &HostOutcome| matches!(outcome, HostOutcome::Completed | HostOutcome::Current);
     let completed = outcomes().filter(is_good).count();
-    let declined = progress.answered.is_some_and(|(_, answer)| answer != Answer::Yes);
+    let declined = progress.answered.is_some_and(|(_, answer)| answer != Confirmation::Yes);
     let skipped = |cause| outcomes().any(|outcome| outcome == HostOutcome::Skipped(cause));
     let is_under_way = progress.asked_at.is_some() || progress.started_at.is_some();
 
@@ -259,7 +259,7 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         SkipReason::EarlierWave => ledger.waves[..seen.wave].iter().any(failed),
         SkipReason::Interrupt => ledger.interrupt.is_some(),
         SkipReason::NotConfirmed => {
-            ledger.waves.iter().any(|progress| progress.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
+            ledger.waves.iter().any(|progress| progress.answered.is_some_and(|(_, answer)| answer != Confirmation::Yes))
         }
         SkipReason::Disconnected => {
             ledger.down_since.is_some_and(|since| since + finish_timeout(&progress.wave.limits) <= at)
@@ -319,8 +319,8 @@ fn outcome(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         Some(Outcome::Succeeded) => succeeded,
         Some(Outcome::Failed) => verdict(|verdict| matches!(verdict, WaveVerdict::Failed(_))),
         Some(Outcome::Interrupted) => ledger.interrupt.is_some() && !succeeded,
-        Some(Outcome::Declined) => answered(Answer::No),
-        Some(Outcome::Paused) => answered(Answer::Unavailable),
+        Some(Outcome::Declined) => answered(Confirmation::No),
+        Some(Outcome::Paused) => answered(Confirmation::Unavailable),
     };
     is_true && (ledger.outcome.is_none() || matches!(entry, Entry::Restarted))
 }
@@ -369,7 +369,7 @@ fn sums(ledger: &Ledger, summary: &Summary) -> bool {
     let count = |wanted: fn(&HostOutcome) -> bool| {
         ledger.hosts.iter().filter_map(|seen| seen.outcome).filter(|(_, outcome)| wanted(outcome)).count()
     };
-    counts.total() == ledger.hosts.len()
+    counts.total == ledger.hosts.len()
         && counts.completed + counts.rolled_back == count(|outcome| *outcome == HostOutcome::Completed)
         && counts.rolled_back == ledger.hosts.iter().filter(|seen| has_rolled_back(seen)).count()
         && counts.current == count(|outcome| *outcome == HostOutcome::Current)
@@ -389,7 +389,9 @@ fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
         .sum::<Duration>();
     let asked_in_vain = ledger.waves.iter().any(|progress| progress.asked_at.is_some() && progress.answered.is_none());
     let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
-    !world.connection.is_empty() || asked_in_vain || ended_at <= ledger.begun_at + world.rollout().longest() + thought
+    !world.connection.is_empty()
+        || asked_in_vain
+        || ended_at <= ledger.begun_at + world.rollout().plan.longest() + thought
 }
 
 // -- what the entries are about

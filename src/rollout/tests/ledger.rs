@@ -9,7 +9,7 @@ use super::world::World;
 use crate::plan::{ResolvedWave, Rollback};
 use crate::protocol::{Feature, HostName, RequestId, Revision, Tier};
 use crate::rollout::{
-    Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
+    Confirmation, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
 
 /// The observations of a rollout so far.
@@ -57,7 +57,7 @@ pub(super) struct Ledger<'a> {
 pub(super) struct ObservedWave<'a> {
     pub(super) wave: &'a ResolvedWave,
     pub(super) asked_at: Option<Duration>,
-    pub(super) answered: Option<(Duration, Answer)>,
+    pub(super) answered: Option<(Duration, Confirmation)>,
     pub(super) started_at: Option<Duration>,
     pub(super) is_baking: bool,
     pub(super) runs_check: bool,
@@ -171,7 +171,7 @@ impl<'a> Ledger<'a> {
                     self.all_have_to_be_asked();
                 }
             }
-            Input::Answer(answer) => {
+            Input::Confirmation(answer) => {
                 let asked = self.waves.iter_mut().rfind(|progress| progress.asked_at.is_some());
                 if let Some(progress) = asked {
                     progress.answered = Some((at, *answer));

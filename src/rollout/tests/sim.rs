@@ -131,11 +131,11 @@ impl Begun {
     }
 
     pub(super) fn prepare_more(&mut self, now: Duration) {
-        self.executor.prepare_more(now.saturating_sub(self.at));
+        self.executor.advance(now.saturating_sub(self.at));
     }
 
     pub(super) fn outcome(&self) -> Option<Outcome> {
-        self.executor.outcome()
+        self.executor.state().outcome
     }
 }
 

@@ -57,7 +57,7 @@ fn told(input: &Input, names: &mut Names) -> String {
         Input::NoResponders { request } => format!("{}: 503, nobody is there", names.of(request)),
         Input::ResponsesLost => "answers were lost".to_owned(),
         Input::Connection(connection) => format!("connection {connection:?}"),
-        Input::Answer(answer) => format!("the operator says {answer:?}"),
+        Input::Confirmation(answer) => format!("the operator says {answer:?}"),
         Input::CheckDone(result) => format!("the check says {result:?}"),
         Input::Discovered(report) => format!("{} is there", report.hostname),
         Input::Interrupt(how) => format!("interrupt: {how:?}"),

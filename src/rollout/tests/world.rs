@@ -13,7 +13,7 @@ use super::network::{Network, Script, connection, interrupts, losses, mostly, ro
 use super::sim::{self, Agenda, Begun, Log};
 use crate::plan::{Check, Groups, Limits, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::{Action, Feature, HostReport, Revision, Tier};
-use crate::rollout::{Answer, Connection, Dispatch, Effect, Input, Interrupt, Machine, Rollout};
+use crate::rollout::{Confirmation, Connection, Dispatch, Effect, Input, Interrupt, Machine, Rollout};
 
 /// A plan, and everything that the machine cannot decide.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub(super) struct World {
     pub(super) losses: Vec<Range<Duration>>,
     pub(super) interrupts: Vec<(Duration, Interrupt)>,
     /// How long the operator thinks before each wave, and the answer.
-    pub(super) answers: Vec<(Duration, Answer)>,
+    pub(super) answers: Vec<(Duration, Confirmation)>,
     pub(super) checks: Vec<Checked>,
     pub(super) latecomers: Vec<Latecomer>,
     /// How long hosts that were silent in the first roll call take to answer a later one, if they do.
@@ -108,7 +108,7 @@ impl World {
             }
             Effect::Ask(wave) => {
                 let (after, answer) = self.answers[wave.0];
-                agenda.surely(now + after, Input::Answer(answer));
+                agenda.surely(now + after, Input::Confirmation(answer));
             }
             Effect::RunCheck(wave) => {
                 let (after, passes) = self.checks[wave.0];
@@ -230,8 +230,9 @@ fn latecomers() -> impl Strategy<Value = Vec<Latecomer>> {
     mostly(50, Just(Vec::new()), vec(latecomer, 1..4))
 }
 
-fn operator(waves: usize) -> impl Strategy<Value = (Vec<(Duration, Answer)>, Vec<Checked>)> {
-    let answer = prop_oneof![8 => Just(Answer::Yes), 1 => Just(Answer::No), 1 => Just(Answer::Unavailable)];
+fn operator(waves: usize) -> impl Strategy<Value = (Vec<(Duration, Confirmation)>, Vec<Checked>)> {
+    let answer =
+        prop_oneof![8 => Just(Confirmation::Yes), 1 => Just(Confirmation::No), 1 => Just(Confirmation::Unavailable)];
     let passes = mostly(80, Just(true), Just(false));
     (vec((seconds(0..6), answer), waves), vec((seconds(0..4), passes), waves))
 }

@@ -9,7 +9,7 @@ use crate::rollout::tests::drive::Drive;
 use crate::rollout::tests::fixture::{
     EPOCH, MAX_PREPARED, check, name, report, response, rollout, secs, wave, wave_with,
 };
-use crate::rollout::{Answer, Effect, Input, Interrupt, Machine};
+use crate::rollout::{Confirmation, Effect, Input, Interrupt, Machine};
 
 #[test]
 fn a_wave_bakes_and_is_checked() {
@@ -97,7 +97,7 @@ fn nothing_is_baked_after_the_last_wave() {
 #[test]
 fn a_confirmed_wave_begins_when_the_operator_says_so() {
     let mut drive = Drive::plan([wave_with("a", |limits| limits.confirm = true)]);
-    drive.at(60.0, Input::Answer(Answer::Yes)).says(61.0, "a", Completed);
+    drive.at(60.0, Input::Confirmation(Confirmation::Yes)).says(61.0, "a", Completed);
     insta::assert_snapshot!(drive.transcript(), @r"
      0s sunday begins
      0s wave 1 awaits confirmation
@@ -116,7 +116,7 @@ fn a_confirmed_wave_begins_when_the_operator_says_so() {
 #[test]
 fn a_declined_wave_is_the_end() {
     let mut drive = Drive::plan([wave("a"), wave_with("b", |limits| limits.confirm = true), wave("c")]);
-    drive.says(1.0, "a", Completed).at(2.0, Input::Answer(Answer::No));
+    drive.says(1.0, "a", Completed).at(2.0, Input::Confirmation(Confirmation::No));
     insta::assert_snapshot!(drive.transcript(), @r"
     0s sunday begins
     0s wave 1 started
@@ -139,7 +139,7 @@ fn a_declined_wave_is_the_end() {
 #[test]
 fn a_question_that_nobody_can_answer_pauses() {
     let mut drive = Drive::plan([wave_with("a", |limits| limits.confirm = true)]);
-    drive.at(0.0, Input::Answer(Answer::Unavailable));
+    drive.at(0.0, Input::Confirmation(Confirmation::Unavailable));
     insta::assert_snapshot!(drive.transcript(), @r"
     0s sunday begins
     0s wave 1 awaits confirmation

@@ -3,7 +3,7 @@
 use crate::protocol::Status::{Accepted, Completed, Failed, Started};
 use crate::rollout::tests::drive::Drive;
 use crate::rollout::tests::fixture::{check, name, report, secs, wave, wave_with};
-use crate::rollout::{Answer, Input, Interrupt};
+use crate::rollout::{Confirmation, Input, Interrupt};
 
 #[test]
 fn a_rollout_of_which_only_the_beginning_is_on_record_begins() {
@@ -269,7 +269,7 @@ fn a_wave_that_was_confirmed_is_not_asked_about_again() {
         limits.confirm = true;
         limits.max_parallel = 1;
     })]);
-    drive.at(1.0, Input::Answer(Answer::Yes)).says(2.0, "a", Completed).is_restarted(20.0);
+    drive.at(1.0, Input::Confirmation(Confirmation::Yes)).says(2.0, "a", Completed).is_restarted(20.0);
     drive.says(21.0, "b", Completed);
     insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
@@ -297,8 +297,8 @@ fn a_wave_that_was_confirmed_is_not_asked_about_again() {
 #[test]
 fn a_wave_that_was_not_confirmed_is_asked_about_again() {
     let mut drive = Drive::plan([wave_with("a", |limits| limits.confirm = true)]);
-    drive.at(1.0, Input::Answer(Answer::Unavailable)).is_restarted(20.0);
-    drive.at(21.0, Input::Answer(Answer::Yes)).says(22.0, "a", Completed);
+    drive.at(1.0, Input::Confirmation(Confirmation::Unavailable)).is_restarted(20.0);
+    drive.at(21.0, Input::Confirmation(Confirmation::Yes)).says(22.0, "a", Completed);
     insta::assert_snapshot!(drive.transcript(), @r"
      0s sunday begins
      0s wave 1 awaits confirmation
@@ -422,7 +422,7 @@ fn who_answers_the_roll_call_of_the_process_before_is_no_news_when_it_is_of_the_
     let mut drive = Drive::plan([wave("a"), groups]);
     drive.says(1.0, "a", Completed).is_restarted(20.0);
     drive.is_present(20.5, report(&name("b"), vec!["deploy.prod.all".parse().unwrap()]));
-    drive.at(21.0, Input::Answer(Answer::No));
+    drive.at(21.0, Input::Confirmation(Confirmation::No));
     insta::assert_snapshot!(drive.transcript(), @"
        0s sunday begins
        0s wave 1 started
