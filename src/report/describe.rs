@@ -272,12 +272,16 @@ pub(super) const fn skip_reason(reason: SkipReason) -> &'static str {
 /// Describes an unexpected response in one sentence.
 pub(super) fn unexpected_response(host: &HostName, response: &UnexpectedResponse, summary: &Summary) -> String {
     let name = host.as_str();
+    let rollback = summary.host(host).and_then(|view| view.rollback.as_ref()?.outcome);
     let counted = match summary.host(host).map(|view| view.state) {
         Some(HostState::Final(outcome)) => format!("; it counts as {outcome}"),
         Some(_) | None => String::new(),
     };
     match response {
-        UnexpectedResponse::Late { status } => format!("{name} said '{status}' too late{counted}"),
+        UnexpectedResponse::Late { status } => match rollback {
+            Some(outcome) => format!("{name} said '{status}' too late; its return counts as {outcome}"),
+            None => format!("{name} said '{status}' too late{counted}"),
+        },
         UnexpectedResponse::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
         UnexpectedResponse::WrongHost { said, tier } => {
             let tier = tier.map(|tier| format!(" of {tier}")).unwrap_or_default();

@@ -2,7 +2,8 @@ use crate::plan::Rollback;
 use crate::protocol::{ErrorCode, Phase, Response, Status};
 use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
 use crate::rollout::{
-    EventKind, FailureReason, HostOutcome, Interrupt, Outcome, Rollout, SkipReason, WaveIndex, WaveVerdict,
+    EventKind, FailureReason, HostOutcome, Interrupt, Outcome, Rollout, SkipReason, UnexpectedResponse, WaveIndex,
+    WaveVerdict,
 };
 
 #[test]
@@ -259,6 +260,17 @@ fn final_of(host: &str, status: Status, rolled_back: bool, message: &str) -> Res
 fn check_fails(story: &mut Scenario) {
     story.wave_starts(0).deploys("ns1").deploys("ns2").deploys("ns3");
     story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: "exit code 1".to_owned() }));
+}
+
+#[test]
+fn a_host_that_returns_after_it_was_given_up_is_named() {
+    let mut story = Scenario::begin(wave_that_returns());
+    check_fails(&mut story);
+    story.sent_back("ns3").wait(15).not_back("ns3", HostOutcome::Unreachable).wait(1);
+    let anomaly = UnexpectedResponse::Late { status: Status::Completed };
+    story.event(EventKind::UnexpectedResponse { host: name("ns3"), anomaly }).ends(Outcome::Failed);
+    let told = story.told();
+    assert!(told.contains("ns3 said 'completed' too late; its return counts as unreachable"), "{told}");
 }
 
 #[test]

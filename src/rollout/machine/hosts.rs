@@ -135,7 +135,9 @@ impl Machine {
         let host = self.host(index);
         if let Some(rollback) = host.rollback.as_ref().filter(|rollback| rollback.request == *request) {
             return match (rollback.outcome, rollback_outcome(&response)) {
-                (Some(_), _) => {}
+                (Some(outcome), _) => {
+                    self.report_unexpected(now, index, after_final(outcome, None, response.status));
+                }
                 (None, Some(outcome)) => self.end_request(now, index, outcome, Some(response)),
                 (None, None) => self.change_flight(index, |flight| flight.heard(now)),
             };
@@ -153,7 +155,7 @@ impl Machine {
         let said = HostOutcome::of(response.status);
         match (self.host(index).state, said) {
             (HostState::Final(outcome), _) => {
-                self.report_unexpected(now, index, after_final(outcome, response.status));
+                self.report_unexpected(now, index, after_final(outcome, said, response.status));
             }
             (HostState::Pending | HostState::Waiting(HostOutcome::Rejected), _) => {}
             (_, Some(outcome)) => {
@@ -340,10 +342,10 @@ impl Machine {
 
 /// Returns what is wrong with a response after the host's outcome, which it cannot change. A repeated final response is
 /// harmless, and so is an earlier status that was overtaken on its way.
-fn after_final(outcome: HostOutcome, status: Status) -> Option<UnexpectedResponse> {
+fn after_final(outcome: HostOutcome, said: Option<HostOutcome>, status: Status) -> Option<UnexpectedResponse> {
     match outcome {
         HostOutcome::Completed | HostOutcome::Failed | HostOutcome::Rejected => {
-            HostOutcome::of(status).filter(|said| *said != outcome).map(|_| UnexpectedResponse::Conflict { status })
+            said.filter(|said| *said != outcome).map(|_| UnexpectedResponse::Conflict { status })
         }
         HostOutcome::Current => None,
         HostOutcome::Unreachable | HostOutcome::TimedOut | HostOutcome::Skipped(_) => {

@@ -382,3 +382,47 @@ fn nobody_is_asked_to_return_while_the_bus_is_away() {
     427s the rollout Failed
     "#);
 }
+
+#[test]
+fn a_host_that_returns_after_it_was_given_up_is_reported() {
+    let mut drive = Drive::plan([returning("a b")]);
+    drive.says(1.0, "a", Completed).says(2.0, "b", Completed).at(3.0, check_fails()).silence_until(18.0);
+    drive.ends_with(19.0, "b", Completed, Some(true)).ends_with(20.0, "a", Completed, Some(true));
+    insta::assert_snapshot!(drive.transcript(), @r#"
+     0s sunday begins
+     0s wave 1 started
+     0s a dispatched: r1, attempt 1
+     0s -> deploy.prod.a: r1 switch until 135s, confirmed within 60s
+     0s b dispatched: r2, attempt 1
+     0s -> deploy.prod.b: r2 switch until 135s, confirmed within 60s
+     1s       < r1: a completed
+     1s a COMPLETED
+     1s       < deadline
+     1s -> deploy.prod.b: r2 switch until 136s, confirmed within 60s again, for its state
+     2s       < r2: b completed
+     2s b COMPLETED
+     2s wave 1 checking
+     2s -> run the check of wave 1
+     3s       < the check says Err("exit code 1")
+     3s wave 1 failed: check: exit code 1
+     3s b returning: r3
+     3s -> deploy.prod.b: r3 back from r2 until 138s
+     4s       < deadline
+     4s -> deploy.prod.b: r3 back from r2 until 139s again, for its state
+     6s       < deadline
+     6s -> deploy.prod.b: r3 back from r2 until 141s again, for its state
+    10s       < deadline
+    10s -> deploy.prod.b: r3 back from r2 until 145s again, for its state
+    18s       < deadline
+    18s b return UNREACHABLE
+    18s a returning: r4
+    18s -> deploy.prod.a: r4 back from r1 until 153s
+    19s       < r3: b completed rolled back
+    19s b anomaly: late completed
+    19s       < deadline
+    19s -> deploy.prod.a: r4 back from r1 until 154s again, for its state
+    20s       < r4: a completed rolled back
+    20s a return COMPLETED
+    20s the rollout Failed
+    "#);
+}
