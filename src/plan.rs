@@ -55,11 +55,12 @@ pub struct Plan {
     pub name: String,
     /// The branch, tag or commit to deploy. It is looked up once, before the first wave, so that every host gets the
     /// same commit. Required unless --revision is given.
-    #[schemars(with = "Option<String>", regex(pattern = value::REVISION), length(max = MAX_REVISION_BYTES))]
+    #[schemars(with = "Option<String>", regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/+-]*$"), length(max = MAX_REVISION_BYTES))]
     pub revision: Option<Revision>,
     /// The flake in which `revision` is looked up, such as "git+https://git.example.com/nixos". Without it: --flake,
     /// else the one that the hosts name, once it was accepted.
-    #[schemars(with = "Option<String>", regex(pattern = value::FLAKE))]
+    // A URL with a scheme and without an output of the flake.
+    #[schemars(with = "Option<String>", regex(pattern = r"^[a-z+]+:[^\s#]+$"))]
     pub flake: Option<FlakeUrl>,
     /// The file with the systems of the hosts, as `homelab-deploy build` writes it, from where the plan is. Each host
     /// fetches its own, and evaluates and builds nothing.

@@ -42,7 +42,7 @@ pub struct Settings {
     pub timeout: Spanned<Duration>,
     /// How long the hosts run the new system, from the end of the last one, before the wave counts as good. After the
     /// last wave only when it has a `check`.
-    #[schemars(schema_with = "value::duration_schema", extend("default" = "0s"))]
+    #[schemars(with = "String", regex(pattern = value::DURATION), extend("default" = "0s"))]
     pub bake_time: Duration,
     /// A program and its arguments, run after the bake on the machine of the operator, without a shell. An exit code
     /// other than 0 fails the wave. It finds HOMELAB_DEPLOY_ROLLOUT, HOMELAB_DEPLOY_WAVE, HOMELAB_DEPLOY_REVISION and
@@ -59,7 +59,7 @@ pub struct Settings {
     #[schemars(range(max = MAX_RETRIES))]
     pub retries: u32,
     /// How long to wait before a host is asked again.
-    #[schemars(schema_with = "value::duration_schema", extend("default" = "30s"))]
+    #[schemars(with = "String", regex(pattern = value::DURATION), extend("default" = "30s"))]
     pub retry_delay: Duration,
     /// When a host returns to what it ran before: never; "auto": when its deployment fails, or when it cannot be
     /// reached any more after its activation; "wave": then, and when its wave fails, newest first. After `boot` a host

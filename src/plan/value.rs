@@ -33,17 +33,12 @@ pub(super) const MAX_RETRIES: u16 = 1000;
 const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
 
 /// Numbers with units, as `humantime` parses them, without the units that are too long for a plan.
-const DURATION: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w)\s*)+$|^0$";
+pub(super) const DURATION: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w)\s*)+$|^0$";
 
 /// An alias, or tokens with dots between them.
 const TARGET: &str = r"^([A-Za-z0-9_-]+|[^.*>\s]+(\.[^.*>\s]+)+)$";
 
 pub(super) const NAME: &str = "^[a-z0-9-]+$";
-
-pub(super) const REVISION: &str = "^[A-Za-z0-9][A-Za-z0-9._/+-]*$";
-
-/// A URL with a scheme and without an output of the flake.
-pub(super) const FLAKE: &str = r"^[a-z+]+:[^\s#]+$";
 
 /// The most hosts in flight at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -308,10 +303,6 @@ pub(super) fn command_schema(_: &mut SchemaGenerator) -> Schema {
         "items": [{ "type": "string", "minLength": 1 }],
         "additionalItems": { "type": "string" },
     })
-}
-
-pub(super) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "pattern": DURATION })
 }
 
 /// A duration with a digit other than 0, since a timeout is not empty.

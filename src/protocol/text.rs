@@ -72,12 +72,8 @@ pub(super) fn clean_line(text: &str) -> String {
 }
 
 pub(super) fn clean_text(text: &str) -> String {
-    let mut lines = text.lines();
-    let mut text = lines.next().map(safe).unwrap_or_default();
-    for line in lines {
-        text.push('\n');
-        text.push_str(&safe(line));
-    }
+    let lines: Vec<String> = text.lines().map(safe).collect();
+    let mut text = lines.join("\n");
     cut(&mut text, MAX_TEXT_BYTES);
     text
 }
