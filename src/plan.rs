@@ -31,7 +31,6 @@ use std::time::Duration;
 
 use miette::Diagnostic;
 use schemars::JsonSchema;
-use serde::Deserialize;
 
 pub use self::changes::{Changes, Closures, PackageChange, StorePath};
 pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
@@ -56,7 +55,7 @@ pub struct Plan {
     /// The branch, tag or commit to deploy. It is looked up once, before the first wave, so that every host gets the
     /// same commit. Required unless --revision is given.
     #[schemars(with = "Option<String>", regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/+-]*$"), length(max = MAX_REVISION_BYTES))]
-    pub revision: Option<Revision>,
+    pub revision: Option<Spanned<Revision>>,
     /// The flake in which `revision` is looked up, such as "git+https://git.example.com/nixos". Without it: --flake,
     /// else the one that the hosts name, once it was accepted.
     // A URL with a scheme and without an output of the flake.
@@ -188,24 +187,18 @@ impl Plan {
         }
     }
 
-    /// Wraps an error about the revision, with its place in the plan's text.
-    pub fn about_revision(text: &str, error: &dyn Diagnostic) -> PlanErrors {
-        #[derive(Deserialize)]
-        struct Top {
-            revision: toml::Spanned<String>,
-        }
+    /// Wraps an error about the revision, with its place in the file.
+    pub fn about_revision(&self, error: &dyn Diagnostic) -> PlanErrors {
         let mistake = PlanDiagnostic::mistake(error.to_string());
         let mistake = error.help().into_iter().fold(mistake, |mistake, help| mistake.help(help.to_string()));
-        match toml::from_str::<Top>(text) {
-            Ok(Top { revision }) => mistake.at(&revision.span(), "named here"),
-            Err(_) => mistake,
-        }
-        .into()
+        let place = self.revision.as_ref().map(|revision| revision.span.clone()).unwrap_or_default();
+        mistake.at(&place, "named here").into()
     }
 
     /// Returns the revision to deploy: the given one, else the plan's.
     pub fn revision(&self, given: Option<Revision>) -> Result<Revision, PlanErrors> {
-        given.or_else(|| self.revision.clone()).ok_or_else(|| {
+        let own = || self.revision.as_ref().map(|revision| revision.value.clone());
+        given.or_else(own).ok_or_else(|| {
             PlanErrors::from(
                 PlanDiagnostic::mistake("there is no revision to deploy")
                     .help("add a line such as revision = \"main\" to the top of the plan, or give --revision"),

@@ -74,19 +74,20 @@ impl FleetList {
             FleetFileError::Form { line: before.matches('\n').count() + 1, why: error.message().to_owned() }
         })?;
         let key = |of: &str, key: &str| key.parse().map_err(|error| FleetFileError::Key(of.to_owned(), error));
-        let host = |HostEntry { name, tier, role, key: text }: HostEntry| {
-            let key = key(name.as_str(), &text)?;
-            Ok((ListenerName { tier, hostname: name, role }, key))
-        };
-        let operator = |OperatorEntry { name, deploys_to, key: text }: OperatorEntry| {
-            let holder = if matches!(deploys_to, DeploysTo::All) { Principal::Admin } else { Principal::TestDeployer };
-            let key = key(&name, &text)?;
-            Ok((name, holder, key))
-        };
-        Ok(Self {
-            hosts: entries.host.into_iter().map(host).collect::<Result<_, _>>()?,
-            operators: entries.operator.into_iter().map(operator).collect::<Result<_, _>>()?,
-        })
+        let mut fleet = Self::default();
+        for entry in entries.host {
+            let key = key(entry.name.as_str(), &entry.key)?;
+            fleet.hosts.push((ListenerName { tier: entry.tier, hostname: entry.name, role: entry.role }, key));
+        }
+        for entry in entries.operator {
+            let key = key(&entry.name, &entry.key)?;
+            let holder = match entry.deploys_to {
+                DeploysTo::All => Principal::Admin,
+                DeploysTo::Test => Principal::TestDeployer,
+            };
+            fleet.operators.push((entry.name, holder, key));
+        }
+        Ok(fleet)
     }
 
     pub fn users(&self) -> Vec<User> {

@@ -39,7 +39,7 @@ impl Plan {
         read_keys(document, Table::Top, mistakes, |entry| {
             match entry.key {
                 "name" => plan.name = entry.name()?,
-                "revision" => plan.revision = Some(entry.parsed("main")?),
+                "revision" => plan.revision = Some(entry.spanned(entry.parsed("main")?)),
                 "action" => settings.set(entry)?,
                 "flake" => plan.flake = Some(entry.parsed("git+https://git.example.com/nixos")?),
                 "systems" => plan.systems = Some(entry.file()?),

@@ -275,7 +275,7 @@ impl PrepareArgs {
         match error {
             PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
             PrepareError::Lookup(error) if error.is_answer() && self.revision.is_none() => {
-                file.place(plan::Plan::about_revision(&file.text, &error)).into()
+                file.place(file.plan.about_revision(&error)).into()
             }
             error => prepare_error(error),
         }

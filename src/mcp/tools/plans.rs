@@ -18,7 +18,7 @@ use crate::mcp::redact::Redactor;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Part, PrepareOptions, Prepared, SystemsFrom};
 use crate::plan::{Plan, ResolvedHost, ResolvedPlan, ResolvedWave};
-use crate::protocol::{HostName, Revision, Tier};
+use crate::protocol::{HostName, Tier};
 use crate::report;
 
 const MAX_NAME_BYTES: usize = 63;
@@ -83,7 +83,7 @@ fn plan_report(context: &ToolContext, name: &str) -> Option<Value> {
     Some(json!({
         "name": name,
         "tiers": tiers,
-        "revision": file.plan.revision.as_ref().map(Revision::as_str),
+        "revision": file.plan.revision.as_ref().map(|revision| revision.value.as_str()),
         "waves": waves.map(|wave| context.redactor.first(&wave.name.value, 80)).collect::<Vec<_>>(),
     }))
 }

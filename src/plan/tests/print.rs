@@ -13,7 +13,7 @@ impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "name = {}", Quoted(&self.name))?;
         if let Some(revision) = &self.revision {
-            writeln!(f, "revision = {}", Quoted(revision.as_str()))?;
+            writeln!(f, "revision = {}", Quoted(revision.value.as_str()))?;
         }
         if let Some(flake) = &self.flake {
             writeln!(f, "flake = {}", Quoted(flake.as_str()))?;

@@ -59,7 +59,7 @@ prop_compose! {
         };
         Plan {
             name,
-            revision: revision.map(|text| text.parse().unwrap()),
+            revision: revision.map(|text| Spanned::nowhere(text.parse().unwrap())),
             flake: flake.map(|text| text.parse().unwrap()),
             systems,
             stage,

@@ -187,7 +187,7 @@ fn every_sample_plan_is_right() {
         let plan = Plan::parse(&text, &name, &|_: &str| None)
             .unwrap_or_else(|mistakes| panic!("{}", report(&mistakes.named(&name, &text))));
         assert_eq!(plan.name, name);
-        assert_eq!(plan.revision.unwrap().as_str(), "main");
+        assert_eq!(plan.revision(None).unwrap().as_str(), "main");
         names.push(name);
     }
     names.sort();
