@@ -7,11 +7,9 @@
 //! is an event too, because the server reports it only afterwards.
 
 mod backoff;
+mod credentials;
 mod error;
 mod event;
-mod seed;
-mod tls;
-mod trial;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,13 +28,12 @@ use uuid::Uuid;
 
 use self::backoff::Backoff;
 pub use self::backoff::Lockout;
+use self::credentials::{SeedFile, Tls};
+pub use self::credentials::{SeedReaders, public_key};
+use self::error::Reason;
 pub use self::error::{BusError, ConnectAttempt};
 use self::event::Translator;
-pub use self::event::{BusEvent, Events, Operation, Violation};
-use self::seed::SeedFile;
-pub use self::seed::{SeedReaders, public_key};
-use self::tls::Tls;
-pub use self::trial::Tried;
+pub use self::event::{BusEvent, Events, Operation, Tried, Violation};
 
 /// How long an attempt to reach a server may take, for all addresses of its name together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -52,18 +49,18 @@ struct ConnectionProfile {
     longest_pause: Duration,
     /// How long the server may be silent before a ping. After three times that, the connection is down.
     ping_after: Duration,
-    /// Whether a silent address is skipped after a second, also when reconnecting.
-    hurries: bool,
+    /// Whether a second, hedging attempt skips silent addresses after a second, also when reconnecting.
+    hedges: bool,
 }
 
 /// For a person who waits: notices a connection that hangs before its hosts are reported as unreachable.
 const OPERATOR: ConnectionProfile =
-    ConnectionProfile { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hurries: true };
+    ConnectionProfile { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hedges: true };
 
 /// For a listener, which may wait: a server that comes back must not face all hosts at once. A host notices a silently
 /// broken connection within a minute.
 const LISTENER: ConnectionProfile =
-    ConnectionProfile { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hurries: false };
+    ConnectionProfile { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hedges: false };
 
 /// The default number of messages that a subscription buffers before it drops some.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
@@ -180,7 +177,7 @@ impl<'a> Dialer<'a> {
                 ended = under_way.next() => match ended {
                     Some(Ok(bus)) => return Ok(bus),
                     Some(Err(failure)) => failures.push(failure),
-                    None => return Err(in_vain(failures)),
+                    None => return Err(combined(failures)),
                 },
                 () = sleep(HEAD_START), if untried.len() > 0 => {}
             }
@@ -190,9 +187,10 @@ impl<'a> Dialer<'a> {
     /// Tries the addresses of a server's name in turn. For a person who waits, a second attempt with less time for each
     /// address runs beside the first, in case an address drops packets.
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, BusError> {
-        let addresses = count_addresses(server).await.map_err(|why| ConnectAttempt::new(server, why))?;
+        let addresses =
+            count_addresses(server).await.map_err(|why| BusError::unreachable(server, Reason::plain(why)))?;
         let thorough = self.try_addresses(position, server, share(addresses));
-        if addresses < 2 || !self.profile.hurries {
+        if addresses < 2 || !self.profile.hedges {
             return thorough.await;
         }
         let hurried = async {
@@ -203,6 +201,7 @@ impl<'a> Dialer<'a> {
         Ok(bus)
     }
 
+    /// The client gets all servers, for later reconnects; by `position` it begins with this one.
     async fn try_addresses(&self, position: usize, server: &ServerUrl, share: Duration) -> Result<Bus, BusError> {
         let (translator, events) = Translator::new();
         let backoff = Arc::new(Backoff::starting_at(position, self.profile.longest_pause));
@@ -212,14 +211,18 @@ impl<'a> Dialer<'a> {
                 let renewal = Renewal { client: client.clone(), backoff };
                 Ok(Bus { client, events, renewal, warnings: self.warnings.clone(), late_answers: None })
             }
-            Err(error) => Err(match error.kind() {
-                ConnectErrorKind::AuthorizationViolation => {
-                    BusError::Refused { server: server.clone(), public_key: self.seed.public_key() }
-                }
-                ConnectErrorKind::TimedOut if takes_connections(server).await => ConnectAttempt::mute(server).into(),
-                ConnectErrorKind::TimedOut => ConnectAttempt::silence(server, share).into(),
-                _ => ConnectAttempt::of(&error, server, self.settings).into(),
-            }),
+            Err(error) => {
+                let reason = match error.kind() {
+                    ConnectErrorKind::AuthorizationViolation => {
+                        let public_key = self.seed.public_key();
+                        return Err(BusError::Refused { server: server.clone(), public_key });
+                    }
+                    ConnectErrorKind::TimedOut if takes_connections(server).await => Reason::mute(),
+                    ConnectErrorKind::TimedOut => Reason::plain(format!("no answer within {} ms", share.as_millis())),
+                    _ => Reason::of(&error, server, self.settings),
+                };
+                Err(BusError::unreachable(server, reason))
+            }
         }
     }
 
@@ -240,7 +243,7 @@ impl<'a> Dialer<'a> {
 }
 
 /// Combines the failures of all servers. A refused key is the most specific one and wins.
-fn in_vain(mut failures: Vec<(usize, BusError)>) -> BusError {
+fn combined(mut failures: Vec<(usize, BusError)>) -> BusError {
     failures.sort_by_key(|(position, _)| *position);
     let mut attempts = Vec::new();
     for (_, failure) in failures {

@@ -1,18 +1,20 @@
 //! Looks up the commit of a branch or tag in a flake's repository. Operators and listeners share it, and with it the
 //! meaning of failures: only "there is no such ref" is an answer.
+//!
+//! Every user of a machine can read command lines, also those of git's children: the user name and password of a repository
+//! go through the environment, which no other user can read.
 
-mod remote;
-
-use std::collections::BTreeSet;
-use std::io;
+use std::collections::BTreeMap;
 use std::process::Output;
 use std::time::Duration;
+use std::{fmt, io};
 
+use data_encoding::BASE64;
 use miette::Diagnostic;
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use tokio::process::Command;
 
-pub(crate) use self::remote::Remote;
 use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
 use crate::text::{nearest, safe};
@@ -35,6 +37,9 @@ const FEW: usize = 8;
 
 /// The message of Nix when it cannot reach the server and answers from its cache, with exit code 0.
 const STALE: &str = "using cached version";
+
+/// The schemes with a user name and password. With ssh, the name is the login, which is no secret.
+const WITH_PASSWORD: [&str; 2] = ["http", "https"];
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum LookupError {
@@ -79,64 +84,59 @@ pub async fn commit_of(asked: &Revision, flake: &FlakeUrl) -> Result<Commit, Loo
 async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupError> {
     let (branch, tag) = (format!("refs/heads/{asked}"), format!("refs/tags/{asked}"));
     let peeled = format!("{tag}^{{}}");
-    let mut git = Command::new("git");
+    let mut git = remote.git();
     git.args(["ls-remote", "--exit-code", "--", remote.url(), &branch, &tag, &peeled]);
-    remote.configure_git(git.as_std_mut());
     let (output, command) = run(git, asked).await?;
     // git exits with 2 if the repository has no such ref, and with 128 if it cannot be reached.
     if output.status.code() == Some(2) {
-        return Err(no_such_ref(remote.url(), asked, &names(remote, asked).await));
+        return Err(no_such_ref(remote.url(), asked, &ref_names(remote, asked).await));
     }
     if !output.status.success() {
         return Err(failed(asked, command, &output.stderr));
     }
-    let listing = String::from_utf8_lossy(&output.stdout);
-    // A branch takes precedence over a tag of the same name, and the commit of a tag over the tag object.
-    let found = [&branch, &peeled, &tag].into_iter().find_map(|wanted| listed(&listing, wanted));
+    // A branch takes precedence over a tag of the same name.
+    let mut commits = parse_refs(&String::from_utf8_lossy(&output.stdout));
+    let found = commits.remove(&branch).or_else(|| commits.remove(&tag));
     found.ok_or_else(|| failed(asked, command, b"its answer has no commit in it"))
 }
 
 /// Returns the commits of all branches and tags, or none if only Nix can query the repository.
-pub async fn tips(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, LookupError> {
+pub async fn commits_of_all_refs(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, LookupError> {
     let Some(repository) = flake.repository() else { return Ok(Vec::new()) };
-    match list(&Remote::at(&repository), asked).await {
-        Ok((output, _)) if output.status.success() => Ok(commits(&String::from_utf8_lossy(&output.stdout))),
-        _ if flake.git_remote().is_none() => Ok(Vec::new()),
-        Ok((output, command)) => Err(failed(asked, command, &output.stderr)),
+    match ls_remote(&Remote::at(&repository), asked).await {
+        Ok(refs) => Ok(refs.into_values().collect()),
+        Err(_) if flake.git_remote().is_none() => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
 /// Returns the names of branches and tags, if git can query them.
-async fn names(remote: &Remote, asked: &Revision) -> Vec<String> {
-    let listed = list(remote, asked).await.map(|(output, _)| output.stdout).unwrap_or_default();
-    let listed = String::from_utf8_lossy(&listed);
-    let names = refs(&listed)
-        .filter_map(|(_, name)| name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")));
-    names.filter(|name| !name.ends_with("^{}")).map(safe).collect()
+async fn ref_names(remote: &Remote, asked: &Revision) -> Vec<String> {
+    let refs = ls_remote(remote, asked).await.unwrap_or_default();
+    let short = |name: &String| {
+        let short = name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/"));
+        short.map(safe)
+    };
+    refs.keys().filter_map(short).collect()
 }
 
-async fn list(remote: &Remote, asked: &Revision) -> Result<(Output, String), LookupError> {
-    let mut git = Command::new("git");
+/// Returns the commits of all branches and tags by their names.
+async fn ls_remote(remote: &Remote, asked: &Revision) -> Result<BTreeMap<String, Commit>, LookupError> {
+    let mut git = remote.git();
     git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);
-    remote.configure_git(git.as_std_mut());
-    run(git, asked).await
+    match run(git, asked).await? {
+        (output, _) if output.status.success() => Ok(parse_refs(&String::from_utf8_lossy(&output.stdout))),
+        (output, command) => Err(failed(asked, command, &output.stderr)),
+    }
 }
 
-/// Parses the commits in the output of `git ls-remote`. The commit of an annotated tag replaces the tag object.
-fn commits(listing: &str) -> Vec<Commit> {
-    let peeled: BTreeSet<&str> = refs(listing).filter_map(|(_, name)| name.strip_suffix("^{}")).collect();
-    refs(listing).filter(|(_, name)| !peeled.contains(name)).filter_map(|(commit, _)| commit.parse().ok()).collect()
-}
-
-/// Finds the commit of one ref in the output of `git ls-remote`.
-fn listed(listing: &str, wanted: &str) -> Option<Commit> {
-    refs(listing).find(|(_, name)| *name == wanted).and_then(|(commit, _)| commit.parse().ok())
-}
-
-/// Parses the output of `git ls-remote` to ids and names of refs.
-fn refs(listing: &str) -> impl Iterator<Item = (&str, &str)> {
-    listing.lines().filter_map(|line| line.split_once('\t'))
+/// Parses the output of `git ls-remote`. The commit of an annotated tag, which comes after it, replaces the tag object.
+fn parse_refs(listing: &str) -> BTreeMap<String, Commit> {
+    let mut commits = BTreeMap::new();
+    for (commit, name) in listing.lines().filter_map(|line| line.split_once('\t')) {
+        commits.extend(commit.parse().ok().map(|commit| (name.strip_suffix("^{}").unwrap_or(name).to_owned(), commit)));
+    }
+    commits
 }
 
 async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupError> {
@@ -154,7 +154,7 @@ async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupErr
             return Err(failed(asked, command, &output.stderr));
         }
         let known = match flake.repository() {
-            Some(repository) => names(&Remote::at(&repository), asked).await,
+            Some(repository) => ref_names(&Remote::at(&repository), asked).await,
             None => Vec::new(),
         };
         return Err(no_such_ref(flake.public().as_str(), asked, &known));
@@ -162,11 +162,11 @@ async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupErr
     if let Some(line) = said.lines().find(|line| line.contains(STALE)) {
         return Err(failed(asked, command, line.as_bytes()));
     }
-    told(&output.stdout, asked).map_err(|reason| failed(asked, command, reason.as_bytes()))
+    commit_in_metadata(&output.stdout, asked).map_err(|reason| failed(asked, command, reason.as_bytes()))
 }
 
 /// Parses the commit in the output of `nix flake metadata`. Fails if that is about another ref.
-fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
+fn commit_in_metadata(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
     let metadata: serde_json::Value = serde_json::from_slice(metadata).map_err(|_| "its answer is no JSON")?;
     let text = |pointer: &str| metadata.pointer(pointer).and_then(serde_json::Value::as_str);
     if ["/original/ref", "/resolved/ref"].iter().filter_map(|of| text(of)).any(|of| of != asked.as_str()) {
@@ -178,7 +178,7 @@ fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
 
 /// Runs a program without prompts and with a time limit.
 async fn run(mut command: Command, asked: &Revision) -> Result<(Output, String), LookupError> {
-    in_plain_words(command.as_std_mut());
+    in_english(command.as_std_mut());
     command.env("GIT_TERMINAL_PROMPT", "0");
     let words = std::iter::once(command.as_std().get_program()).chain(command.as_std().get_args());
     let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
@@ -197,7 +197,7 @@ async fn run(mut command: Command, asked: &Revision) -> Result<(Output, String),
 
 /// Makes a program print English in UTF-8 whatever the machine's language, to parse its output. Removes `LANGUAGE`,
 /// which takes precedence over any locale but plain `C`.
-pub fn in_plain_words(command: &mut std::process::Command) {
+pub fn in_english(command: &mut std::process::Command) {
     command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
 }
 
@@ -228,6 +228,69 @@ fn failed(asked: &Revision, command: String, said: &[u8]) -> LookupError {
     let reason = said.lines().rfind(|line| line.starts_with("fatal:") || line.starts_with("error:"));
     let reason = reason.or_else(|| said.lines().rfind(|line| !line.trim().is_empty())).unwrap_or("it said nothing");
     LookupError::Failed { revision: asked.clone(), command, reason: safe(reason.trim()) }
+}
+
+/// The URL of a repository without secrets, and the secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Remote {
+    url: String,
+    /// Settings for git besides the user's configuration.
+    settings: Vec<(String, String)>,
+}
+
+impl Remote {
+    /// Splits a URL, which may contain a user name and password.
+    pub(crate) fn at(url: &str) -> Self {
+        let plain = || Self { url: url.to_owned(), settings: Vec::new() };
+        let Some((scheme, rest)) = url.split_once("://") else { return plain() };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let Some((user, host)) = authority.rsplit_once('@') else { return plain() };
+        if !WITH_PASSWORD.contains(&scheme) {
+            let name = user.split(':').next().unwrap_or_default();
+            let at = if scheme == "ssh" && !name.is_empty() { format!("{name}@") } else { String::new() };
+            return Self { url: format!("{scheme}://{at}{host}{path}"), settings: Vec::new() };
+        }
+        let url = format!("{scheme}://{host}{path}");
+        let decoded = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+        let setting = match user.split_once(':') {
+            Some((name, password)) => {
+                let credentials = BASE64.encode(&[&decoded(name)[..], b":", &decoded(password)].concat());
+                (format!("http.{url}.extraHeader"), format!("Authorization: Basic {credentials}"))
+            }
+            // git asks its credential helpers for the password of this user.
+            None => (format!("credential.{url}.username"), String::from_utf8_lossy(&decoded(user)).into_owned()),
+        };
+        Self { url, settings: vec![setting] }
+    }
+
+    /// Returns the URL without secrets, for command lines and messages.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns a git that gets the secrets by its environment.
+    pub(crate) fn git(&self) -> Command {
+        let mut git = Command::new("git");
+        self.configure_git(git.as_std_mut());
+        git
+    }
+
+    /// Adds the secrets to the environment of git, or of a program that runs it.
+    pub(crate) fn configure_git(&self, git: &mut std::process::Command) {
+        // Keeps settings that the user passes in the same way.
+        let count = std::env::var_os("GIT_CONFIG_COUNT");
+        let others: usize = count.and_then(|count| count.to_str()?.parse().ok()).unwrap_or_default();
+        for (index, (key, value)) in (others..).zip(&self.settings) {
+            git.env(format!("GIT_CONFIG_KEY_{index}"), key).env(format!("GIT_CONFIG_VALUE_{index}"), value);
+        }
+        git.env("GIT_CONFIG_COUNT", (others + self.settings.len()).to_string());
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remote({})", self.url)
+    }
 }
 
 #[cfg(test)]

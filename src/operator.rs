@@ -3,32 +3,31 @@
 //!
 //! It does not depend on the listener, the command line or any display.
 
-pub mod check;
-pub mod detach;
-pub mod drive;
+pub mod background;
+pub mod commits;
+pub mod discovery;
+pub mod driver;
 pub mod flake;
 pub mod fleet;
 pub mod history;
-pub mod hooks;
 pub mod journal;
 pub mod nix;
 pub mod plan_file;
+pub mod preflight;
 pub mod prepare;
-pub mod resumption;
-pub mod revision;
+mod programs;
 pub mod rollback;
 #[cfg(test)]
 mod testing;
 
-pub use drive::{DriveError, Driver};
-pub use fleet::{
-    Awaited, Discovered, Discovery, Fleet, FleetError, FleetTask, KnownHosts, LogError, LogReader, LogWatch, Purpose,
-    RollCall,
-};
+pub use commits::{UnresolvedError, resolve_revision};
+pub use discovery::{Awaited, Discovered, Discovery, FleetError, KnownHosts, RollCall};
+pub use driver::{DriveError, Driver, Reporter};
+pub use fleet::{Fleet, FleetTask, LogError, LogLines, LogReader, LogView};
 pub use history::History;
-pub use nix::{BuildOptions, NixError};
+pub use nix::{BuildOptions, NixError, SystemsFrom};
+pub use preflight::PreflightError;
 pub use prepare::{
-    Kind, OperatorContext, Part, PreflightError, PrepareError, PrepareOptions, Prepared, RollCallResult, SystemsFrom,
+    OperatorContext, PrepareError, PrepareOptions, Prepared, RollCallResult, RolloutKind, WaveSelection,
 };
-pub use revision::{UnresolvedError, resolve_revision};
 pub use rollback::{RollbackError, RollbackPlan};

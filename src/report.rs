@@ -16,10 +16,6 @@ mod preview;
 mod recap;
 mod tables;
 
-use std::io;
-
-use jiff::Timestamp;
-
 pub use bars::{Bars, Size};
 pub use describe::{HostFacts, Liveness, describe, failure_reason, is_active, missed, outcome, wave_status};
 pub use document::{Document, html, junit, markdown};
@@ -31,36 +27,7 @@ pub use preview::{emphasize, preview, rollback_commits};
 pub use recap::recap;
 pub use tables::{hosts_table, rollouts_json, rollouts_table};
 
-use crate::protocol::HostName;
-use crate::rollout::{Event, Summary};
-
-pub trait Reporter {
-    /// Shows an event that `summary` already includes. The journal has it as the JSON object `json`, which is empty for an
-    /// event that is not journaled.
-    fn event(&mut self, event: &Event, json: &[u8], summary: &Summary) -> io::Result<()>;
-
-    /// Updates elapsed times while no event arrives. The operator calls this about once a second.
-    fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
-
-    /// Shows output of the run on a host: whole lines, already safe for a terminal.
-    fn log(&mut self, _host: &HostName, _lines: &[String]) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// Writes buffered output. Events arrive in batches, and the lines of one batch are written together.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// How much of the hosts' logs a display shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogView {
-    /// The last line of each log, in the display that redraws in place.
-    LastLine,
-    /// Every line.
-    Whole,
-}
+pub use crate::operator::{LogView, Reporter};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {

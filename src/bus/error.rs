@@ -60,23 +60,24 @@ pub enum BusError {
     },
 }
 
-#[derive(Debug, Clone)]
+/// A server that cannot be reached.
+#[derive(Debug, Error)]
+#[error("{server} ({})", reason.why)]
 pub struct ConnectAttempt {
-    pub server: ServerUrl,
-    pub why: String,
-    /// What the user can do, if known.
-    pub next: Option<String>,
+    server: ServerUrl,
+    pub(super) reason: Reason,
 }
 
-impl fmt::Display for ConnectAttempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.server, self.why)
-    }
+/// Why a server cannot be reached, and what the user can do, if known.
+#[derive(Debug)]
+pub(super) struct Reason {
+    pub(super) why: String,
+    next: Option<String>,
 }
 
-impl From<ConnectAttempt> for BusError {
-    fn from(attempt: ConnectAttempt) -> Self {
-        Self::Unreachable(vec![attempt])
+impl BusError {
+    pub(super) fn unreachable(server: &ServerUrl, reason: Reason) -> Self {
+        Self::Unreachable(vec![ConnectAttempt { server: server.clone(), reason }])
     }
 }
 
@@ -86,112 +87,101 @@ fn list(attempts: &[ConnectAttempt]) -> String {
 
 /// Returns the first known help of the attempts.
 fn next(attempts: &[ConnectAttempt]) -> String {
-    attempts.iter().find_map(|attempt| attempt.next.clone()).unwrap_or_else(|| {
+    attempts.iter().find_map(|attempt| attempt.reason.next.clone()).unwrap_or_else(|| {
         "check that nats-server runs there and that the address is right; for a server with TLS use tls:// and, with a \
          private authority, --tls-ca"
             .to_owned()
     })
 }
 
-impl ConnectAttempt {
-    pub(super) fn new(server: &ServerUrl, why: impl AsRef<str>) -> Self {
-        Self { server: server.clone(), why: safe(why.as_ref()), next: None }
+impl Reason {
+    pub(super) fn plain(why: impl Into<String>) -> Self {
+        Self { why: safe(&why.into()), next: None }
     }
 
-    fn but(server: &ServerUrl, why: impl AsRef<str>, next: impl Into<String>) -> Self {
-        Self { next: Some(next.into()), ..Self::new(server, why) }
+    fn with_help(why: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { next: Some(next.into()), ..Self::plain(why) }
     }
 
-    /// Describes a program that accepts the connection and says nothing: no nats-server, or one that waits for the client.
-    pub(super) fn mute(server: &ServerUrl) -> Self {
-        Self::but(server, "something takes connections there, and does not speak as a NATS server does", PORT)
-    }
-
-    pub(super) fn silence(server: &ServerUrl, within: Duration) -> Self {
-        Self::new(server, format!("no answer within {} ms", within.as_millis()))
+    /// A program that accepts the connection and says nothing: no nats-server, or one that waits for the client.
+    pub(super) fn mute() -> Self {
+        Self::with_help("something takes connections there, and does not speak as a NATS server does", PORT)
     }
 
     /// Describes an error of the client, which may contain text of the server.
     pub(super) fn of(error: &ConnectError, server: &ServerUrl, settings: &Settings) -> Self {
         let Some(source) = error.source().filter(|_| error.kind() == ConnectErrorKind::Io) else {
-            return Self::new(server, error.to_string());
+            return Self::plain(error.to_string());
         };
         if let Some(error) = tls_error(source) {
             return Self::of_tls(error, server, settings);
         }
         let said = source.to_string();
         if said.contains("invalid server operation") || said.starts_with("expected INFO") {
-            return Self::but(server, format!("what answers there is no NATS server: {said}"), PORT);
+            return Self::with_help(format!("what answers there is no NATS server: {said}"), PORT);
         }
         if said.to_lowercase().contains("authentication timeout") {
             let why = "the server waited for the key in vain: this machine or the network stood still";
-            return Self::but(server, why, "try again");
+            return Self::with_help(why, "try again");
         }
-        Self::new(server, said)
+        Self::plain(said)
     }
 
     fn of_tls(error: &TlsError, server: &ServerUrl, settings: &Settings) -> Self {
         match error {
-            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => Self::but(
-                server,
+            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => Self::with_help(
                 "the server does not speak TLS",
                 format!(
                     "write nats://{} without any file for TLS, or give the server a certificate: tls {{ cert_file, key_file }}",
                     server.host_and_port()
                 ),
             ),
-            TlsError::InvalidCertificate(error) => Self::of_certificate(error, server, settings),
+            TlsError::InvalidCertificate(error) => Self::of_certificate(error, settings),
             TlsError::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate)
                 if settings.client_cert.is_none() =>
             {
-                Self::but(
-                    server,
+                Self::with_help(
                     "the server wants a certificate of its clients",
                     "give one with --tls-cert and --tls-key",
                 )
             }
-            error => Self::new(server, error.to_string()),
+            error => Self::plain(error.to_string()),
         }
     }
 
-    fn of_certificate(error: &CertificateError, server: &ServerUrl, settings: &Settings) -> Self {
+    fn of_certificate(error: &CertificateError, settings: &Settings) -> Self {
         match error {
             // A recreated authority has the same name and another signature.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::but(
-                server,
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::with_help(
                 "its certificate is not signed by an authority that is trusted here",
-                match &settings.ca_file {
-                    Some(file) => {
+                settings.ca_file.as_ref().map_or_else(
+                    || "give the certificate of that authority with --tls-ca FILE".to_owned(),
+                    |ca| {
                         format!(
                             "{} is another authority: --tls-ca names the one that signed the certificate",
-                            file.display()
+                            ca.display()
                         )
-                    }
-                    None => "give the certificate of that authority with --tls-ca FILE".to_owned(),
-                },
+                    },
+                ),
             ),
-            CertificateError::NotValidForNameContext { expected, presented } => Self::but(
-                server,
+            CertificateError::NotValidForNameContext { expected, presented } => Self::with_help(
                 format!("its certificate is not for {}, but for {}", expected.to_str(), names(presented)),
                 "use a name of the certificate in the address, or make a certificate for this one",
             ),
-            CertificateError::ExpiredContext { time, not_after } => Self::but(
-                server,
+            CertificateError::ExpiredContext { time, not_after } => Self::with_help(
                 format!("its certificate ran out {} ago by the clock of this machine", apart(*not_after, *time)),
                 "make a new one; if it should be valid, set the clock of this machine",
             ),
-            CertificateError::NotValidYetContext { time, not_before } => Self::but(
-                server,
+            CertificateError::NotValidYetContext { time, not_before } => Self::with_help(
                 format!("its certificate is valid only in {} by the clock of this machine", apart(*time, *not_before)),
                 "set the clock of this machine, or that of the one that made the certificate",
             ),
             // The certificate library does not export this variant.
-            error if format!("{error:?}").contains("CaUsedAsEndEntity") => Self::but(
-                server,
+            error if format!("{error:?}").contains("CaUsedAsEndEntity") => Self::with_help(
                 "its certificate is that of an authority (CA:TRUE), which no server may show as its own",
                 "make the server a certificate of its own, without CA:TRUE, signed by this authority; --tls-ca stays as it is",
             ),
-            error => Self::new(server, format!("its certificate is not accepted: {error}")),
+            error => Self::plain(format!("its certificate is not accepted: {error}")),
         }
     }
 }

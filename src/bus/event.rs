@@ -1,17 +1,27 @@
-//! Translates the client's events.
+//! Translates the client's events, and tries the permissions of a key: the server reports refusals only, as events.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_nats::{ClientError, Event, ServerError};
+use futures_util::StreamExt;
+use thiserror::Error;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::yield_now;
+use tokio::time::timeout;
+use uuid::Uuid;
 
+use super::Bus;
 pub use crate::nats_config::Operation;
+use crate::protocol::{DiscoveryRequest, ReplySubject};
 use crate::text::safe;
 
 /// The client's text for a refused key.
 const REFUSED: &str = "authorization violation";
+
+/// How long the server may take to answer a trial of permissions.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusEvent {
@@ -27,7 +37,8 @@ pub enum BusEvent {
     Error(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("this credential may not {} to {subject}", operation.verb())]
 pub struct Violation {
     pub operation: Operation,
     /// As the server spells it, without control characters.
@@ -57,12 +68,6 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this credential may not {} to {}", self.operation.verb(), self.subject)
-    }
-}
-
 #[derive(Debug)]
 pub struct Events {
     events: UnboundedReceiver<BusEvent>,
@@ -78,10 +83,19 @@ impl Events {
     }
 
     /// Returns the next event if one has arrived.
-    pub fn try_recv(&mut self) -> Option<BusEvent> {
+    fn try_recv(&mut self) -> Option<BusEvent> {
         let event = self.events.try_recv().ok();
         self.taken(event.as_ref());
         event
+    }
+
+    /// Returns the events that the server caused before the last message that was received: the client passes them to
+    /// another task than the messages that came after them.
+    pub async fn before_last_message(&mut self) -> Vec<BusEvent> {
+        for _ in 0..2 {
+            yield_now().await;
+        }
+        std::iter::from_fn(|| self.try_recv()).collect()
     }
 
     /// The next lost message causes a new event.
@@ -140,6 +154,76 @@ impl Translator {
             Event::LameDuckMode | Event::Draining | Event::Closed => return None,
         })
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    pub refused: Vec<(Operation, String)>,
+    /// Whether the key may use subjects outside of this program.
+    pub beyond: bool,
+}
+
+impl Bus {
+    /// Tries to publish or subscribe to these subjects. The error says why the trial failed.
+    ///
+    /// No listener takes a published message for a request: it is empty, or a roll call on a subject that begins with
+    /// `discover`.
+    pub async fn try_out(&mut self, permissions: &[(Operation, String)], discover: &str) -> Result<Tried, String> {
+        let disconnected = |_| "the connection was lost".to_owned();
+        let mut subscribers = Vec::new();
+        for (operation, subject) in permissions {
+            match operation {
+                Operation::Subscribe => {
+                    subscribers.push(self.client.subscribe(subject.clone()).await.map_err(|error| error.to_string())?);
+                }
+                Operation::Publish => {
+                    self.client
+                        .publish(subject.clone(), payload(subject, discover).into())
+                        .await
+                        .map_err(disconnected)?;
+                }
+            }
+        }
+        // The server handles messages in order. It refuses the last one or sends it back; either way, all earlier
+        // refusals have arrived before that.
+        let last = format!("homelab-deploy.{}", Uuid::new_v4());
+        let mut echo = self.client.subscribe(last.clone()).await.map_err(|error| error.to_string())?;
+        self.client.publish(last.clone(), Vec::new().into()).await.map_err(disconnected)?;
+        let mut tried = Tried { refused: Vec::new(), beyond: false };
+        let answered = async {
+            loop {
+                tokio::select! {
+                    Some(_) = echo.next() => {
+                        tried.beyond = true;
+                        return Ok(());
+                    }
+                    event = self.events.recv() => match event {
+                        Some(BusEvent::Refused(violation)) if violation.subject == last => return Ok(()),
+                        Some(BusEvent::Refused(violation)) => tried.refused.push((violation.operation, violation.subject)),
+                        Some(BusEvent::Up | BusEvent::SlowConsumer | BusEvent::LockedOut | BusEvent::Error(_)) => {}
+                        Some(BusEvent::Down) | None => return Err("the connection was lost".to_owned()),
+                    },
+                }
+            }
+        };
+        timeout(ANSWERED_WITHIN, answered).await.map_err(|_| "the server does not answer".to_owned())??;
+        for event in self.events.before_last_message().await {
+            if let BusEvent::Refused(violation) = event {
+                tried.refused.push((violation.operation, violation.subject));
+            }
+        }
+        Ok(tried)
+    }
+}
+
+/// Returns the message with which to try a subject.
+fn payload(subject: &str, discover: &str) -> Vec<u8> {
+    if subject.starts_with(discover) {
+        // Listeners log a warning about any other message there.
+        return DiscoveryRequest { reply_to: ReplySubject::single(Uuid::new_v4()), tier: None, per_host: true }
+            .to_bytes();
+    }
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -223,5 +307,13 @@ mod tests {
                 BusEvent::LockedOut,
             ]
         );
+    }
+
+    #[test]
+    fn a_roll_call_is_sent_where_roll_calls_are_made() {
+        for subject in ["fleet.here", "fleet.here.prod"] {
+            assert!(DiscoveryRequest::parse(&payload(subject, "fleet.here")).is_ok());
+        }
+        assert_eq!(payload("deploy.prod.x", "fleet.here"), Vec::<u8>::new());
     }
 }

@@ -37,7 +37,7 @@ async fn an_unreachable_server_is_named_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path(), &["127.0.0.1:1", "nats://256.256.256.256"]);
     let BusError::Unreachable(attempts) = Bus::connect(&settings).await.unwrap_err() else { panic!("another error") };
-    let whys: Vec<&str> = attempts.iter().map(|attempt| attempt.why.as_str()).collect();
+    let whys: Vec<&str> = attempts.iter().map(|attempt| attempt.reason.why.as_str()).collect();
     assert_eq!(attempts.len(), 2);
     assert!(whys[0].contains("refused"), "{whys:?}");
 }

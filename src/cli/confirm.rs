@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::display::{Audience, DisplayBarrier};
 use super::exit::{CommandError, Exit};
-use crate::operator::drive::Confirm;
+use crate::operator::driver::Confirm;
 use crate::operator::flake::Consent;
 use crate::rollout::{Confirmation, Summary, WaveIndex};
 

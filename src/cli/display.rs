@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 
 use super::args::switch;
 use super::out::{self, Stream};
-use crate::operator::LogWatch;
 use crate::protocol::HostName;
 use crate::report::{self, Bars, Json, Lines, LogView, Reporter, Style};
 use crate::rollout::{Event, EventKind, Interrupt, Outcome, Summary};
@@ -98,11 +97,9 @@ impl DisplayArgs {
     }
 
     /// Returns which parts of the logs must be read for the display.
-    pub(super) fn logs_to_read(&self) -> Option<LogWatch> {
-        match self.log_view() {
-            LogView::Whole => Some(LogWatch::All),
-            LogView::LastLine => (!self.json && self.draws_in_place()).then_some(LogWatch::LastLine),
-        }
+    pub(super) fn logs_to_read(&self) -> Option<LogView> {
+        let is_shown = self.verbose || !self.json && self.draws_in_place();
+        is_shown.then(|| self.log_view())
     }
 
     fn draws_in_place(&self) -> bool {

@@ -96,7 +96,7 @@ impl RolloutSession<'_> {
         journal: Journal,
     ) -> Result<Machine, CommandError> {
         let (rollout, logs) = (machine.rollout(), self.display.logs_to_read());
-        let fleet_task = FleetTask::subscribe(bus, rollout, self.operator.discovery()).await?.watching(rollout, logs);
+        let fleet_task = FleetTask::subscribe(bus, rollout, self.operator.discovery(), logs).await?;
         let (interrupts, _listening) = listen_for_interrupts(self.operator.state.journals().stop_file(rollout.id))?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
@@ -143,9 +143,9 @@ impl RolloutSession<'_> {
         for (index, wave) in waves.filter(|(_, wave)| wave.action == Action::DryActivate) {
             let hosts = state.hosts.iter().filter(|host| host.wave.0 == index);
             for (host, id) in hosts.filter_map(|view| run_to_read(view, wave)) {
-                let Ok(bus) = Bus::connect(&self.operator.settings()).await else { return };
+                let Ok(mut bus) = Bus::connect(&self.operator.settings()).await else { return };
                 let name = host.host.clone();
-                if let Some(log) = read(bus, host, id).await {
+                if let Some(log) = read(&mut bus, host, id).await {
                     let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
                     let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
                     let nothing = || format!("  {name}  would change no unit");
@@ -170,7 +170,7 @@ fn run_to_read(view: &HostProgress, wave: &ResolvedWave) -> Option<(Sender, Requ
     Some((Sender { tier: host.tier, host: host.hostname.clone() }, id))
 }
 
-async fn read(bus: Bus, host: Sender, id: RequestId) -> Option<String> {
+async fn read(bus: &mut Bus, host: Sender, id: RequestId) -> Option<String> {
     let mut reader = LogReader::open(bus, host, id).await.ok()?;
     let (mut log, mut offset) = (String::new(), 0);
     loop {

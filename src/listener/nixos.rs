@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::NAMESPACE;
 use super::output::clean;
 use crate::clock;
-use crate::lookup::in_plain_words;
+use crate::lookup::in_english;
 use crate::process_group::output_within;
 use crate::protocol::{BusyWith, Commit};
 
@@ -198,7 +198,7 @@ fn ended_badly(shown: &str) -> BTreeSet<String> {
 /// Returns the output and the exit status of a program that answers in time.
 pub(super) async fn run_program(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Output> {
     let mut command = Command::new(program);
-    in_plain_words(command.as_std_mut());
+    in_english(command.as_std_mut());
     output_within(command.args(arguments), ANSWER_WITHIN).await.ok()
 }
 

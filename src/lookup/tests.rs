@@ -58,7 +58,7 @@ async fn what_went_wrong_is_told_apart() {
 #[test]
 fn what_nix_tells_is_compared_with_what_was_asked() {
     let about = |ref_: &str, rest: &str| format!(r#"{{"original":{{"ref":"{ref_}","type":"github"}}{rest}}}"#);
-    let told = |metadata: String| told(metadata.as_bytes(), &"main".parse().unwrap());
+    let told = |metadata: String| commit_in_metadata(metadata.as_bytes(), &"main".parse().unwrap());
     let commit = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
     let revision = format!(r#","revision":"{commit}""#);
     assert_eq!(told(about("main", &revision)).unwrap().as_str(), commit);
@@ -100,4 +100,33 @@ async fn where_a_password_would_be_on_a_command_line_nothing_is_looked_up() {
     let error = lookup("main", &flake).await.unwrap_err();
     assert!(matches!(error, LookupError::Secret { .. }), "{error}");
     assert!(!format!("{error} {error:?}").contains("token"), "{error:?}");
+}
+
+fn remote(url: &str) -> (String, String) {
+    let Remote { url, settings } = Remote::at(url);
+    let settings: Vec<String> = settings.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    (url, settings.concat())
+}
+
+#[test]
+fn a_password_is_no_part_of_the_url() {
+    let (url, setting) = remote("https://user:to%3Aken@git.example/x/y");
+    assert_eq!(url, "https://git.example/x/y");
+    let encoded = setting.strip_prefix("http.https://git.example/x/y.extraHeader=Authorization: Basic ").unwrap();
+    assert_eq!(BASE64.decode(encoded.as_bytes()).unwrap(), b"user:to:ken");
+    let shown = format!("{:?}", Remote::at("https://user:token@git.example/x"));
+    assert_eq!(shown, "Remote(https://git.example/x)");
+}
+
+#[test]
+fn a_user_name_alone_is_for_the_credential_helpers() {
+    let (url, setting) = remote("http://bob@git.example/x");
+    assert_eq!(
+        (url.as_str(), setting.as_str()),
+        ("http://git.example/x", "credential.http://git.example/x.username=bob")
+    );
+    assert_eq!(remote("ssh://git:secret@h/x"), ("ssh://git@h/x".to_owned(), String::new()));
+    assert_eq!(remote("git://bob:secret@h/x"), ("git://h/x".to_owned(), String::new()));
+    assert_eq!(remote("https://h/x@y"), ("https://h/x@y".to_owned(), String::new()));
+    assert_eq!(remote("file:///srv/x"), ("file:///srv/x".to_owned(), String::new()));
 }

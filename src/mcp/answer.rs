@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::redact::Redactor;
 use crate::bus::BusError;
-use crate::operator::detach::DetachError;
+use crate::operator::background::DetachError;
 use crate::operator::journal::JournalError;
 use crate::operator::plan_file::PlanFileError;
 use crate::operator::{FleetError, PreflightError, PrepareError, RollbackError};

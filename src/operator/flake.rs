@@ -10,7 +10,7 @@ use std::pin::Pin;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::fleet::fleet_name;
+use super::discovery::fleet_name;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{FlakeUrl, Revision};
 
@@ -73,57 +73,42 @@ fn before(was: Option<&FlakeUrl>) -> String {
 }
 
 impl FlakeRules {
-    /// Returns the `named` flake if it is accepted; `None` if there is none, or it is not accepted and not needed.
-    pub async fn usable(
-        &self,
-        named: Option<FlakeUrl>,
-        revision: &Revision,
-        need: Need,
-    ) -> Result<Option<FlakeUrl>, FlakeError> {
-        let Some(url) = named else { return Ok(None) };
-        match self.judge(url) {
-            Err(_) if need == Need::No => Ok(None),
-            Err(FlakeError::NotAccepted { url, was }) => self.ask(url, was, revision).await.map(Some),
-            judged => judged.map(Some),
-        }
+    /// Returns the flake that hosts name if it is accepted. Asks nobody.
+    pub fn if_accepted(&self, named: Option<FlakeUrl>) -> Option<FlakeUrl> {
+        named.filter(|url| self.check(url).is_ok())
     }
 
-    fn judge(&self, url: FlakeUrl) -> Result<FlakeUrl, FlakeError> {
+    /// Returns the flake that hosts name, in which this revision will be looked up. Fails if it is not accepted.
+    pub async fn accept(&self, named: Option<FlakeUrl>, revision: &Revision) -> Result<Option<FlakeUrl>, FlakeError> {
+        let Some(url) = named else { return Ok(None) };
+        match (self.check(&url), self.consent) {
+            (Err(FlakeError::NotAccepted { was, .. }), Some(consent)) => {
+                let before = before(was.as_ref());
+                let question =
+                    format!("The hosts name the flake {url}{before}. Look up {revision} there, now and later?");
+                if !consent(question).await {
+                    return Err(FlakeError::NotAccepted { url, was });
+                }
+                self.accepted.record(&url)?;
+            }
+            (checked, _) => checked?,
+        }
+        Ok(Some(url))
+    }
+
+    /// Fails if the flake is not accepted. Remembers one that the operator accepts.
+    fn check(&self, url: &FlakeUrl) -> Result<(), FlakeError> {
         if url.is_local() {
-            return Err(FlakeError::Local(url));
+            return Err(FlakeError::Local(url.clone()));
         }
         let was = self.accepted.read()?;
-        if was.as_ref() == Some(&url) {
-            return Ok(url);
-        }
-        match &self.accept {
-            Some(accepted) if accepted.public() == url => {
-                self.accepted.record(&url)?;
-                Ok(url)
-            }
-            Some(accepted) => Err(FlakeError::Another { url, accepted: accepted.public() }),
-            None => Err(FlakeError::NotAccepted { url, was }),
+        match self.accept.as_ref().map(FlakeUrl::public) {
+            _ if was.as_ref() == Some(url) => Ok(()),
+            Some(accepted) if accepted == *url => self.accepted.record(url),
+            Some(accepted) => Err(FlakeError::Another { url: url.clone(), accepted }),
+            None => Err(FlakeError::NotAccepted { url: url.clone(), was }),
         }
     }
-
-    async fn ask(&self, url: FlakeUrl, was: Option<FlakeUrl>, revision: &Revision) -> Result<FlakeUrl, FlakeError> {
-        let Some(consent) = self.consent else { return Err(FlakeError::NotAccepted { url, was }) };
-        let before = before(was.as_ref());
-        let question = format!("The hosts name the flake {url}{before}. Look up {revision} there, now and later?");
-        if consent(question).await {
-            self.accepted.record(&url)?;
-            Ok(url)
-        } else {
-            Err(FlakeError::NotAccepted { url, was })
-        }
-    }
-}
-
-/// Whether the commit is unknown without a lookup in the flake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    Yes,
-    No,
 }
 
 impl Accepted {
@@ -166,12 +151,15 @@ mod tests {
         FlakeRules { given: None, accept: None, accepted, consent: None }
     }
 
-    async fn usable(rules: &FlakeRules, named: &str, need: Need) -> String {
-        match rules.usable(Some(url(named)), &"main".parse().unwrap(), need).await {
-            Ok(Some(url)) => url.to_string(),
-            Ok(None) => "none".to_owned(),
+    async fn accepted(rules: &FlakeRules, named: &str) -> String {
+        match rules.accept(Some(url(named)), &"main".parse().unwrap()).await {
+            Ok(url) => url.unwrap().to_string(),
             Err(error) => error.to_string(),
         }
+    }
+
+    fn is_accepted(rules: &FlakeRules, named: &str) -> bool {
+        rules.if_accepted(Some(url(named))).is_some()
     }
 
     #[tokio::test]
@@ -179,30 +167,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let asking = rules(&folder);
         let [ours, theirs] = ["git+https://h/ours", "git+https://h/theirs"];
-        assert_eq!(
-            usable(&asking, ours, Need::Yes).await,
-            format!("the hosts name the flake {ours}, which was not accepted")
-        );
-        assert_eq!(usable(&asking, ours, Need::No).await, "none");
+        assert_eq!(accepted(&asking, ours).await, format!("the hosts name the flake {ours}, which was not accepted"));
+        assert!(!is_accepted(&asking, ours));
 
         let accepting = FlakeRules { accept: Some(url(ours)), ..asking.clone() };
         assert_eq!(
-            usable(&accepting, theirs, Need::Yes).await,
+            accepted(&accepting, theirs).await,
             format!("the hosts name the flake {theirs}, and --accept-flake accepts {ours}")
         );
-        assert_eq!(usable(&asking, ours, Need::No).await, "none", "nothing was accepted by that");
-        assert_eq!(usable(&accepting, ours, Need::Yes).await, ours);
-        assert_eq!(usable(&asking, ours, Need::Yes).await, ours);
+        assert!(!is_accepted(&asking, ours), "nothing was accepted by that");
+        assert_eq!(accepted(&accepting, ours).await, ours);
+        assert_eq!(accepted(&asking, ours).await, ours);
         assert_eq!(
-            usable(&asking, theirs, Need::Yes).await,
+            accepted(&asking, theirs).await,
             format!("the hosts name the flake {theirs}, which was not accepted; it was {ours} before")
         );
         let elsewhere = Accepted::of(folder.path().join("state"), ["nats://a:4222".to_owned()]);
-        assert_eq!(
-            usable(&FlakeRules { accepted: elsewhere, ..asking }, ours, Need::No).await,
-            "none",
-            "another fleet"
-        );
+        assert!(!is_accepted(&FlakeRules { accepted: elsewhere, ..asking }, ours), "another fleet");
     }
 
     #[tokio::test]
@@ -215,16 +196,10 @@ mod tests {
                 question == "The hosts name the flake git+https://h/ours. Look up main there, now and later?"
             })
         };
-        assert!(
-            usable(&FlakeRules { consent: Some(no), ..rules(&folder) }, ours, Need::Yes).await.contains("not accepted")
-        );
-        assert_eq!(
-            usable(&FlakeRules { consent: Some(yes), ..rules(&folder) }, ours, Need::No).await,
-            "none",
-            "no question"
-        );
-        assert_eq!(usable(&FlakeRules { consent: Some(yes), ..rules(&folder) }, ours, Need::Yes).await, ours);
-        assert_eq!(usable(&rules(&folder), ours, Need::Yes).await, ours);
+        assert!(accepted(&FlakeRules { consent: Some(no), ..rules(&folder) }, ours).await.contains("not accepted"));
+        assert!(!is_accepted(&FlakeRules { consent: Some(yes), ..rules(&folder) }, ours), "no question");
+        assert_eq!(accepted(&FlakeRules { consent: Some(yes), ..rules(&folder) }, ours).await, ours);
+        assert_eq!(accepted(&rules(&folder), ours).await, ours);
     }
 
     #[tokio::test]
@@ -233,7 +208,7 @@ mod tests {
         let local = "git+file:///home/ops/secrets";
         let accepting = FlakeRules { accept: Some(url(local)), ..rules(&folder) };
         let refused = format!("the hosts name the flake {local}, which is a place on their own disks");
-        assert_eq!(usable(&accepting, local, Need::Yes).await, refused);
+        assert_eq!(accepted(&accepting, local).await, refused);
     }
 
     #[tokio::test]
@@ -244,9 +219,9 @@ mod tests {
         rules.accepted.record(&url(ours)).unwrap();
         let file = folder.path().join("state").join(FILE);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o606)).unwrap();
-        assert!(usable(&rules, ours, Need::Yes).await.contains("can be written to by other users"));
+        assert!(accepted(&rules, ours).await.contains("can be written to by other users"));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&file, "[]").unwrap();
-        assert!(usable(&rules, ours, Need::Yes).await.contains("is not what this program wrote"));
+        assert!(accepted(&rules, ours).await.contains("is not what this program wrote"));
     }
 }

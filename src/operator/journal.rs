@@ -3,11 +3,13 @@
 //! A rollout's state is the fold of its journal, so that another process can show it, or resume it after a crash. The
 //! process that runs a rollout holds a lock on its journal.
 
-mod record;
+mod follow;
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +18,12 @@ use miette::Diagnostic;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-pub use self::record::{Follower, Journal};
-use self::record::{began_at, beginning, read_events};
+pub use self::follow::Follower;
+use self::follow::{began_at, beginning};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::RolloutId;
-use crate::rollout::{Rollout, Summary};
+use crate::rollout::{Event, EventWriter, Rollout, Summary};
 use crate::text::did_you_mean;
 
 /// The folder of all journals, in the operator's state folder.
@@ -33,11 +35,17 @@ const KEPT: usize = 200;
 /// How long older journals are kept.
 const KEPT_FOR: Duration = Duration::from_hours(90 * 24);
 
+/// How many bytes are buffered before they are written. Also the capacity that the buffer keeps.
+const FULL: usize = 64 * 1024;
+
+/// How many bytes may be written before they are synced.
+const MAX_UNSYNCED: usize = 256 * 1024;
+
 /// The folder of an operator's journals.
 #[derive(Debug, Clone)]
 pub struct Journals {
     state_dir: PathBuf,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 #[derive(Debug)]
@@ -82,17 +90,18 @@ impl Journals {
         Self { state_dir: state_dir.to_owned(), folder: state_dir.join(FOLDER) }
     }
 
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
     }
 
     /// Opens a file in the folder of the journals.
-    pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<File, JournalError> {
+    fn file(&self, name: &str, flags: OFlags) -> Result<File, JournalError> {
         Ok(self.open()?.file(name, flags)?)
+    }
+
+    /// Opens the journal of the rollout with this full id.
+    fn journal(&self, id: &str, flags: OFlags) -> Result<File, JournalError> {
+        self.file(&journal_name(id), flags)
     }
 
     fn open(&self) -> Result<PrivateDir, PrivateDirError> {
@@ -161,38 +170,30 @@ impl Journals {
     }
 
     pub fn read(&self, id: &str) -> Result<Recorded, JournalError> {
-        let file = self.file(&journal_name(id), OFlags::RDONLY)?;
-        let running = match file.try_lock_shared() {
-            Ok(()) => false,
-            Err(TryLockError::WouldBlock) => true,
-            Err(TryLockError::Error(error)) => return Err(JournalError::Io(self.path(id), error)),
-        };
-        let read = self.read_file(id, &file).map(|(summary, _)| Recorded { summary, running });
-        // Unlocks explicitly: a child process that is being spawned has a copy of this file until it calls `exec`.
-        file.unlock().ok();
-        read
+        let mut follower = self.follow(id)?;
+        follower.look(|_, _| {})?;
+        Ok(Recorded { summary: follower.summary, running: follower.is_held })
+    }
+
+    /// Follows the rollout with this full id from its beginning.
+    pub fn follow(&self, id: &str) -> Result<Follower, JournalError> {
+        Ok(Follower::of(self.path(id), self.journal(id, OFlags::RDONLY)?))
     }
 
     /// Takes over the rollout with this full id: locks its journal, cuts off a torn line and returns the state.
-    pub fn take_up(&self, id: &str) -> Result<(Summary, Journal), JournalError> {
+    pub fn take_over(&self, id: &str) -> Result<(Summary, Journal), JournalError> {
         let failed = |error| JournalError::Io(self.path(id), error);
-        let mut file = self.file(&journal_name(id), OFlags::RDWR)?;
+        let file = self.journal(id, OFlags::RDWR)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(JournalError::Running(id.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let (summary, whole) = self.read_file(id, &file)?;
+        let mut recorded = Follower::of(self.path(id), file);
+        recorded.read_on(|_, _| {})?;
+        let Follower { mut file, whole, summary, .. } = recorded;
         file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
         Ok((summary, Journal::on(file)))
-    }
-
-    /// Reads a journal: returns the state and the length of its whole lines, in bytes.
-    fn read_file(&self, id: &str, file: &File) -> Result<(Summary, u64), JournalError> {
-        let text = io::read_to_string(file).map_err(|error| JournalError::Io(self.path(id), error))?;
-        let corrupt = |(line, reason)| JournalError::Corrupt { path: self.path(id), line, reason };
-        let (events, whole) = read_events(&text, 1).map_err(corrupt)?;
-        Ok((Summary::of(&events), whole))
     }
 
     /// Reads all journals, newest last. Returns the errors of unreadable ones beside the others.
@@ -212,7 +213,7 @@ impl Journals {
     pub fn since(&self, time: Timestamp) -> Vec<(Timestamp, Arc<Rollout>)> {
         let modified = |id: &String| Timestamp::try_from(self.path(id).metadata().ok()?.modified().ok()?).ok();
         let ids = self.ids().unwrap_or_default().into_iter().filter(|id| modified(id) >= Some(time));
-        ids.filter_map(|id| beginning(self.file(&journal_name(&id), OFlags::RDONLY).ok()?)).collect()
+        ids.filter_map(|id| beginning(self.journal(&id, OFlags::RDONLY).ok()?)).collect()
     }
 
     /// Removes unused journals that are older than 90 days and not among the last 200. Returns their number.
@@ -230,7 +231,7 @@ impl Journals {
 
     /// Removes all files of a rollout, unless a process runs it. Returns whether it did.
     fn remove(&self, id: &str) -> bool {
-        let journal = self.file(&journal_name(id), OFlags::RDWR);
+        let journal = self.journal(id, OFlags::RDWR);
         let is_free =
             journal.is_ok_and(|journal| journal.try_lock().is_ok() && std::fs::remove_file(self.path(id)).is_ok());
         if is_free {
@@ -261,7 +262,7 @@ impl Journals {
         self.file(&format!("{id}.log"), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
     }
 
-    pub(super) fn path(&self, id: &str) -> PathBuf {
+    fn path(&self, id: &str) -> PathBuf {
         self.folder.join(journal_name(id))
     }
 }
@@ -269,6 +270,79 @@ impl Journals {
 /// Returns the name of the journal of the rollout with this full id.
 fn journal_name(id: &str) -> String {
     format!("{id}.jsonl")
+}
+
+/// The journal of a rollout, to append to.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    writer: EventWriter,
+    /// Whole lines that are not written yet.
+    lines: Vec<u8>,
+    /// Bytes that are written and may not be on disk yet.
+    unsynced: usize,
+}
+
+impl Journal {
+    pub(super) fn on(file: File) -> Self {
+        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
+    }
+
+    /// Takes over the journal that this process got as its standard input. The lock came with it, so that the rollout
+    /// never seems to be without a process.
+    pub fn inherited() -> io::Result<Self> {
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
+    }
+
+    /// Records an event if it is a fact. The event survives a crash of this process once it is [written](Self::write),
+    /// and a crash of the computer once it is [synced](Self::sync).
+    pub fn record(&mut self, event: &Event) -> io::Result<()> {
+        self.record_as_json(event).map(drop)
+    }
+
+    /// Does the same and returns the JSON object that was recorded, or an empty one.
+    pub(super) fn record_as_json(&mut self, event: &Event) -> io::Result<&[u8]> {
+        if !event.kind.is_fact() {
+            return Ok(&[]);
+        }
+        if self.lines.len() >= FULL {
+            self.write()?;
+        }
+        let begins = self.lines.len();
+        self.writer.write(event, &mut self.lines)?;
+        let ends = self.lines.len();
+        self.lines.push(b'\n');
+        Ok(self.lines.get(begins..ends).unwrap_or_default())
+    }
+
+    /// Writes the recorded events, so that other processes can read them. Syncs when much is unsynced.
+    pub fn write(&mut self) -> io::Result<()> {
+        if !self.lines.is_empty() {
+            self.unsynced += self.lines.len();
+            self.file.write_all(&self.lines)?;
+            self.lines.clear();
+            // The plan of a large fleet is longer than any later batch of events.
+            self.lines.shrink_to(FULL);
+        }
+        if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
+    }
+
+    /// Writes all recorded events and waits until they are on disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.write()?;
+        if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
+    }
+
+    fn put_on_disk(&mut self) -> io::Result<()> {
+        self.unsynced = 0;
+        self.file.sync_data()
+    }
+}
+
+impl From<Journal> for Stdio {
+    fn from(journal: Journal) -> Self {
+        journal.file.into()
+    }
 }
 
 #[cfg(test)]

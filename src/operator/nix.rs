@@ -15,9 +15,9 @@ use thiserror::Error;
 use tokio::process::Command;
 
 use crate::lookup::Remote;
-use crate::plan::{Closures, StorePath, Systems};
+use crate::plan::{Changes, Closures, Plan, PlanErrors, ResolvedPlan, Roster, StorePath, Systems};
 use crate::process_group::{output_shown, output_up_to};
-use crate::protocol::{Commit, FlakeAttr, FlakeUrl, HostName, SystemPath};
+use crate::protocol::{Commit, FlakeAttr, FlakeUrl, HostName, Revision, SystemPath};
 use crate::text::{nearest, safe};
 
 /// Maps names of configurations to the derivations of their systems, or to null if there is no such configuration. Of
@@ -47,6 +47,30 @@ pub struct BuildOptions {
     pub sign_key: Option<PathBuf>,
     /// The cache to copy the systems to, as `nix copy --to` accepts it.
     pub copy_to: Option<String>,
+}
+
+/// The source of the systems that are sent to hosts.
+#[derive(Debug, Clone)]
+pub enum SystemsFrom {
+    /// Built before the rollout is prepared.
+    Built(Systems),
+    /// Built once the hosts and the commit are known.
+    Building(BuildOptions),
+}
+
+impl SystemsFrom {
+    /// Returns the revision of a plan: `given`, else the plan's own, else the commit that the systems were built from.
+    pub fn revision(systems: Option<&Self>, plan: &Plan, given: Option<Revision>) -> Result<Revision, PlanErrors> {
+        let built_from = systems.and_then(Self::commit).filter(|_| plan.revision.is_none());
+        plan.revision(given.or_else(|| built_from.cloned().map(Revision::from)))
+    }
+
+    const fn commit(&self) -> Option<&Commit> {
+        match self {
+            Self::Built(systems) => Some(&systems.commit),
+            Self::Building(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -233,6 +257,18 @@ struct ListedPath {
     valid: Option<bool>,
     #[serde(flatten)]
     described: Described,
+}
+
+/// Asks a cache what changes on the hosts that get built systems.
+pub async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -> Result<Changes, NixError> {
+    let hosts = plan.hosts().filter_map(|host| {
+        let runs = roster.host(host.tier, &host.hostname).and_then(|report| report.system.as_deref());
+        Some((&host.hostname, runs, host.system.as_ref()?.as_str()))
+    });
+    let hosts: Vec<_> = hosts.collect();
+    let systems = hosts.iter().filter(|(_, runs, shall_run)| *runs != Some(*shall_run));
+    let systems = systems.flat_map(|(_, runs, shall_run)| runs.iter().copied().chain([*shall_run])).collect();
+    Ok(closures(systems, cache).await?.changes(hosts))
 }
 
 /// Returns the closures of the systems that a cache has. Without a cache, asks the store of this machine.

@@ -1,7 +1,8 @@
 //! Reads the files that describe a rollout: plans, systems built earlier, and saved plans. A saved plan has its hosts,
 //! commit and systems; it is carried out exactly as saved, or not at all.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
@@ -19,6 +20,9 @@ pub(crate) const MAX_PLAN_BYTES: u64 = 1024 * 1024;
 
 /// The largest systems file that is read, in bytes: enough for a hundred thousand hosts.
 const MAX_SYSTEMS_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The largest saved plan that is read, in bytes: enough for as many.
+const MAX_SAVED_PLAN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A plan and its text, which diagnostics point into.
 #[derive(Debug)]
@@ -72,17 +76,26 @@ impl PlanFile {
 
 /// Reads the text of a plan file without parsing it.
 pub fn read_text(path: &Path) -> Result<String, PlanFileError> {
-    let unreadable = |error| PlanFileError::Unreadable(path.to_owned(), error);
-    let size = path.metadata().map_err(unreadable)?.len();
-    if size > MAX_PLAN_BYTES {
-        return Err(PlanFileError::TooLarge(path.to_owned()));
+    let text = read_up_to(MAX_PLAN_BYTES, path).and_then(|text| io::read_to_string(text.as_slice()));
+    text.map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => PlanFileError::TooLarge(path.to_owned()),
+        _ => PlanFileError::Unreadable(path.to_owned(), error),
+    })
+}
+
+/// Reads a file with a bound in bytes.
+fn read_up_to(most: u64, path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {most} bytes")));
     }
-    std::fs::read_to_string(path).map_err(unreadable)
+    Ok(text)
 }
 
 /// Whether the plan file exists and has changed.
 pub fn has_changed(source: &PlanSource) -> bool {
-    std::fs::read_to_string(&source.path).is_ok_and(|text| digest(&text) != source.digest)
+    read_text(Path::new(&source.path)).is_ok_and(|text| digest(&text) != source.digest)
 }
 
 fn digest(text: &str) -> String {
@@ -101,14 +114,8 @@ pub enum SystemsFileError {
 
 /// Reads a file that `homelab-deploy build` wrote.
 pub fn read_systems(path: &Path) -> Result<Systems, SystemsFileError> {
-    let unreadable = |error| SystemsFileError::Unreadable(path.to_owned(), error);
-    if path.metadata().map_err(unreadable)?.len() > MAX_SYSTEMS_BYTES {
-        return Err(unreadable(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it is larger than {MAX_SYSTEMS_BYTES} bytes"),
-        )));
-    }
-    let text = std::fs::read(path).map_err(unreadable)?;
+    let text = read_up_to(MAX_SYSTEMS_BYTES, path);
+    let text = text.map_err(|error| SystemsFileError::Unreadable(path.to_owned(), error))?;
     serde_json::from_slice(&text).map_err(|error| SystemsFileError::Mistaken(path.to_owned(), error))
 }
 
@@ -159,7 +166,8 @@ impl SavedPlan {
 
     /// Reads a saved plan. Fails if the file was edited.
     pub fn read(path: &Path) -> Result<Self, SavedPlanError> {
-        let text = std::fs::read(path).map_err(|error| SavedPlanError::Unreadable(path.to_owned(), error))?;
+        let text = read_up_to(MAX_SAVED_PLAN_BYTES, path);
+        let text = text.map_err(|error| SavedPlanError::Unreadable(path.to_owned(), error))?;
         let saved: Self =
             serde_json::from_slice(&text).map_err(|error| SavedPlanError::Mistaken(path.to_owned(), error))?;
         if saved.hash == saved.settled.hash() { Ok(saved) } else { Err(SavedPlanError::Changed(path.to_owned())) }

@@ -1,32 +1,33 @@
 //! Prepares a rollout: settles its hosts, its commit and its warnings. Deploys nothing.
 
-mod error;
-mod systems;
+mod selection;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use miette::Diagnostic;
+use thiserror::Error;
 use tokio::try_join;
 use uuid::Uuid;
 
-pub use self::error::{PreflightError, PrepareError, SelectionError};
-use self::systems::leave_current;
-pub use self::systems::{SystemsFrom, changes_of};
-use super::flake::{FlakeRules, Need};
-use super::fleet::{Awaited, Discovered, Discovery, FleetError, KnownHosts, Purpose, RollCall, SilentHost};
+pub use self::selection::{SelectionError, WaveSelection};
+use self::selection::{add_silent_hosts, exclude_hosts};
+use super::commits::{UnresolvedError, commits_at_hand, resolve_revision};
+use super::discovery::{Awaited, Discovered, Discovery, FleetError, HostsByTier, KnownHosts, RollCall};
+use super::flake::{FlakeError, FlakeRules};
 use super::history::History;
 use super::journal::Journals;
-use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
+use super::nix::{NixError, SystemsFrom, changes_of};
+use super::preflight::{PreflightError, ahead_of, host_warnings, shares_a_tier};
 use crate::bus::Bus;
 use crate::clock;
-use crate::plan::{Changes, Hooks, Plan, ResolvedPlan, Roster, Selector, Spanned};
+use crate::plan::{Changes, Hooks, Plan, PlanErrors, ResolvedPlan, Roster, Systems};
 use crate::protocol::{
-    Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Target, Tier,
+    Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Sender, Tier,
 };
-use crate::rollout::{PlanSource, Rollout};
-use crate::text::{did_you_mean, safe};
+use crate::rollout::{PlanSource, Rollout, Summary};
 
 /// How long a host that stopped answering is reported as missing. After that it counts as removed.
 const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
@@ -52,9 +53,9 @@ pub struct PrepareOptions {
     pub source: Option<PlanSource>,
     pub revision: Revision,
     pub exclude: Vec<HostName>,
-    pub part: Part,
+    pub waves: WaveSelection,
     pub by: OperatorContext,
-    pub kind: Kind,
+    pub kind: RolloutKind,
     /// Whether hosts that already run the commit get a request too.
     pub even_if_current: bool,
     /// The hooks for events to which the plan has no hook.
@@ -66,21 +67,12 @@ pub struct PrepareOptions {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// From a plan file: all hosts get one commit, and a tier belongs to one operator at a time.
-    Rollout,
+pub enum RolloutKind {
+    /// From a plan: all hosts get one commit, and a tier belongs to one operator at a time.
+    Plan,
     /// From a command line: each host resolves a branch that this machine cannot resolve. A single host gets its
     /// request as soon as it has answered, even during other rollouts: a listener does one thing at a time.
     Deployment,
-}
-
-/// The waves of a plan to roll out. The selection does not change which hosts a wave has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
-    Whole,
-    Only(Vec<String>),
-    /// This wave and all later ones.
-    From(String),
 }
 
 /// The result of a roll call, and of the lookup of the revision at the same time.
@@ -88,12 +80,12 @@ pub enum Part {
 pub struct RollCallResult {
     pub roll: Discovered,
     /// The lookup in the flake that the plan or the operator names. `None` if the hosts have to name the flake.
-    found: Option<Result<Found, UnresolvedError>>,
+    revision: Option<Result<ResolvedRevision, UnresolvedError>>,
 }
 
 /// The revision, resolved in a flake.
 #[derive(Debug)]
-struct Found {
+struct ResolvedRevision {
     flake: Option<FlakeUrl>,
     commit: Commit,
     subject: Option<String>,
@@ -113,6 +105,34 @@ pub struct Prepared {
     pub changes: Option<Changes>,
 }
 
+#[derive(Debug, Error, Diagnostic)]
+pub enum PrepareError {
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Plan(#[from] PlanErrors),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Selection(#[from] SelectionError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fleet(#[from] FleetError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Flake(#[from] FlakeError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lookup(#[from] UnresolvedError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Nix(#[from] NixError),
+    #[error("it is not known which flake the systems are to be built from")]
+    #[diagnostic(help("set `flake` in the plan, or give --flake"))]
+    NoFlake,
+    #[error("two machines answer to the name {0}")]
+    #[diagnostic(help("stop one listener, or rename it; `homelab-deploy hosts` shows both"))]
+    TwoMachines(HostName),
+}
+
 impl PrepareOptions {
     /// The whole of a plan, as it stands.
     pub fn new(plan: Plan, revision: Revision, by: OperatorContext) -> Self {
@@ -121,9 +141,9 @@ impl PrepareOptions {
             source: None,
             revision,
             exclude: Vec::new(),
-            part: Part::Whole,
+            waves: WaveSelection::All,
             by,
-            kind: Kind::Rollout,
+            kind: RolloutKind::Plan,
             even_if_current: false,
             hooks: Hooks::default(),
             systems: None,
@@ -138,20 +158,20 @@ impl PrepareOptions {
 
     /// Calls the roll of the plan's tiers, and meanwhile looks up the revision if the flake is known.
     pub async fn call_roll(&self, bus: &mut Bus) -> Result<RollCallResult, FleetError> {
-        let purpose = Purpose::Deploy { needed: self.plan.needed_tiers(), asked: self.asked_tiers() };
-        let roll_call = RollCall { discovery: &self.by.discovery, purpose, awaited: self.awaited() };
-        let find = async {
+        let (needed, asked) = (self.plan.needed_tiers(), self.asked_tiers());
+        let roll_call = RollCall { discovery: &self.by.discovery, asked, needed, awaited: self.awaited() };
+        let resolve = async {
             Ok(match self.plan.flake.as_ref().or(self.by.flakes.given.as_ref()) {
-                Some(flake) => Some(self.find(Some(flake)).await),
+                Some(flake) => Some(self.resolve_revision(Some(flake)).await),
                 None => None,
             })
         };
-        let (roll, found) = try_join!(roll_call.call(bus), find)?;
-        Ok(RollCallResult { roll, found })
+        let (roll, revision) = try_join!(roll_call.call(bus), resolve)?;
+        Ok(RollCallResult { roll, revision })
     }
 
-    /// Asks every tier for a plan without groups, to warn of a named host that answers in another tier. Also for a
-    /// single deployment, to tell an operator who reaches no host which hosts answer.
+    /// Asks every tier for a plan without groups, to warn of a named host that answers in another tier. Also for every
+    /// deployment, to tell an operator who reaches no host which hosts answer.
     fn asked_tiers(&self) -> BTreeSet<Tier> {
         let is_of_all = self.source.is_none() || self.plan.group_tiers().is_empty();
         if is_of_all { Tier::ALL.into() } else { self.plan.tiers() }
@@ -163,59 +183,45 @@ impl PrepareOptions {
             return Awaited::Everybody { tiers, named };
         }
         match named.pop_first() {
-            Some(host) if named.is_empty() && self.kind == Kind::Deployment => Awaited::One(host),
+            Some(host) if named.is_empty() && self.kind == RolloutKind::Deployment => Awaited::One(host),
             first => Awaited::Only(named.into_iter().chain(first).collect()),
         }
     }
 
-    async fn find(&self, flake: Option<&FlakeUrl>) -> Result<Found, UnresolvedError> {
+    async fn resolve_revision(&self, flake: Option<&FlakeUrl>) -> Result<ResolvedRevision, UnresolvedError> {
         let mut history = History::of(flake, self.by.cache.as_deref());
         let commit = resolve_revision(&self.revision, flake, &history, &self.by.journals).await?;
         let subject = history.subject(&commit).await;
-        Ok(Found { flake: flake.cloned(), commit, subject, history })
+        Ok(ResolvedRevision { flake: flake.cloned(), commit, subject, history })
     }
 
     /// Settles the hosts of each wave, and the commit.
     pub async fn settle(mut self, called: RollCallResult) -> Result<Prepared, PrepareError> {
-        let RollCallResult { roll, found } = called;
+        let RollCallResult { roll, revision } = called;
         let is_single = matches!(self.awaited(), Awaited::One(_));
         let roster = Roster::new(roll.hosts);
-        let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
-        self.exclude_hosts(&roster)?;
-        let remembered = match self.kind {
-            Kind::Deployment => remember(&mut self.plan, &roster, &roll.silent),
-            Kind::Rollout => BTreeSet::new(),
-        };
-        let (mut resolved, mut warnings) = self.plan.resolve(&roster)?;
-        resolved.remembered = remembered;
-        resolved.hooks.clone_from(&self.hooks);
-        resolved.hooks.extend(self.plan.hooks.clone());
-        if self.source.is_some() {
-            warnings.extend(self.plan.advice(&resolved));
-        }
-        self.part.select(&mut resolved, waves)?;
-        let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        if let Some(silent) = resolved.hosts().find(|host| is_single && !host.present) {
+        let (mut plan, mut warnings) = self.resolve_hosts(&roster, &roll.silent)?;
+        if let Some(silent) = plan.hosts().find(|host| is_single && !host.present) {
             warnings.push(format!("guards not checked: {} did not answer", silent.hostname));
         }
-        warnings.extend(doubts(&roster, &resolved));
-        let found = match found {
-            Some(found) => found.map_err(PrepareError::from),
-            None => self.find_by_hosts(&resolved, &roster).await,
+        warnings.extend(host_warnings(&roster, &plan));
+        let resolved = match revision {
+            Some(resolved) => resolved.map_err(PrepareError::from),
+            None => self.resolve_in_flake_of_hosts(&plan, &roster).await,
         };
         let (mut ahead, mut changes) = (Vec::new(), None);
-        let (revision, subject) = match found {
-            Ok(Found { flake, commit, subject, mut history }) => {
+        let (revision, subject) = match resolved {
+            Ok(ResolvedRevision { flake, commit, subject, mut history }) => {
                 warnings.extend(history.problem());
-                let given = self.give_systems(&mut resolved, &roster, flake.as_ref(), &commit, &mut warnings);
+                let assigned = self.assign_systems(&mut plan, &roster, flake.as_ref(), &commit, &mut warnings);
                 // Boxed: few plans have systems, and this future is large.
-                changes = Box::pin(given).await?;
-                ahead = ahead_of(&commit, &resolved, &mut history).await;
-                if self.kind == Kind::Rollout && !self.even_if_current {
-                    leave_current(&commit, &mut resolved, &roster);
+                changes = Box::pin(assigned).await?;
+                ahead = ahead_of(&commit, &plan, &mut history).await;
+                if self.kind == RolloutKind::Plan && !self.even_if_current {
+                    mark_current(&commit, &mut plan, &roster);
                 }
                 if self.plan.stage {
-                    resolved.fetch_first();
+                    plan.fetch_first();
                 }
                 (commit.into(), subject)
             }
@@ -224,9 +230,9 @@ impl PrepareOptions {
                 (self.revision.clone(), None)
             }
         };
-        warnings.extend(PreflightError::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
+        warnings.extend(PreflightError::downgrade(&ahead, &revision).map(|error| error.to_string()));
         // Deployments to single hosts may run at the same time: each listener does one thing at a time.
-        let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &resolved)).collect();
+        let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &plan)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
@@ -235,75 +241,82 @@ impl PrepareOptions {
             revision,
             subject,
             source: self.source,
-            plan: resolved,
+            plan,
         };
         Ok(Prepared { rollout, warnings, roster, others, ahead, changes })
+    }
+
+    /// Resolves the plan without the excluded hosts to the hosts of each selected wave. Returns warnings too.
+    fn resolve_hosts(
+        &mut self,
+        roster: &Roster,
+        silent: &HostsByTier,
+    ) -> Result<(ResolvedPlan, Vec<String>), PrepareError> {
+        let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
+        exclude_hosts(&mut self.plan, &self.exclude, roster, silent)?;
+        let remembered = match self.kind {
+            RolloutKind::Deployment => add_silent_hosts(&mut self.plan, roster, silent),
+            RolloutKind::Plan => BTreeSet::new(),
+        };
+        let (mut resolved, mut warnings) = self.plan.resolve(roster)?;
+        resolved.remembered = remembered;
+        resolved.hooks.clone_from(&self.hooks);
+        resolved.hooks.extend(self.plan.hooks.clone());
+        if self.source.is_some() {
+            warnings.extend(self.plan.advice(&resolved));
+        }
+        self.waves.select(&mut resolved, waves)?;
+        Ok((resolved, warnings.iter().map(ToString::to_string).collect()))
     }
 
     /// Lets each host look up the branch for itself, so that no host decides what another one runs.
     fn leave_to_hosts(&self, error: PrepareError) -> Result<String, PrepareError> {
         let is_answer = matches!(&error, PrepareError::Lookup(error) if error.is_answer());
-        if self.kind == Kind::Rollout || is_answer {
+        if self.kind == RolloutKind::Plan || is_answer {
             return Err(error);
         }
         Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))
     }
 
     /// Looks up the revision in the flake that hosts name, if that is needed and the flake may be contacted.
-    async fn find_by_hosts(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Found, PrepareError> {
+    async fn resolve_in_flake_of_hosts(
+        &self,
+        plan: &ResolvedPlan,
+        roster: &Roster,
+    ) -> Result<ResolvedRevision, PrepareError> {
         let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.by.journals).await;
-        let need = if at_hand.is_empty() { Need::Yes } else { Need::No };
-        let named = match plan.flake_of_hosts(roster) {
-            Err(_) if need == Need::No => None,
-            named => named?,
+        let named = plan.flake_of_hosts(roster);
+        let flake = if at_hand.is_empty() {
+            self.by.flakes.accept(named?, &self.revision).await?
+        } else {
+            self.by.flakes.if_accepted(named.unwrap_or_default())
         };
-        let flake = self.by.flakes.usable(named, &self.revision, need).await?;
-        Ok(self.find(flake.as_ref()).await?)
+        Ok(self.resolve_revision(flake.as_ref()).await?)
     }
 
-    fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {
-        for host in &self.exclude {
-            let is_known = roster.knows(host) || self.plan.names(host);
-            if !is_known {
-                let named = self.plan.named();
-                let known = roster.hosts().map(|report| &report.hostname).chain(named.iter().map(|named| &named.host));
-                let near = did_you_mean(host.as_str(), known.map(HostName::as_str));
-                return Err(SelectionError::NoSuchHost { host: host.clone(), near });
+    /// Assigns built systems to the hosts of a plan, building them first if needed. Returns what the systems change.
+    async fn assign_systems(
+        &self,
+        plan: &mut ResolvedPlan,
+        roster: &Roster,
+        flake: Option<&FlakeUrl>,
+        commit: &Commit,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Changes>, PrepareError> {
+        let systems = match &self.systems {
+            None if self.plan.stage => return Err(Systems::missing_to_stage().into()),
+            None => return Ok(None),
+            Some(SystemsFrom::Built(systems)) => systems.clone(),
+            Some(SystemsFrom::Building(options)) => {
+                let flake = flake.ok_or(PrepareError::NoFlake)?;
+                options.build(flake, commit, plan.hosts().map(|host| &host.hostname)).await?
             }
-            self.plan.exclude(host);
-        }
-        if self.plan.waves.is_empty() { Err(SelectionError::Nothing) } else { Ok(()) }
-    }
-}
-
-impl Part {
-    /// Keeps the selected waves; `all` are the names of the plan's waves.
-    fn select(&self, plan: &mut ResolvedPlan, all: Vec<String>) -> Result<(), SelectionError> {
-        let asked = match self {
-            Self::Whole => return Ok(()),
-            Self::Only(waves) => waves.as_slice(),
-            Self::From(wave) => std::slice::from_ref(wave),
         };
-        for wanted in asked {
-            if !all.contains(wanted) {
-                return Err(SelectionError::NoSuchWave { wave: wanted.clone(), waves: all });
-            }
-            if !plan.waves.iter().any(|wave| wave.name == *wanted) {
-                return Err(SelectionError::EmptyWave(wanted.clone()));
-            }
-        }
-        match self {
-            Self::Whole => {}
-            Self::Only(waves) => plan.keep_waves(|wave| waves.contains(&wave.name)),
-            Self::From(first) => {
-                let mut is_reached = false;
-                plan.keep_waves(|wave| {
-                    is_reached |= wave.name == *first;
-                    is_reached
-                });
-            }
-        }
-        Ok(())
+        systems.check_commit(commit)?;
+        plan.take_systems(&systems)?;
+        let cache = self.binary_cache.as_ref().or(systems.cache.as_ref());
+        let changes = changes_of(plan, roster, cache.map(String::as_str)).await;
+        Ok(changes.map_err(|error| warnings.push(format!("what changes is not known: {error}"))).ok())
     }
 }
 
@@ -337,75 +350,81 @@ impl Prepared {
     }
 }
 
-/// Adds silent hosts to the plan if they belong to a group of which another host answered, and returns their names.
-/// They may be about to answer, and a request to an absent host costs nothing.
-fn remember(plan: &mut Plan, roster: &Roster, silent: &[SilentHost]) -> BTreeSet<HostName> {
-    let mut remembered = BTreeSet::new();
-    for wave in &mut plan.waves {
-        let groups: Vec<Target> = wave.targets.iter().map(|by| by.value.target.clone()).collect();
-        for group in groups.iter().filter(|group| roster.members(&group.subject()).next().is_some()) {
-            for host in silent.iter().filter(|host| belongs(host, group)) {
-                let target = Target::Host(host.tier, host.hostname.clone());
-                wave.targets.push(Spanned::nowhere(Selector { text: target.subject().to_string(), target }));
-                remembered.insert(host.hostname.clone());
-            }
+/// Marks the hosts that already run and boot what they would switch to, so that they get no request. A host
+/// without a subject of its own gets the request of those it shares one with.
+fn mark_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
+    let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
+    for host in waves.flat_map(|wave| &mut wave.hosts).filter(|host| host.shared_subject.is_none()) {
+        let report = roster.host(host.tier, &host.hostname);
+        host.is_current = report.is_some_and(|report| match &host.system {
+            Some(system) => report.is_current_system(system),
+            None => report.is_current(commit),
+        });
+    }
+}
+
+/// Calls the roll for an interrupted rollout and makes the checks of a new one. The result is about the hosts that
+/// still have to be deployed.
+pub async fn prepare_again(
+    left: &Summary,
+    rollout: &Rollout,
+    bus: &mut Bus,
+    by: &OperatorContext,
+) -> Result<Prepared, PrepareError> {
+    let (plan, tiers) = (&rollout.plan, rollout.plan.tiers());
+    let hosts = plan.hosts().map(|host| Sender { tier: host.tier, host: host.hostname.clone() });
+    let roll_call = RollCall {
+        discovery: &by.discovery,
+        asked: tiers.clone(),
+        needed: tiers,
+        awaited: Awaited::Only(hosts.collect()),
+    };
+    let roll = roll_call.call(bus).await?;
+    let roster = Roster::new(roll.hosts);
+    if let Some(twin) = plan.hosts().find(|host| roster.is_ambiguous(host.tier, &host.hostname)) {
+        return Err(PrepareError::TwoMachines(twin.hostname.clone()));
+    }
+    let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
+    // The checks are about the revisions that the hosts run now.
+    let mut rest = rollout.clone();
+    rest.plan.waves.drain(..left.current_wave.0);
+    for wave in &mut rest.plan.waves {
+        wave.hosts.retain(|host| left.host(&host.hostname).is_some_and(|host| !host.runs_what_was_asked()));
+        for host in &mut wave.hosts {
+            host.revision = roster.host(host.tier, &host.hostname).and_then(|report| report.revision.clone());
         }
     }
-    remembered
-}
-
-fn belongs(host: &SilentHost, group: &Target) -> bool {
-    match group {
-        Target::All(tier) => host.tier == *tier,
-        Target::Role(tier, role) => host.tier == *tier && host.role.as_ref() == Some(role),
-        Target::Host(..) | Target::Custom(_) => false,
-    }
-}
-
-/// Returns warnings about answers in the old form, and the problems that hosts report.
-fn doubts(roster: &Roster, plan: &ResolvedPlan) -> Vec<String> {
-    let answers = || plan.hosts().filter_map(|host| roster.answer(host.tier, &host.hostname));
-    let unproved: Vec<HostName> =
-        answers().filter(|answer| !answer.proved).map(|answer| answer.report.hostname.clone()).collect();
-    let unproved = (!unproved.is_empty()).then(|| {
-        format!(
-            "answers in the old form, which other hosts could have sent: {}; update their listeners",
-            names(&unproved)
-        )
-    });
-    let mut problems: BTreeMap<&str, Vec<HostName>> = BTreeMap::new();
-    for report in answers().map(|answer| &answer.report) {
-        for problem in &report.problems {
-            problems.entry(&problem.message).or_default().push(report.hostname.clone());
-        }
-    }
-    let problems = problems.into_iter().map(|(message, hosts)| format!("{}: {}", names(&hosts), safe(message)));
-    unproved.into_iter().chain(problems).collect()
-}
-
-/// Returns the hosts that would go back to an older commit, as far as known. Ignores dry runs, which change nothing.
-pub(super) async fn ahead_of(commit: &Commit, plan: &ResolvedPlan, history: &mut History) -> Vec<HostName> {
-    let mut known = BTreeMap::new();
+    rest.plan.waves.retain(|wave| !wave.hosts.is_empty());
     let mut ahead = Vec::new();
-    let waves = plan.deploying_waves().map(|(_, wave)| wave).filter(|wave| wave.action != Action::DryActivate);
-    for host in waves.flat_map(|wave| &wave.hosts) {
-        let Some(current) = host.revision.as_ref().filter(|current| *current != commit) else { continue };
-        let is_ahead = match known.get(current) {
-            Some(is_ahead) => *is_ahead,
-            None => *known.entry(current).or_insert(history.is_ancestor(commit, current).await == Some(true)),
-        };
-        if is_ahead {
-            ahead.push(host.hostname.clone());
-        }
+    if let Some(commit) = rollout.revision.commit() {
+        let accepted = by.flakes.if_accepted(plan.flake_of_hosts(&roster).unwrap_or_default());
+        let mut history = History::of(by.flakes.given.as_ref().or(accepted.as_ref()), by.cache.as_deref());
+        ahead = ahead_of(&commit, &rest.plan, &mut history).await;
     }
-    ahead
+    Ok(Prepared { rollout: rest, warnings: Vec::new(), roster, others, ahead, changes: None })
 }
 
-pub(super) fn shares_a_tier(other: &RolloutReport, plan: &ResolvedPlan) -> bool {
-    let tiers: Vec<Tier> = plan.hosts().map(|host| host.tier).collect();
-    other.tiers.iter().any(|tier| tiers.contains(tier))
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-fn names(hosts: &[HostName]) -> String {
-    hosts.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ")
+    use super::*;
+    use crate::operator::testing::rollout;
+    use crate::protocol::HostAnswer;
+
+    #[test]
+    fn a_current_host_that_shares_its_subject_is_asked_like_the_others() {
+        let rollout = rollout(&[&["alone", "sharing"]]);
+        let (commit, mut plan) = (rollout.revision.commit().unwrap(), rollout.plan.clone());
+        let answers = ["alone", "sharing"].map(|host| {
+            let last = json!({
+                "id": "r-0", "status": "completed", "at": "2026-11-23T10:00:00Z", "revision": commit, "current": true,
+            });
+            let report = json!({ "hostname": host, "tier": "test", "last": last });
+            HostAnswer { report: serde_json::from_value(report).unwrap(), proved: true }
+        });
+        plan.waves[0].hosts[1].shared_subject = Some("fleet.all".parse().unwrap());
+        mark_current(&commit, &mut plan, &Roster::new(answers.into()));
+        assert_eq!(plan.hosts().map(|host| host.is_current).collect::<Vec<_>>(), [true, false]);
+    }
 }

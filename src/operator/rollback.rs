@@ -71,10 +71,8 @@ pub enum RollbackError {
 impl RollbackPlan {
     /// Returns all hosts that the rollout with this full id changed, last wave first. `rollouts` has the newest last.
     pub fn of_rollout(rollouts: &[Recorded], id: &str) -> Result<Self, RollbackError> {
-        let has_id = |rollout: &Rollout| rollout.id.to_string() == id;
-        let recorded = rollouts.iter().find(|recorded| recorded.summary.rollout.as_deref().is_some_and(has_id));
-        let recorded = recorded.ok_or(RollbackError::NothingToUndo)?;
-        let rollout = recorded.summary.rollout.as_deref().ok_or(RollbackError::NothingToUndo)?;
+        let found = newest_first(rollouts).find(|(rollout, _)| rollout.id.to_string() == id);
+        let (rollout, recorded) = found.ok_or(RollbackError::NothingToUndo)?;
         check_is_over(recorded, rollout)?;
         let newest_first = recorded.summary.hosts.iter().rev().filter(|view| view.is_changed(rollout));
         let changed: Vec<Changed> = newest_first.filter_map(|view| Changed::new(rollout, view)).collect();
@@ -83,11 +81,10 @@ impl RollbackPlan {
 
     /// Returns each of these hosts from the newest recorded rollout that changed it.
     pub fn of_hosts(rollouts: &[Recorded], hosts: &[(Option<Tier>, HostName)]) -> Result<Self, RollbackError> {
-        let mut changed = Vec::with_capacity(hosts.len());
+        let mut changed: Vec<Changed> = Vec::with_capacity(hosts.len());
         for (tier, name) in hosts {
             let found = |tier: Option<Tier>| {
-                rollouts.iter().rev().find_map(|recorded| {
-                    let rollout = recorded.summary.rollout.as_deref()?;
+                newest_first(rollouts).find_map(|(rollout, recorded)| {
                     let view = recorded.summary.host(name).filter(|view| view.is_changed(rollout))?;
                     let host = Changed::new(rollout, view)?;
                     tier.is_none_or(|tier| tier == host.tier).then_some((recorded, host))
@@ -98,10 +95,11 @@ impl RollbackPlan {
             }
             let (recorded, host) = found(*tier).ok_or_else(|| unchanged(name, rollouts))?;
             check_is_over(recorded, host.rollout)?;
-            changed.push(Changed { wave: "rollback", ..host });
+            if !changed.iter().any(|other| (other.tier, &other.view.name) == (host.tier, name)) {
+                changed.push(Changed { wave: "rollback", ..host });
+            }
         }
         changed.sort_by_key(|host| std::cmp::Reverse(host.view.ended_at));
-        changed.dedup_by(|one, other| (one.tier, &one.view.name) == (other.tier, &other.view.name));
         match changed.as_slice() {
             [one] => Self::of(format!("{}.{}", one.tier, one.view.name), &changed, rollouts),
             _ => Self::of("rollback".to_owned(), &changed, rollouts),
@@ -116,7 +114,7 @@ impl RollbackPlan {
             by_commit.entry(commit).or_default().push(host.view.name.as_str());
             undone.insert((host.tier, host.view.name.clone()), host.runs_undone(rollouts));
             let target = Target::Host(host.tier, host.view.name.clone());
-            let target = Spanned::nowhere(Selector { text: name.clone(), target });
+            let target = Spanned::nowhere(Selector { text: target.subject().to_string(), target });
             match waves.last_mut().filter(|last| last.name.value == host.wave) {
                 Some(last) => last.targets.push(target),
                 None => waves.push(Wave::unwritten(host.wave.to_owned(), vec![target], Settings::default())),
@@ -161,16 +159,14 @@ impl<'a> Changed<'a> {
 
     /// Returns the runs that left the host in this rollout's state: its own, and later recorded ones without a change.
     fn runs_undone(&self, rollouts: &[Recorded]) -> Vec<RequestId> {
-        let recorded =
-            rollouts.iter().rev().filter_map(|recorded| recorded.summary.rollout.as_deref().zip(Some(recorded)));
         let mut runs = Vec::new();
-        for (rollout, recorded) in recorded {
+        for (rollout, recorded) in newest_first(rollouts) {
             let is_this = rollout.id == self.rollout.id;
             let view = recorded.summary.host(&self.view.name).filter(|view| is_this || !view.is_changed(rollout));
             if let Some(host) = view.and_then(|view| Changed::new(rollout, view)).filter(|host| host.tier == self.tier)
             {
                 runs.extend(host.view.request.clone());
-                runs.extend(host.view.rollback.as_ref().map(|returning| returning.request.clone()));
+                runs.extend(host.view.rollback.as_ref().map(|rollback| rollback.request.clone()));
             }
             if is_this {
                 break;
@@ -178,6 +174,10 @@ impl<'a> Changed<'a> {
         }
         runs
     }
+}
+
+fn newest_first(rollouts: &[Recorded]) -> impl Iterator<Item = (&Rollout, &Recorded)> {
+    rollouts.iter().rev().filter_map(|recorded| Some((recorded.summary.rollout.as_deref()?, recorded)))
 }
 
 fn unchanged(host: &HostName, rollouts: &[Recorded]) -> RollbackError {
@@ -189,4 +189,36 @@ fn unchanged(host: &HostName, rollouts: &[Recorded]) -> RollbackError {
 fn check_is_over(recorded: &Recorded, rollout: &Rollout) -> Result<(), RollbackError> {
     let is_over = !recorded.running || recorded.summary.outcome.is_some();
     if is_over { Ok(()) } else { Err(RollbackError::StillRunning(rollout.id)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::operator::testing::rollout;
+    use crate::protocol::{Response, Status};
+    use crate::rollout::summary::HostState;
+    use crate::rollout::{Event, EventKind, HostOutcome, Summary};
+
+    #[test]
+    fn a_host_that_is_named_twice_is_returned_once() {
+        let rollout = rollout(&[&["a", "b"]]);
+        let mut summary = Summary::of([&Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(rollout.clone()) }]);
+        // Both have ended in the same moment.
+        for view in &mut summary.hosts {
+            let mut response = Response::new(view.name.clone(), Status::Completed, "");
+            response.revision = rollout.revision.commit();
+            response.previous_revision = Some("0123456789012345678901234567890123456789".parse().unwrap());
+            view.state = HostState::Final(HostOutcome::Completed);
+            view.response = Some(Arc::new(response));
+        }
+        let recorded = [Recorded { summary, running: false }];
+        let named = ["a", "b", "a"].map(|host| (None, host.parse().unwrap()));
+        let plan = RollbackPlan::of_hosts(&recorded, &named).unwrap().plan;
+        let targets: Vec<&str> = plan.waves[0].targets.iter().map(|target| target.value.text.as_str()).collect();
+        assert_eq!(targets, ["deploy.test.a", "deploy.test.b"]);
+    }
 }

@@ -14,10 +14,10 @@ use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::session::{NothingRecorded, RolloutSession};
 use crate::cli::{block_on, out};
-use crate::operator::detach::Background;
+use crate::operator::background::Background;
 use crate::operator::journal::{Journal, Journals};
 use crate::operator::plan_file::has_changed;
-use crate::operator::resumption::prepare_again;
+use crate::operator::prepare::prepare_again;
 use crate::protocol::RolloutId;
 use crate::report;
 use crate::rollout::{Outcome, Rollout, Summary};
@@ -151,7 +151,7 @@ impl Apply {
 fn open_to_resume(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
     let found = if id.is_empty() { journals.latest() } else { journals.find(id).map(Some) };
     let found = found?.ok_or(ApplyError::NothingToResume)?;
-    let (left, journal) = journals.take_up(&found)?;
+    let (left, journal) = journals.take_over(&found)?;
     if id.is_empty() && left.outcome == Some(Outcome::Succeeded) {
         return Err(ApplyError::LatestIsDone(found).into());
     }

@@ -12,9 +12,8 @@ use crate::cli::context::KnownAliases;
 use crate::cli::display::Audience;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::{block_on, confirm, out};
-use crate::operator::flake::Need;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve_revision};
+use crate::operator::{Awaited, History, PrepareError, RollCall, resolve_revision};
 use crate::plan::Roster;
 use crate::protocol::{FlakeUrl, HostName, Revision};
 
@@ -123,15 +122,16 @@ impl Build {
             return Err(Exit::Usage.with(BuildError::NobodyToAsk));
         }
         let mut bus = self.operator.connect().await?;
-        let purpose = Purpose::Deploy { needed: plan.needed_tiers(), asked: plan.tiers() };
         let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named() };
-        let roster = Roster::new(RollCall { discovery: &by.discovery, purpose, awaited }.call(&mut bus).await?.hosts);
+        let (asked, needed) = (plan.tiers(), plan.needed_tiers());
+        let call = RollCall { discovery: &by.discovery, asked, needed, awaited };
+        let roster = Roster::new(call.call(&mut bus).await?.hosts);
         let (resolved, _) = plan.resolve(&roster).map_err(usage)?;
         let flake = if flake.is_some() {
             flake
         } else {
             let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
-            by.flakes.usable(named, &revision, Need::Yes).await?
+            by.flakes.accept(named, &revision).await?
         };
         Ok(BuildPlan { hosts: resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision })
     }

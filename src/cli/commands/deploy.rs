@@ -17,7 +17,7 @@ use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::session::RolloutSession;
 use crate::cli::{block_on, out};
-use crate::operator::{Kind, PrepareOptions, Prepared};
+use crate::operator::{PrepareOptions, Prepared, RolloutKind};
 use crate::plan::{Hooks, Plan, ResolvedPlan, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
 use crate::protocol::{Action, HostAnswer, Revision, Subject, Target, Tier};
 use crate::report;
@@ -134,7 +134,7 @@ impl Deploy {
         let mut plan = Plan::of_one_wave(selector, self.settings());
         self.rollback.apply_defaults_to(&mut plan);
         let options = PrepareOptions {
-            kind: Kind::Deployment,
+            kind: RolloutKind::Deployment,
             hooks: self.hooks.clone(),
             even_if_current: true,
             ..PrepareOptions::new(plan, revision, by)

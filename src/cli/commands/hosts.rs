@@ -1,6 +1,5 @@
 //! `hosts`: lists the hosts that answer.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,8 +10,8 @@ use crate::cli::context::cache_dir;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::{block_on, out};
 use crate::clock;
-use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCall};
-use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, Tier};
+use crate::operator::{Discovered, FleetError, History, RollCall};
+use crate::protocol::{FlakeUrl, HostAnswer, HostName, Tier};
 use crate::report;
 
 /// The pause of `--watch` between two roll calls.
@@ -100,19 +99,13 @@ impl Hosts {
 
     async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
         let discovery = self.operator.discovery();
-        let (purpose, awaited) = (Purpose::List(self.tier), Awaited::everybody(self.tier));
-        RollCall { discovery: &discovery, purpose, awaited }.call(bus).await
+        RollCall::of_all(&discovery, self.tier).call(bus).await
     }
 }
 
 async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
-    let commits: BTreeSet<&Commit> = hosts.iter().filter_map(|answer| answer.report.revision.as_ref()).collect();
-    let mut behind = history.behind_here(commits.iter().copied()).await;
-    let unknown: Vec<&Commit> = commits.into_iter().filter(|commit| !behind.contains_key(*commit)).collect();
-    if !unknown.is_empty() {
-        behind.extend(history.behind_there(unknown).await);
-    }
-    report::hosts_table(hosts, &behind, clock::now(), out::stdout_line_limit())
+    let commits = hosts.iter().filter_map(|answer| answer.report.revision.as_ref());
+    report::hosts_table(hosts, &history.behind(commits).await, clock::now(), out::stdout_line_limit())
 }
 
 /// Returns remarks on the roll call that the list does not show.

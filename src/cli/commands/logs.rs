@@ -11,7 +11,7 @@ use crate::cli::args::OperatorArgs;
 use crate::cli::context::one_host;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::{block_on, out};
-use crate::operator::{Awaited, LogReader, Purpose, RollCall};
+use crate::operator::{Awaited, LogReader, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
 use crate::text::{nearest, safe};
 
@@ -76,21 +76,19 @@ impl Logs {
         let run = self.run.clone().or_else(|| latest(&report)).ok_or_else(|| LogsError::NothingRun(name.clone()))?;
         out::note(&format!("{name}: run {run}"));
         let host = Sender { tier: report.tier, host: report.hostname };
-        let reader = LogReader::open(bus, host, run).await?;
+        let reader = LogReader::open(&mut bus, host, run).await?;
         self.copy(reader).await
     }
 
     /// Calls the roll, and returns the one host that is meant.
     async fn find(&self, bus: &mut Bus, tier: Option<Tier>, host: HostName) -> Result<HostReport, CommandError> {
-        let (purpose, awaited) = match tier {
-            Some(tier) => (
-                Purpose::Deploy { needed: [tier].into(), asked: [tier].into() },
-                Awaited::Only([Sender { tier, host: host.clone() }].into()),
-            ),
-            None => (Purpose::List(None), Awaited::everybody(None)),
-        };
         let discovery = self.operator.discovery();
-        let called = RollCall { discovery: &discovery, purpose, awaited }.call(bus).await?;
+        let mut call = RollCall::of_all(&discovery, tier);
+        if let Some(tier) = tier {
+            call.needed.insert(tier);
+            call.awaited = Awaited::Only([Sender { tier, host: host.clone() }].into());
+        }
+        let called = call.call(bus).await?;
         for tier in &called.unheard {
             out::note(&format!("{tier}: this key may not hear it"));
         }
@@ -107,7 +105,7 @@ impl Logs {
         }
     }
 
-    async fn copy(&self, mut reader: LogReader) -> CommandResult {
+    async fn copy(&self, mut reader: LogReader<'_>) -> CommandResult {
         let mut lines = PartialLines::default();
         let mut offset = 0;
         loop {

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::mcp::{
     AllowRef, ApprovalMode, CallTimeouts, Mode, RevisionPolicy, Server, Settings, ToolFilter, tool_names,
 };
-use crate::operator::detach::this_program;
+use crate::operator::background::this_program;
 use crate::plan::Aliases;
 
 #[derive(Debug, Args)]

@@ -17,10 +17,10 @@ use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::session::preview;
 use crate::cli::{block_on, confirm, out};
 use crate::clock;
+use crate::operator::nix::changes_of;
 use crate::operator::plan_file::{PlanFile, SavedPlan, check_hosts};
-use crate::operator::prepare::changes_of;
-use crate::operator::resumption::prepare_again;
-use crate::operator::{Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
+use crate::operator::prepare::prepare_again;
+use crate::operator::{PrepareError, PrepareOptions, Prepared, SystemsFrom, WaveSelection};
 use crate::plan::{self, Hooks};
 use crate::protocol::{HostName, Revision};
 use crate::report;
@@ -237,7 +237,7 @@ impl PrepareArgs {
         let options = PrepareOptions {
             source: Some(file.source()),
             exclude: self.exclude.clone(),
-            part: self.part(),
+            waves: self.waves(),
             hooks: self.hooks.clone(),
             even_if_current: self.even_if_current,
             systems,
@@ -254,7 +254,7 @@ impl PrepareArgs {
 
     /// Prepares a plan that was saved with its hosts, if the hosts are unchanged.
     async fn prepare_saved(&self, file: &Path) -> Result<(Bus, Prepared), CommandError> {
-        let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.part() == Part::Whole;
+        let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.waves() == WaveSelection::All;
         if !is_settled || self.systems.are_given() {
             return Err(Exit::Usage.with(AllIsSaved));
         }
@@ -281,11 +281,11 @@ impl PrepareArgs {
         }
     }
 
-    fn part(&self) -> Part {
+    fn waves(&self) -> WaveSelection {
         match &self.from {
-            Some(from) => Part::From(from.clone()),
-            None if self.only.is_empty() => Part::Whole,
-            None => Part::Only(self.only.clone()),
+            Some(from) => WaveSelection::From(from.clone()),
+            None if self.only.is_empty() => WaveSelection::All,
+            None => WaveSelection::Only(self.only.clone()),
         }
     }
 }

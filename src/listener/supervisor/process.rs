@@ -18,7 +18,7 @@ use super::activation::{self, Activation};
 use crate::listener::nixos::Host;
 use crate::listener::run::OutputLog;
 use crate::listener::run::verdict::ProcessEnd;
-use crate::lookup::in_plain_words;
+use crate::lookup::in_english;
 use crate::protocol::Phase;
 
 const PIECE_BYTES: usize = 8 * 1024;
@@ -93,7 +93,7 @@ fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
     let (output, input) = io::pipe()?;
     // Only this process notifies the starter.
     command.env_remove("NOTIFY_SOCKET");
-    in_plain_words(command);
+    in_english(command);
     let child = command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).spawn()?;
     // Closes the command's copies of the pipe's writing end.
     command.stdout(Stdio::null()).stderr(Stdio::null());

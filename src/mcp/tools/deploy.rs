@@ -18,8 +18,8 @@ use crate::mcp::approval::{ApprovalOutcome, ApprovalQuestion, outdated};
 use crate::mcp::call::{self, Progress, ToolCall};
 use crate::mcp::context::{ToolContext, is_resumable};
 use crate::mcp::policy::Credential;
-use crate::operator::detach::Background;
-use crate::operator::resumption::prepare_again;
+use crate::operator::background::Background;
+use crate::operator::prepare::prepare_again;
 use crate::operator::{PrepareOptions, Prepared, RollbackPlan};
 use crate::plan::{Plan, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, RolloutId, Target, Tier};
@@ -294,7 +294,7 @@ impl ToolContext {
     fn resume(&self, left: &Summary, background: &Background) -> Result<RolloutId, ToolError> {
         let journals = &self.settings.operator.journals;
         let id = left.rollout.as_ref().ok_or_else(outdated)?.id;
-        let (recorded, mut journal) = journals.take_up(&id.to_string())?;
+        let (recorded, mut journal) = journals.take_over(&id.to_string())?;
         // Checked under the lock: nothing may have happened since the person was asked.
         if recorded != *left {
             return Err(outdated());

@@ -12,8 +12,7 @@ use crate::mcp::answer::{BY_HOST, BY_REPOSITORY, MAX_HOSTS, ToolError, answer};
 use crate::mcp::call;
 use crate::mcp::context::ToolContext;
 use crate::mcp::policy::{Credential, wrong_tier};
-use crate::operator::flake::Need;
-use crate::operator::{Awaited, Discovered, History, Purpose, RollCall, resolve_revision};
+use crate::operator::{Discovered, History, RollCall, resolve_revision};
 use crate::plan::Plan;
 use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Problem, Revision, Role, Target, Tier};
 
@@ -128,7 +127,7 @@ async fn behind(
     if flake.is_none() {
         let named: BTreeSet<&FlakeUrl> = reports.iter().filter_map(|report| report.flake.as_ref()).collect();
         let only = named.first().filter(|_| named.len() == 1).map(|flake| (*flake).clone());
-        let usable = operator.flakes.usable(only, branch, Need::Yes).await;
+        let usable = operator.flakes.accept(only, branch).await;
         flake = usable.map_err(|error| ToolError::from_diagnostic("flake_not_accepted", &error))?;
     }
     let mut history = History::of(flake.as_ref(), operator.cache.as_deref());
@@ -148,9 +147,7 @@ async fn behind(
 impl ToolContext {
     pub(super) async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<Discovered, ToolError> {
         let mut bus = self.connect(credential).await?;
-        let (purpose, awaited) = (Purpose::List(tier), Awaited::everybody(tier));
-        let roll_call = RollCall { discovery: &self.settings.operator.discovery, purpose, awaited };
-        Ok(roll_call.call(&mut bus).await?)
+        Ok(RollCall::of_all(&self.settings.operator.discovery, tier).call(&mut bus).await?)
     }
 
     /// Returns the error for no target or several, with the names to choose from. A schema that demanded exactly one would make

@@ -16,7 +16,7 @@ use crate::mcp::context::ToolContext;
 use crate::mcp::policy::Credential;
 use crate::mcp::redact::Redactor;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Part, PrepareOptions, Prepared, SystemsFrom};
+use crate::operator::{PrepareOptions, Prepared, SystemsFrom, WaveSelection};
 use crate::plan::{Plan, ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{HostName, Tier};
 use crate::report;
@@ -130,15 +130,15 @@ async fn prepare(
         .map(SystemsFrom::Built);
     let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, None)?;
     let options = context.options(file.plan.clone(), Some(file.source()), revision);
-    let part = until.map_or(Ok(Part::Whole), |until| up_to(&file.plan, until, exclude))?;
-    let options = PrepareOptions { systems, exclude: exclude.to_vec(), part, ..options };
+    let waves = until.map_or(Ok(WaveSelection::All), |until| up_to(&file.plan, until, exclude))?;
+    let options = PrepareOptions { systems, exclude: exclude.to_vec(), waves, ..options };
     let prepared = context.prepare(credential, options).await?;
     let hash = plan_hash(&file.text, until, exclude, &prepared);
     Ok((prepared, hash))
 }
 
 /// Returns the waves of a plan up to this one that have a host left.
-fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> Result<Part, ToolError> {
+fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> Result<WaveSelection, ToolError> {
     let names = |plan: &Plan| plan.waves.iter().map(|wave| wave.name.value.clone()).collect::<Vec<_>>();
     let mut waves = names(plan);
     let Some(index) = waves.iter().position(|wave| wave == last) else {
@@ -152,7 +152,7 @@ fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> Result<Part, ToolErro
     let left = names(&left);
     waves.truncate(index + 1);
     waves.retain(|wave| left.contains(wave));
-    Ok(Part::Only(waves))
+    Ok(WaveSelection::Only(waves))
 }
 
 fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {

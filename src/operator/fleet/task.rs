@@ -1,4 +1,4 @@
-//! The task that connects the driver's channels with the bus.
+//! The task that connects the driver's channels with the bus, and answers the roll calls of other operators.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,13 +13,15 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
-use super::follow_logs::{LogFollower, LogWatch};
-use super::presence::Presence;
-use super::{Discovery, FleetEnd, FleetError, FleetEvent, Outbound};
+use super::logs::{LogFollower, LogView};
+use super::{FleetEnd, FleetEvent, Outbound};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
+use crate::operator::discovery::{Discovery, FleetError};
 use crate::protocol::request::is_acknowledgement;
-use crate::protocol::subject::{discover_tier, probe};
-use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostAnswer, Replies, ReplySubject, Response, Sender, Tier};
+use crate::protocol::subject::{discover_tier, probe, rollouts_answer, rollouts_question};
+use crate::protocol::{
+    DiscoveryAnswer, DiscoveryRequest, HostAnswer, Replies, ReplySubject, Response, RolloutReport, Sender, Tier,
+};
 use crate::rollout::{Connection, Dispatch, Input, Rollout};
 
 /// How long the client may take to send the last requests when the command ends.
@@ -43,7 +45,7 @@ pub struct FleetTask {
     tiers: BTreeSet<Tier>,
     replies: Replies,
     /// The subject of responses in the old form.
-    of_all: ReplySubject,
+    shared_reply_subject: ReplySubject,
     /// The responses from all tiers of the rollout.
     answers: SelectAll<Subscriber>,
     /// The id of the roll call before the rollout.
@@ -52,52 +54,54 @@ pub struct FleetTask {
     roll_call: Option<Uuid>,
     /// The answers to both roll calls.
     roll_call_answers: SelectAll<Subscriber>,
-    late: Vec<HostAnswer>,
+    late_hosts: Vec<HostAnswer>,
     /// The reply subject of the last request for a proof.
     proof: Option<ReplySubject>,
-    presence: Presence,
+    /// The roll calls of other operators. None is heard before the rollout is announced.
+    questions: SelectAll<Subscriber>,
+    /// The answer to them for each tier, which says nothing of other tiers.
+    reports: Vec<RolloutReport>,
     logs: Option<LogFollower>,
     /// Whether the driver waits for the ends of the logs.
     finishes_logs: bool,
 }
 
 impl FleetTask {
-    /// Subscribes to the responses of a rollout, before any request is published.
-    pub async fn subscribe(mut bus: Bus, rollout: &Rollout, discovery: Discovery) -> Result<Self, FleetError> {
+    /// Subscribes to the responses of a rollout, before any request is published. Also follows the logs of the runs that
+    /// the operator watches.
+    pub async fn subscribe(
+        mut bus: Bus,
+        rollout: &Rollout,
+        discovery: Discovery,
+        view: Option<LogView>,
+    ) -> Result<Self, FleetError> {
         let (replies, tiers) = (Replies::of(rollout.id), rollout.plan.tiers());
-        let of_all = replies.of_all();
+        let shared_reply_subject = replies.of_all();
         // Hosts respond in the old form only to a request that several of them receive.
         let is_shared = rollout.plan.hosts().any(|host| host.shared_subject.is_some());
         let patterns = tiers.iter().map(|tier| replies.pattern(*tier));
         let mut answers = SelectAll::new();
-        for pattern in patterns.chain(is_shared.then(|| of_all.to_string())) {
+        for pattern in patterns.chain(is_shared.then(|| shared_reply_subject.to_string())) {
             answers.push(bus.client.subscribe(pattern).await.map_err(|_| FleetError::Disconnected)?);
         }
-        let presence = Presence::new(discovery.subject.clone());
         let (called_before, roll_call_answers) = bus.late_answers.take().unwrap_or_default();
-        let (roll_call, late) = (None, Vec::new());
         Ok(Self {
             bus,
             discovery,
             tiers,
             replies,
-            of_all,
+            shared_reply_subject,
             answers,
             called_before,
-            roll_call,
+            roll_call: None,
             roll_call_answers,
-            late,
+            late_hosts: Vec::new(),
             proof: None,
-            presence,
-            logs: None,
+            questions: SelectAll::new(),
+            reports: Vec::new(),
+            logs: view.map(|view| LogFollower::of(rollout, view)),
             finishes_logs: false,
         })
-    }
-
-    /// Also follows the logs of the runs.
-    #[must_use]
-    pub fn watching(self, rollout: &Rollout, watch: Option<LogWatch>) -> Self {
-        Self { logs: watch.map(|watch| LogFollower::of(rollout, watch)), ..self }
     }
 
     /// Passes messages on in both directions until the driver has dropped its ends.
@@ -105,40 +109,40 @@ impl FleetTask {
         let mut ticks = interval(ASK_FOR_LOGS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let news = tokio::select! {
-                order = end.orders.recv() => match order {
-                    Some(order) => {
-                        self.carry_out(order).await;
-                        continue;
+            let event = tokio::select! {
+                message = end.outbound.recv() => match message {
+                    Some(message) => {
+                        self.carry_out(message).await;
+                        None
                     }
                     None => break,
                 },
                 Some(message) = self.answers.next() => {
-                    if self.pass_on(message, &end.news).await.is_err() {
+                    if self.pass_on(message, &end.events).await.is_err() {
                         break;
                     }
-                    continue;
+                    None
                 }
-                Some(message) = self.roll_call_answers.next() => self.present(&message),
-                Some(question) = self.presence.asked() => {
-                    self.presence.answer(&self.bus, &question).await;
-                    continue;
+                Some(message) = self.roll_call_answers.next() => self.roll_call_answer(&message),
+                Some(question) = self.questions.next() => {
+                    self.answer(&question).await;
+                    None
                 }
-                Some(event) = self.bus.events.recv() => self.became(event),
+                Some(event) = self.bus.events.recv() => self.connection_event(event),
                 _ = ticks.tick(), if self.logs.is_some() => {
                     self.ask_for_logs().await;
                     let is_done = self.finishes_logs && self.logs.as_ref().is_some_and(LogFollower::is_done);
                     is_done.then_some(FleetEvent::LogsRead)
                 }
             };
-            if let Some(news) = news
-                && end.news.send(news).await.is_err()
+            if let Some(event) = event
+                && end.events.send(event).await.is_err()
             {
                 break;
             }
         }
-        if !self.late.is_empty() {
-            self.discovery.known.record(&self.late, []);
+        if !self.late_hosts.is_empty() {
+            self.discovery.known.record(&self.late_hosts, []);
         }
         // Sends what is still buffered. A server that is gone must not delay the end.
         timeout(LEAVE_WITHIN, self.bus.client.flush()).await.ok();
@@ -150,10 +154,10 @@ impl FleetTask {
         let mut passed_on = 0;
         let mut is_proved = false;
         while let Some(message) = next {
-            match self.heard(&message) {
+            match self.response_event(&message) {
                 // Each subscription has its own queue, so earlier messages may be in another one.
                 Some(FleetEvent::Proved) => is_proved = true,
-                Some(news) => to.send(news).await?,
+                Some(event) => to.send(event).await?,
                 None => {}
             }
             passed_on += 1;
@@ -163,20 +167,20 @@ impl FleetTask {
         if is_proved { to.send(FleetEvent::Proved).await } else { Ok(()) }
     }
 
-    async fn carry_out(&mut self, order: Outbound) {
+    async fn carry_out(&mut self, message: Outbound) {
         // While disconnected, the client would buffer a message and send it once the server is back, perhaps long after
         // the rollout has moved on. After a reconnect, the driver asks every host in flight for its state.
         if self.bus.client.connection_state() != State::Connected {
             return;
         }
-        match order {
+        match message {
             Outbound::Publish(Dispatch { subject, request }) => {
                 let (reply_to, payload) = (request.reply_to.as_str().to_owned(), request.to_bytes());
                 // With a reply subject, the server reports at once if there is no subscriber. An error can only mean
                 // that the client is being closed, which the driver sees as a lost connection.
                 self.bus.client.publish_with_reply(subject.as_str().to_owned(), reply_to, payload.into()).await.ok();
             }
-            Outbound::Announce(reports) => self.presence.announce(&self.bus, reports).await,
+            Outbound::Announce(reports) => self.announce(reports).await,
             Outbound::CallRoll => self.call_roll().await,
             Outbound::Prove => self.ask_for_proof().await,
             Outbound::FinishLogs => self.finishes_logs = true,
@@ -187,9 +191,9 @@ impl FleetTask {
         if self.bus.client.connection_state() != State::Connected {
             return;
         }
-        for question in self.logs.iter_mut().flat_map(LogFollower::questions) {
+        for (subject, request) in self.logs.iter_mut().flat_map(LogFollower::requests) {
             // A lost request is repeated.
-            self.bus.client.publish(question.subject.to_string(), question.payload.into()).await.ok();
+            self.bus.client.publish(subject.to_string(), request.to_bytes().into()).await.ok();
         }
     }
 
@@ -219,14 +223,42 @@ impl FleetTask {
         self.bus.client.publish(self.discovery.subject.to_string(), question.to_bytes().into()).await.ok();
     }
 
-    fn present(&mut self, message: &Message) -> Option<FleetEvent> {
+    /// Answers the roll calls of other operators with these reports from now on. A credential that may not receive roll
+    /// calls gets none to answer.
+    async fn announce(&mut self, reports: Vec<RolloutReport>) {
+        if self.questions.is_empty() {
+            let discover = &self.discovery.subject;
+            let of_tiers =
+                self.tiers.iter().flat_map(|tier| [discover_tier(discover, *tier), rollouts_question(*tier)]);
+            for subject in of_tiers.chain([discover.clone()]) {
+                self.questions.extend(self.bus.client.subscribe(subject.to_string()).await);
+            }
+        }
+        self.reports = reports;
+    }
+
+    /// Answers on one subject for each tier, so that a key for one tier learns nothing of another.
+    async fn answer(&self, question: &Message) {
+        let Ok(question) = DiscoveryRequest::parse(&question.payload) else { return };
+        let roll_call = question.reply_to.single_token().and_then(|token| token.parse::<Uuid>().ok());
+        let Some(roll_call) = roll_call else { return };
+        for report in &self.reports {
+            for tier in report.tiers.iter().filter(|tier| question.tier.is_none_or(|asked| asked == **tier)) {
+                let answer = DiscoveryAnswer::Operator { rollout: report.clone() };
+                let subject = rollouts_answer(*tier, roll_call).to_string();
+                self.bus.client.publish(subject, answer.to_bytes().into()).await.ok();
+            }
+        }
+    }
+
+    fn roll_call_answer(&mut self, message: &Message) -> Option<FleetEvent> {
         let late = Sender::of_roll_call(&message.subject, &self.called_before.to_string());
         let meanwhile = || Sender::of_roll_call(&message.subject, &self.roll_call?.to_string());
         let sender = late.clone().or_else(meanwhile)?;
         match DiscoveryAnswer::parse(&message.payload) {
             Ok(DiscoveryAnswer::Host(report)) if (report.tier, &report.hostname) == (sender.tier, &sender.host) => {
-                if late.is_some() && self.late.len() < MAX_LATE {
-                    self.late.push(HostAnswer { report: report.clone(), proved: true });
+                if late.is_some() && self.late_hosts.len() < MAX_LATE {
+                    self.late_hosts.push(HostAnswer { report: report.clone(), proved: true });
                 }
                 Some(FleetEvent::Input(Input::Discovered(report)))
             }
@@ -235,7 +267,7 @@ impl FleetTask {
         }
     }
 
-    fn became(&self, event: BusEvent) -> Option<FleetEvent> {
+    fn connection_event(&self, event: BusEvent) -> Option<FleetEvent> {
         Some(match event {
             BusEvent::Up => FleetEvent::Input(Input::Connection(Connection::Up)),
             BusEvent::Down => FleetEvent::Input(Input::Connection(Connection::Down)),
@@ -263,7 +295,7 @@ impl FleetTask {
         }
     }
 
-    fn heard(&mut self, message: &Message) -> Option<FleetEvent> {
+    fn response_event(&mut self, message: &Message) -> Option<FleetEvent> {
         if let Some(logs) = &mut self.logs
             && let Some(from) = logs.sender(&message.subject)
         {
@@ -278,13 +310,13 @@ impl FleetTask {
             return Some(FleetEvent::Input(Input::NoResponders { request }));
         }
         match read(&message.payload) {
-            Ok(response) if message.subject.as_str() == self.of_all.as_str() => {
+            Ok(response) if message.subject.as_str() == self.shared_reply_subject.as_str() => {
                 Some(FleetEvent::Input(Input::OldResponse(Arc::new(response))))
             }
             Ok(response) => {
                 let (from, request) = self.replies.read(&message.subject, Some(&response))?;
                 if let Some(logs) = &mut self.logs {
-                    logs.heard(&from, &request, &response);
+                    logs.on_response(&from, &request, &response);
                 }
                 Some(FleetEvent::Input(Input::Response { from, request, response: Arc::new(response) }))
             }

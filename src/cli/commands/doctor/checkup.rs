@@ -17,8 +17,9 @@ use crate::listener;
 use crate::nats_config::{Deviation, FleetList, ListenerName, Permission, Principal, sample};
 use crate::operator::journal::Recorded;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Awaited, Discovered, Purpose, RollCall};
+use crate::operator::{Discovered, RollCall};
 use crate::private_dir::PrivateDir;
+use crate::protocol::subject::DISCOVER;
 use crate::protocol::{Feature, HostAnswer, SubjectError, Target, Tier};
 use crate::rollout::Outcome;
 use crate::text::{did_you_mean, safe};
@@ -129,10 +130,8 @@ impl Checkup<'_> {
             return Ok(Vec::new());
         }
         let discovery = self.args.operator.discovery();
-        let roll_call =
-            RollCall { discovery: &discovery, purpose: Purpose::List(None), awaited: Awaited::everybody(None) };
         let asked_at = clock::now();
-        Ok(match roll_call.call(&mut bus).await {
+        Ok(match RollCall::of_all(&discovery, None).call(&mut bus).await {
             Ok(called) => self.hosts(called, asked_at, discovery.longest()),
             Err(error) => {
                 self.findings.error("hosts", &error);
@@ -173,7 +172,7 @@ impl Checkup<'_> {
     async fn try_out(&mut self, bus: &mut Bus, needs: &[Permission], must_not: &[Permission]) -> Option<KeyTrial> {
         let token = Uuid::new_v4().to_string();
         let samples = needs.iter().chain(must_not).map(|(operation, subject)| (*operation, sample(subject, &token)));
-        match bus.try_out(&samples.collect::<Vec<_>>()).await {
+        match bus.try_out(&samples.collect::<Vec<_>>(), DISCOVER).await {
             Ok(tried) => Some(KeyTrial { tried, token }),
             Err(why) => {
                 self.findings.problem("server", why, "try again when the server is well");

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::history::History;
 use super::journal::Journals;
-use crate::lookup::{LookupError, commit_of, tips};
+use crate::lookup::{LookupError, commit_of, commits_of_all_refs};
 use crate::protocol::{Commit, FlakeUrl, Revision};
 
 #[derive(Debug, Error, Diagnostic)]
@@ -52,7 +52,7 @@ pub async fn resolve_revision(
     };
     let mut commits = commits_at_hand(asked, history, journals).await;
     if let Some(flake) = flake.filter(|_| asked.looks_like_short_commit()) {
-        commits.extend(tips(flake, asked).await?.into_iter().filter(|tip| begins_with(tip, asked)));
+        commits.extend(commits_of_all_refs(flake, asked).await?.into_iter().filter(|tip| begins_with(tip, asked)));
     }
     match commits.len() {
         0 => Err(not_found),

@@ -1,14 +1,17 @@
-//! Reads the seed file, the one secret of the program.
+//! Reads the files that the settings name: the seed, which is the one secret of the program, and those for TLS.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use async_nats::{Auth, AuthError};
+use async_nats::rustls::pki_types::pem::PemObject;
+use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use async_nats::{Auth, AuthError, ConnectOptions};
 use nkeys::{KeyPair, KeyPairType};
 
 use super::error::BusError;
+use super::{ClientCert, ServerUrl, Settings};
 
 /// The longest seed file that is read, in bytes; a seed has 58.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -72,24 +75,15 @@ fn read(file: &Path, readers: SeedReaders) -> Result<(KeyPair, Option<String>), 
     let unreadable = |error| BusError::SeedUnreadable(file.to_owned(), error);
     // One open file, so that the permissions belong to the text that is read.
     let seed_file = File::open(file).map_err(unreadable)?;
-    let permissions = seed_file.metadata().map_err(unreadable)?.permissions();
-    let warning = judge_readers(file, &permissions, readers)?;
+    let is_public = seed_file.metadata().map_err(unreadable)?.permissions().mode() & READ_BY_OTHERS != 0;
+    if is_public && readers == SeedReaders::Refuse {
+        return Err(BusError::SeedReadable(file.to_owned()));
+    }
     let mut text = String::new();
     seed_file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
     let key = parse(&text).ok_or_else(|| BusError::NotAUserSeed(file.to_owned()))?;
-    Ok((key, warning))
-}
-
-fn judge_readers(file: &Path, permissions: &fs::Permissions, readers: SeedReaders) -> Result<Option<String>, BusError> {
-    if permissions.mode() & READ_BY_OTHERS == 0 {
-        return Ok(None);
-    }
-    match readers {
-        SeedReaders::Refuse => Err(BusError::SeedReadable(file.to_owned())),
-        SeedReaders::Warn => {
-            Ok(Some(format!("everyone on this machine can read the key in {0}: chmod 600 {0}", file.display())))
-        }
-    }
+    let warning = || format!("everyone on this machine can read the key in {0}: chmod 600 {0}", file.display());
+    Ok((key, is_public.then(warning)))
 }
 
 /// Finds the user's key in a file, which may also have comments, lines such as `-----BEGIN USER NKEY SEED-----`, and a
@@ -97,6 +91,64 @@ fn judge_readers(file: &Path, permissions: &fs::Permissions, readers: SeedReader
 fn parse(text: &str) -> Option<KeyPair> {
     let pair = text.lines().find_map(|line| KeyPair::from_seed(line.trim()).ok())?;
     matches!(pair.key_pair_type(), KeyPairType::User).then_some(pair)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tls {
+    Required,
+    /// Used if the server requires it. Does not protect from an attacker in the network who impersonates the server.
+    AsTheServerAsks,
+}
+
+impl Tls {
+    /// Checks the settings. Fails if they require TLS and name a server without it, or if a file has the wrong content,
+    /// which the client would report only as a TLS error of each connection.
+    pub(super) fn of(settings: &Settings) -> Result<Self, BusError> {
+        for file in certificates(settings) {
+            check::<CertificateDer<'_>>(file, "certificate")?;
+        }
+        if let Some(client) = &settings.client_cert {
+            check::<PrivateKeyDer<'_>>(&client.key, "private key")?;
+        }
+        let Some(required_by) = required_by(settings) else { return Ok(Self::AsTheServerAsks) };
+        match settings.servers.iter().find(|server| !server.is_tls()) {
+            Some(server) => Err(BusError::WithoutTls { server: server.clone(), required_by }),
+            None => Ok(Self::Required),
+        }
+    }
+
+    /// Adds TLS to the options of a client.
+    pub(super) fn apply(self, settings: &Settings, mut options: ConnectOptions) -> ConnectOptions {
+        if self == Self::Required {
+            // A server announces others before TLS begins, and does not say whether they use it.
+            options = options.require_tls(true).ignore_discovered_servers();
+        }
+        if let Some(ca) = &settings.ca_file {
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let Some(ClientCert { cert, key }) = &settings.client_cert {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        options
+    }
+}
+
+/// Returns the certificate files in the settings.
+fn certificates(settings: &Settings) -> impl Iterator<Item = &Path> {
+    let client = settings.client_cert.iter().map(|client| &client.cert);
+    settings.ca_file.iter().chain(client).map(PathBuf::as_path)
+}
+
+/// Fails if the file has no item of this kind; the client would ignore that.
+fn check<T: PemObject>(file: &Path, what: &'static str) -> Result<(), BusError> {
+    let pem = fs::read(file).map_err(|error| BusError::TlsFile(file.to_owned(), error))?;
+    T::from_pem_slice(&pem).map_err(|_| BusError::NotPem { file: file.to_owned(), what })?;
+    Ok(())
+}
+
+fn required_by(settings: &Settings) -> Option<String> {
+    let server = settings.servers.iter().find(|server| server.is_tls()).map(ServerUrl::to_string);
+    server.or_else(|| certificates(settings).next().map(|file| file.display().to_string()))
 }
 
 #[cfg(test)]

@@ -14,15 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
 use self::recorder::Recorder;
-use super::check::run_check;
-use super::fleet::{Fleet, FleetEvent, LogWatch, Outbound};
-use super::hooks::{HookRunner, Summarize};
+pub use self::recorder::Reporter;
+use super::fleet::{Fleet, FleetEvent, LogView, Outbound};
 use super::journal::Journal;
+use super::programs::{HookRunner, Summarize, run_check};
 use crate::bus::Violation;
 use crate::clock;
 use crate::protocol::RolloutReport;
-use crate::report::Reporter;
-use crate::rollout::{Confirmation, Effect, Event, EventKind, Input, Interrupt, Machine, Rollout, Summary, WaveIndex};
+use crate::rollout::{Confirmation, Effect, Event, EventKind, Input, Interrupt, Machine, Summary, WaveIndex};
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -52,11 +51,11 @@ pub struct Driver<'a> {
     interrupts: mpsc::Receiver<Interrupt>,
     confirm: Confirm<'a>,
     hooks: HookRunner,
-    logs: Option<LogWatch>,
+    logs: Option<LogView>,
     tasks: JoinSet<Input>,
     began: Instant,
     /// The error after which the rollout records nothing more.
-    unrecorded: Option<DriveError>,
+    journal_error: Option<io::Error>,
 }
 
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Confirmation> + Send>> + 'a>;
@@ -93,12 +92,22 @@ impl<'a> Driver<'a> {
         summarize: Summarize,
     ) -> Self {
         let (recorder, hooks, tasks) = (Recorder::new(journal, reporters), HookRunner::new(summarize), JoinSet::new());
-        Self { fleet, recorder, interrupts, confirm, hooks, logs: None, tasks, began: Instant::now(), unrecorded: None }
+        Self {
+            fleet,
+            recorder,
+            interrupts,
+            confirm,
+            hooks,
+            logs: None,
+            tasks,
+            began: Instant::now(),
+            journal_error: None,
+        }
     }
 
     /// Also shows the hosts' logs.
     #[must_use]
-    pub fn watching(self, logs: Option<LogWatch>) -> Self {
+    pub fn watching(self, logs: Option<LogView>) -> Self {
         Self { logs, ..self }
     }
 
@@ -115,11 +124,11 @@ impl<'a> Driver<'a> {
 
     /// Shows the last lines of the logs, if the operator watches all of them.
     async fn read_logs_to_their_ends(&mut self) {
-        if self.logs != Some(LogWatch::All) || self.fleet.orders.send(Outbound::FinishLogs).is_err() {
+        if self.logs != Some(LogView::Whole) || self.fleet.outbound.try_send(Outbound::FinishLogs).is_err() {
             return;
         }
         let until = Instant::now() + READ_LOGS_WITHIN;
-        while let Ok(Some(event)) = timeout_at(until, self.fleet.news.recv()).await {
+        while let Ok(Some(event)) = timeout_at(until, self.fleet.events.recv()).await {
             match event {
                 FleetEvent::Log { host, lines } => self.recorder.log(&host, &lines),
                 FleetEvent::LogsRead => return,
@@ -140,28 +149,24 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn warn(&mut self, machine: &Machine, kind: EventKind) -> Result<(), DriveError> {
-        self.recorder.take(&Event { at: clock::now(), kind }, machine.state()).map_err(DriveError::Journal)
+    fn warn(&mut self, machine: &Machine, kind: EventKind) -> io::Result<()> {
+        self.recorder.record(&Event { at: clock::now(), kind }, machine.state())
     }
 
     async fn run_to_end(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
         let began = self.began;
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut news = Vec::with_capacity(BATCH);
+        let mut events = Vec::with_capacity(BATCH);
         // Proves that the hosts are silent and not the connection.
         let mut proof = Proof::Unasked;
         loop {
-            match self.carry_out(machine) {
-                Ok(()) => {}
-                Err(DriveError::Journal(error)) => {
-                    self.lose_journal(machine, error);
-                    continue;
-                }
-                Err(error) => return Err(error),
+            if let Err(error) = self.carry_out(machine) {
+                self.lose_journal(machine, error);
+                continue;
             }
             if machine.outcome().is_some() {
-                return self.unrecorded.take().map_or(Ok(()), Err);
+                return self.journal_error.take().map_or(Ok(()), |error| Err(DriveError::Journal(error)));
             }
             let deadline = machine.deadline().map(|deadline| began + deadline);
             let wake_at = deadline.map(|deadline| match proof {
@@ -171,14 +176,14 @@ impl<'a> Driver<'a> {
             });
             tokio::select! {
                 biased;
-                Some(how) = self.interrupts.recv() => self.tell(machine, Input::Interrupt(how)),
-                count = self.fleet.news.recv_many(&mut news, BATCH) => {
+                Some(how) = self.interrupts.recv() => self.feed(machine, Input::Interrupt(how)),
+                count = self.fleet.events.recv_many(&mut events, BATCH) => {
                     if count == 0 {
                         return Err(DriveError::Gone);
                     }
                     let now = self.now(machine);
-                    for item in news.drain(..) {
-                        match item {
+                    for event in events.drain(..) {
+                        match event {
                             FleetEvent::Input(input) => machine.handle(now, input),
                             FleetEvent::Proved if matches!(proof, Proof::Asked(_)) => proof = Proof::Given,
                             FleetEvent::Refused(violation) => return Err(DriveError::Refused(violation)),
@@ -189,10 +194,10 @@ impl<'a> Driver<'a> {
                 }
                 Some(done) = self.tasks.join_next() => {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
-                    self.tell(machine, input);
+                    self.feed(machine, input);
                 }
                 Some(failure) = self.hooks.next_failure(), if self.hooks.is_busy() => {
-                    if let Err(DriveError::Journal(error)) = self.warn(machine, failure) {
+                    if let Err(error) = self.warn(machine, failure) {
                         self.lose_journal(machine, error);
                     }
                 }
@@ -200,7 +205,7 @@ impl<'a> Driver<'a> {
                     let now = self.now(machine);
                     if matches!(proof, Proof::Unasked) && machine.gives_up(now) {
                         proof = Proof::Asked(Instant::now() + PROOF_WITHIN);
-                        self.fleet.orders.send(Outbound::Prove).map_err(|_| DriveError::Gone)?;
+                        self.fleet.outbound.try_send(Outbound::Prove).ok();
                     } else {
                         proof = Proof::Unasked;
                         machine.handle_deadline(now);
@@ -212,8 +217,8 @@ impl<'a> Driver<'a> {
                         self.lose_journal(machine, error);
                     }
                 }
-                // Sends the prepared requests before the machine prepares more of them.
-                () = self.fleet.orders.all_taken(), if machine.has_more() => {
+                // Sends the prepared requests before the machine prepares more of them, to keep few in memory.
+                () = all_received(&self.fleet.outbound), if machine.has_more() => {
                     let now = self.now(machine);
                     machine.advance(now);
                 }
@@ -228,7 +233,7 @@ impl<'a> Driver<'a> {
         now
     }
 
-    fn tell(&self, machine: &mut Machine, input: Input) {
+    fn feed(&self, machine: &mut Machine, input: Input) {
         let now = self.now(machine);
         machine.handle(now, input);
     }
@@ -236,50 +241,57 @@ impl<'a> Driver<'a> {
     /// Drains the rollout: without a journal nothing further is sent, but the hosts in flight are still awaited.
     fn lose_journal(&mut self, machine: &mut Machine, error: io::Error) {
         self.recorder.lose_journal();
-        self.unrecorded.get_or_insert(DriveError::Journal(error));
-        self.tell(machine, Input::Interrupt(Interrupt::Drain));
+        self.journal_error.get_or_insert(error);
+        self.feed(machine, Input::Interrupt(Interrupt::Drain));
     }
 
-    /// Carries out all effects of the machine. Events are recorded before any message is sent.
-    fn carry_out(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
-        let mut orders = Vec::new();
+    /// Carries out all effects of the machine. Events are recorded before any message is sent, and none is sent if the
+    /// journal fails. A confirmation among them is not lost: a host that nobody confirms asks for it again.
+    fn carry_out(&mut self, machine: &mut Machine) -> io::Result<()> {
+        let mut messages = Vec::new();
         while let Some(effect) = machine.poll_effect() {
             match effect {
                 Effect::Report(event) => {
-                    self.recorder.take(&event, machine.state()).map_err(DriveError::Journal)?;
-                    self.hooks.hear(&event, machine.state());
-                    orders.extend(announcement(&event, machine.state()).map(Outbound::Announce));
+                    self.recorder.record(&event, machine.state())?;
+                    self.hooks.on_event(&event, machine.state());
+                    messages.extend(announcement(&event, machine.state()).map(Outbound::Announce));
                 }
                 // A host that never got its request would take this status query for the request itself.
-                Effect::Send(_) | Effect::AskState(_) if self.unrecorded.is_some() => {}
+                Effect::Send(_) | Effect::AskState(_) if self.journal_error.is_some() => {}
                 Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch) => {
-                    orders.push(Outbound::Publish(dispatch));
+                    messages.push(Outbound::Publish(dispatch));
                 }
-                Effect::CallRoll => orders.push(Outbound::CallRoll),
+                Effect::CallRoll => messages.push(Outbound::CallRoll),
                 Effect::Ask(wave) => {
                     // Shows the events that led to the question before the question.
-                    self.recorder.sync().map_err(DriveError::Journal)?;
+                    self.recorder.sync()?;
                     let answer = (self.confirm)(machine.state(), wave);
                     self.tasks.spawn(async { Input::Confirmation(answer.await) });
                 }
                 Effect::RunCheck(wave) => {
                     if let Some(rollout) = machine.state().rollout.clone() {
-                        self.tasks.spawn(async move { Input::CheckDone(check_wave(&rollout, wave).await) });
+                        self.tasks.spawn(async move { Input::CheckDone(run_check(&rollout, wave).await) });
                     }
                 }
             }
         }
         // A request is on disk before its host receives it.
-        if !orders.is_empty() || machine.outcome().is_some() {
-            self.recorder.sync().map_err(DriveError::Journal)?;
+        if !messages.is_empty() || machine.outcome().is_some() {
+            self.recorder.sync()?;
         } else if self.recorder.is_due() {
-            self.recorder.write().map_err(DriveError::Journal)?;
+            self.recorder.write()?;
         }
-        for order in orders {
-            self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;
+        for message in messages {
+            // If the fleet task is gone, so are its events, which ends the rollout.
+            self.fleet.outbound.try_send(message).ok();
         }
         Ok(())
     }
+}
+
+/// Waits until no message is in the channel.
+async fn all_received(outbound: &mpsc::Sender<Outbound>) {
+    outbound.reserve_many(outbound.max_capacity()).await.ok();
 }
 
 /// Returns the reports for other operators, one for each tier: an operator who may hear only one tier learns nothing of
@@ -307,13 +319,6 @@ fn announcement(event: &Event, summary: &Summary) -> Option<Vec<RolloutReport>> 
         }
     });
     Some(reports.collect())
-}
-
-async fn check_wave(rollout: &Rollout, wave: WaveIndex) -> Result<(), String> {
-    match rollout.plan.waves.get(wave.0).and_then(|wave| wave.limits.check.as_ref().map(|check| (wave, check))) {
-        Some((wave, check)) => run_check(rollout, wave, check).await,
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

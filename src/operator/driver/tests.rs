@@ -69,9 +69,9 @@ fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> FleetEvent 
 /// Waits for the next request.
 async fn next_request(end: &mut FleetEnd) -> Option<Dispatch> {
     loop {
-        match end.orders.recv().await? {
+        match end.outbound.recv().await? {
             Outbound::Publish(dispatch) => return Some(dispatch),
-            Outbound::Prove => end.news.send(FleetEvent::Proved).await.unwrap(),
+            Outbound::Prove => end.events.send(FleetEvent::Proved).await.unwrap(),
             Outbound::CallRoll | Outbound::Announce(_) | Outbound::FinishLogs => {}
         }
     }
@@ -122,9 +122,9 @@ fn obliging(log: &Log) -> impl FnOnce(FleetEnd, Arc<Rollout>) -> Pin<Box<dyn Fut
         Box::pin(async move {
             while let Some(dispatch) = next_request(&mut end).await {
                 log.add(format!("sent to {}", dispatch.subject));
-                end.news.send(answer(&dispatch, &rollout, Status::Accepted)).await.ok();
+                end.events.send(answer(&dispatch, &rollout, Status::Accepted)).await.ok();
                 tokio::time::sleep(Duration::from_secs(10)).await;
-                end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
+                end.events.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
             }
         })
     }
@@ -161,7 +161,7 @@ async fn what_leaves_is_in_the_journal() {
         while let Some(dispatch) = next_request(&mut end).await {
             let known = record.read(&rollout.id.to_string()).unwrap().summary.counts();
             seen.add(format!("sent to {}, {} in flight", dispatch.subject, known.in_flight));
-            end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
+            end.events.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
         }
     };
     let ended = drive_on_record(Some(journal), rollout, &log, nobody_interrupts(), network).await.unwrap();
@@ -201,7 +201,7 @@ async fn what_was_not_recorded_does_not_leave_as_a_question_either() {
     let sent = log.clone();
     let back_at_once = |mut end: FleetEnd, _| async move {
         for state in [Connection::Down, Connection::Up] {
-            end.news.send(FleetEvent::Input(Input::Connection(state))).await.ok();
+            end.events.send(FleetEvent::Input(Input::Connection(state))).await.ok();
         }
         while let Some(dispatch) = next_request(&mut end).await {
             sent.add(format!("sent to {}", dispatch.subject));
@@ -217,10 +217,10 @@ async fn silence(log: &Log, proof: &'static [FleetEvent]) -> (Summary, u64) {
     let began = Instant::now();
     let silent = move |mut end: FleetEnd, _| async move {
         // Keeps both ends open.
-        while let Some(order) = end.orders.recv().await {
+        while let Some(order) = end.outbound.recv().await {
             if order == Outbound::Prove {
                 for event in proof {
-                    end.news.send(event.clone()).await.unwrap();
+                    end.events.send(event.clone()).await.unwrap();
                 }
             }
         }
@@ -253,16 +253,16 @@ async fn silence_of_the_connection_is_not_the_hosts() {
     let log = Log::default();
     let began = Instant::now();
     let breaks_once = |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
-        while let Some(order) = end.orders.recv().await {
+        while let Some(order) = end.outbound.recv().await {
             // A reconnect comes instead of the proof. Asked again after it, the host responds that it is done.
             if order == Outbound::Prove {
                 for state in [Connection::Down, Connection::Up] {
-                    end.news.send(FleetEvent::Input(Input::Connection(state))).await.unwrap();
+                    end.events.send(FleetEvent::Input(Input::Connection(state))).await.unwrap();
                 }
             } else if let Outbound::Publish(dispatch) = order
                 && began.elapsed().as_secs() >= 15
             {
-                end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
+                end.events.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
             }
         }
     };
@@ -283,9 +283,9 @@ async fn requests_of_a_large_wave_are_prepared_as_they_are_taken() {
         }
         seen.add("all were taken before the first answer");
         for dispatch in taken {
-            end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
+            end.events.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
         }
-        while end.orders.recv().await.is_some() {}
+        while end.outbound.recv().await.is_some() {}
     };
     let mut rollout = rollout(&[&["a", "b", "c", "d", "e", "f", "g", "h"]]);
     Arc::make_mut(&mut rollout).plan.waves[0].limits.max_parallel = 8;
@@ -364,7 +364,7 @@ async fn a_refused_publish_ends_the_rollout_as_what_it_is() {
     let violation = Violation { operation: crate::bus::Operation::Publish, subject: "deploy.test.a".to_owned() };
     let refusing = |mut end: FleetEnd, _| async move {
         next_request(&mut end).await;
-        end.news.send(FleetEvent::Refused(violation)).await.ok();
+        end.events.send(FleetEvent::Refused(violation)).await.ok();
     };
     let error = drive(&[&["a"]], &Log::default(), nobody_interrupts(), refusing).await.unwrap_err();
     assert_eq!(error.to_string(), "this credential may not publish to deploy.test.a");
@@ -376,15 +376,15 @@ async fn after_an_outage_hosts_in_flight_are_asked_and_nobody_is_hurried() {
     let seen = log.clone();
     let network = move |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
         let Some(first) = next_request(&mut end).await else { return };
-        end.news.send(answer(&first, &rollout, Status::Started)).await.ok();
-        end.news.send(FleetEvent::Input(Input::Connection(Connection::Down))).await.ok();
+        end.events.send(answer(&first, &rollout, Status::Started)).await.ok();
+        end.events.send(FleetEvent::Input(Input::Connection(Connection::Down))).await.ok();
         // Nearly the whole timeout of a host.
         tokio::time::sleep(Duration::from_mins(29)).await;
-        end.news.send(FleetEvent::Input(Input::Connection(Connection::Up))).await.ok();
+        end.events.send(FleetEvent::Input(Input::Connection(Connection::Up))).await.ok();
         let Some(again) = next_request(&mut end).await else { return };
         seen.add(format!("asked again: {}", again.request.id == first.request.id));
         tokio::time::sleep(Duration::from_mins(29)).await;
-        end.news.send(answer(&again, &rollout, Status::Completed)).await.ok();
+        end.events.send(answer(&again, &rollout, Status::Completed)).await.ok();
     };
     let progress = drive(&[&["a"]], &log, nobody_interrupts(), network).await.unwrap();
     assert_eq!(
@@ -407,8 +407,8 @@ async fn what_was_said_while_the_process_was_stopped_counts() {
         // Like Ctrl-Z: the deadline passes, and a response that arrived before it is read only afterwards.
         tokio::time::advance(Duration::from_mins(1)).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
-        end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
-        while end.orders.recv().await.is_some() {}
+        end.events.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
+        while end.outbound.recv().await.is_some() {}
     };
     let progress = drive(&[&["a"]], &log, nobody_interrupts(), network).await.unwrap();
     assert_eq!(progress.outcome, Some(Outcome::Succeeded), "{}", log.text());

@@ -8,12 +8,31 @@ use tokio::time::Instant;
 
 use crate::operator::journal::Journal;
 use crate::protocol::HostName;
-use crate::report::Reporter;
 use crate::rollout::{Event, Summary};
 
 /// How long events are batched before they are written and displayed: many hosts answer at once, and a write costs more
 /// than its bytes. Events that a crash loses are requested again, or follow from the recorded ones.
-const GATHER: Duration = Duration::from_millis(50);
+const BATCH_WITHIN: Duration = Duration::from_millis(50);
+
+/// Shows a rollout while it goes on.
+pub trait Reporter {
+    /// Shows an event that `summary` already includes. The journal has it as the JSON object `json`, which is empty for an
+    /// event that is not journaled.
+    fn event(&mut self, event: &Event, json: &[u8], summary: &Summary) -> io::Result<()>;
+
+    /// Updates elapsed times while no event arrives. The operator calls this about once a second.
+    fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
+
+    /// Shows output of the run on a host: whole lines, already safe for a terminal.
+    fn log(&mut self, _host: &HostName, _lines: &[String]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Writes buffered output. Events arrive in batches, and the lines of one batch are written together.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 pub(super) struct Recorder<'a> {
     journal: Option<Journal>,
@@ -26,21 +45,18 @@ impl<'a> Recorder<'a> {
         Self { journal, reporters, due: None }
     }
 
-    /// Shows an event and appends it to the journal, which is [written](Self::write) within `GATHER`.
-    pub(super) fn take(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
-        self.due.get_or_insert_with(|| Instant::now() + GATHER);
-        let mut show = |json: &[u8]| on_displays(&mut self.reporters, |reporter| reporter.event(event, json, state));
-        if let Some(journal) = &mut self.journal {
-            return journal.record_and_show(event, show);
-        }
-        show(&[]);
+    /// Shows an event and appends it to the journal, which is [written](Self::write) within `BATCH_WITHIN`.
+    pub(super) fn record(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
+        self.due.get_or_insert_with(|| Instant::now() + BATCH_WITHIN);
+        let json = self.journal.as_mut().map_or(Ok(&[][..]), |journal| journal.record_as_json(event))?;
+        on_displays(&mut self.reporters, |reporter| reporter.event(event, json, state));
         Ok(())
     }
 
     /// Shows lines of a host's log.
     pub(super) fn log(&mut self, host: &HostName, lines: &[String]) {
         on_displays(&mut self.reporters, |reporter| reporter.log(host, lines));
-        self.due.get_or_insert_with(|| Instant::now() + GATHER);
+        self.due.get_or_insert_with(|| Instant::now() + BATCH_WITHIN);
     }
 
     /// Tells the displays that time has passed.
@@ -61,15 +77,15 @@ impl<'a> Recorder<'a> {
 
     /// Writes all recorded events, so that other processes can read them, and updates the displays.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        self.catch_up(Journal::write)
+        self.flush_with(Journal::write)
     }
 
     /// Does the same and syncs the journal to disk.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        self.catch_up(Journal::sync)
+        self.flush_with(Journal::sync)
     }
 
-    fn catch_up(&mut self, keep: impl FnOnce(&mut Journal) -> io::Result<()>) -> io::Result<()> {
+    fn flush_with(&mut self, keep: impl FnOnce(&mut Journal) -> io::Result<()>) -> io::Result<()> {
         self.due = None;
         on_displays(&mut self.reporters, Reporter::flush);
         self.journal.as_mut().map_or(Ok(()), keep)
@@ -85,18 +101,14 @@ fn on_displays<'a>(
     reporters: &mut Vec<Box<dyn Reporter + 'a>>,
     mut show: impl FnMut(&mut (dyn Reporter + 'a)) -> io::Result<()>,
 ) {
-    reporters.retain_mut(|reporter| match show(reporter.as_mut()) {
-        Ok(()) => true,
-        Err(error) => {
-            report_lost_display(&error);
-            false
+    reporters.retain_mut(|reporter| {
+        let shown = show(reporter.as_mut());
+        // A closed pipe is no error: its reader has seen enough.
+        if let Err(error) = &shown
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            tracing::warn!("a display is given up: {error}");
         }
+        shown.is_ok()
     });
-}
-
-/// Logs why a display was dropped. A closed pipe is no error: its reader has seen enough.
-fn report_lost_display(error: &io::Error) {
-    if error.kind() != io::ErrorKind::BrokenPipe {
-        tracing::warn!("a display is given up: {error}");
-    }
 }

@@ -51,16 +51,11 @@ impl Background {
         Self { program: this_program(), arguments, environment: Vec::new() }
     }
 
-    /// `apply` with its settings in the environment.
-    pub fn apply(environment: Vec<(&'static str, OsString)>) -> Self {
-        Self { program: this_program(), arguments: vec!["apply".into()], environment }
-    }
-
     /// Records the rollout's beginning and starts a background process that runs it.
     pub fn begin(&self, rollout: &Arc<Rollout>, journals: &Journals) -> Result<(), DetachError> {
         let mut journal = journals.create(rollout.id)?;
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
-        let unusable = |error| JournalError::Io(journals.folder().to_owned(), error);
+        let unusable = |error| JournalError::Io(journals.folder.clone(), error);
         journal.record(&begun).and_then(|()| journal.sync()).map_err(unusable)?;
         self.start(rollout.id, journal, journals)
     }

@@ -31,14 +31,14 @@ pub struct KnownHosts {
 }
 
 /// The known hosts of each tier. A tier is in the map after a roll call that lasted its whole window.
-pub(super) type Tiers = BTreeMap<Tier, BTreeMap<HostName, Known>>;
+pub type HostsByTier = BTreeMap<Tier, BTreeMap<HostName, KnownHost>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Known {
+pub struct KnownHost {
     /// The day of the last answer, in days since the Unix epoch.
     seen: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) role: Option<Role>,
+    pub role: Option<Role>,
 }
 
 /// Returns the name of a fleet, made of the URLs of its servers, which have no credentials.
@@ -72,41 +72,28 @@ impl KnownHosts {
         fleets.into_values().flatten().flat_map(|(_, hosts)| hosts.into_keys()).filter(|host| !is_ours(host)).collect()
     }
 
-    pub(super) fn recall(&self) -> Tiers {
+    /// Returns the known hosts of this fleet.
+    pub(super) fn recall(&self) -> HostsByTier {
         self.read(today(clock::now())).remove(&self.fleet).unwrap_or_default()
     }
 
-    /// Whether [`Self::record`] would change nothing, by the hosts that were recalled before the roll call.
-    pub(super) fn is_known(known: &Tiers, answers: &[HostAnswer], mut whole: impl Iterator<Item = Tier>) -> bool {
-        let today = today(clock::now());
-        whole.all(|tier| known.contains_key(&tier))
-            && answers.iter().filter(|answer| answer.proved).all(|HostAnswer { report, .. }| {
-                let host = known.get(&report.tier).and_then(|hosts| hosts.get(&report.hostname));
-                host.is_some_and(|host| host.seen == today && host.role == report.role)
-            })
+    /// Records the answers where they change the hosts that were recalled before the roll call.
+    pub(super) fn record_news(
+        &self,
+        recalled: &mut HostsByTier,
+        answers: &[HostAnswer],
+        whole: impl Iterator<Item = Tier> + Clone,
+    ) {
+        if update(recalled, answers, whole.clone(), today(clock::now())) {
+            self.record(answers, whole);
+        }
     }
 
     /// Records the hosts that answered. `whole` are the tiers in which every host had time to answer.
-    pub(super) fn record(&self, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) {
+    pub(in crate::operator) fn record(&self, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) {
         let today = today(clock::now());
         let mut fleets = self.read(today);
-        let tiers = fleets.entry(self.fleet.clone()).or_default();
-        let mut is_news = false;
-        for tier in whole {
-            is_news |= !tiers.contains_key(&tier);
-            tiers.entry(tier).or_default();
-        }
-        // Any key may have sent an answer in the old form.
-        for HostAnswer { report, .. } in answers.iter().filter(|answer| answer.proved) {
-            let Some(hosts) = tiers.get_mut(&report.tier) else { continue };
-            let known = Known { seen: today, role: report.role.clone() };
-            let before = hosts.get(&report.hostname);
-            if before != Some(&known) && (before.is_some() || hosts.len() < MAX_HOSTS) {
-                is_news = true;
-                hosts.insert(report.hostname.clone(), known);
-            }
-        }
-        if !is_news {
+        if !update(fleets.entry(self.fleet.clone()).or_default(), answers, whole, today) {
             return;
         }
         let text = serde_json::to_vec(&fleets).expect("names can be written as JSON");
@@ -117,7 +104,7 @@ impl KnownHosts {
     }
 
     /// Reads the hosts of all fleets, except those that expired.
-    fn read(&self, today: i64) -> BTreeMap<String, Tiers> {
+    fn read(&self, today: i64) -> BTreeMap<String, HostsByTier> {
         let text = match PrivateDir::open(&self.folder).and_then(|folder| folder.read(FILE)) {
             Ok(text) => text.unwrap_or_default(),
             Err(error) => {
@@ -127,7 +114,7 @@ impl KnownHosts {
                 return BTreeMap::new();
             }
         };
-        let mut fleets: BTreeMap<String, Tiers> = serde_json::from_slice(&text).unwrap_or_default();
+        let mut fleets: BTreeMap<String, HostsByTier> = serde_json::from_slice(&text).unwrap_or_default();
         for hosts in fleets.values_mut().flat_map(BTreeMap::values_mut) {
             // A clock that was wrong may have recorded days in the future.
             hosts.retain(|_, known| (known.seen - today).abs() <= KNOWN_FOR_DAYS);
@@ -135,6 +122,28 @@ impl KnownHosts {
         fleets.retain(|_, tiers| tiers.values().any(|hosts| !hosts.is_empty()));
         fleets
     }
+}
+
+/// Adds the hosts that answered to those of a fleet. Returns whether this changes anything.
+fn update(tiers: &mut HostsByTier, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>, today: i64) -> bool {
+    let mut is_news = false;
+    for tier in whole {
+        tiers.entry(tier).or_insert_with(|| {
+            is_news = true;
+            BTreeMap::new()
+        });
+    }
+    // Any key may have sent an answer in the old form.
+    for HostAnswer { report, .. } in answers.iter().filter(|answer| answer.proved) {
+        let Some(hosts) = tiers.get_mut(&report.tier) else { continue };
+        let before = hosts.get(&report.hostname);
+        let is_same = before.is_some_and(|before| before.seen == today && before.role == report.role);
+        if !is_same && (before.is_some() || hosts.len() < MAX_HOSTS) {
+            is_news = true;
+            hosts.insert(report.hostname.clone(), KnownHost { seen: today, role: report.role.clone() });
+        }
+    }
+    is_news
 }
 
 fn today(now: Timestamp) -> i64 {
@@ -159,7 +168,7 @@ mod tests {
     }
 
     fn recalled(hosts: &KnownHosts) -> String {
-        let tier = |(tier, hosts): (Tier, BTreeMap<HostName, Known>)| {
+        let tier = |(tier, hosts): (Tier, BTreeMap<HostName, KnownHost>)| {
             let hosts: Vec<String> = hosts.into_keys().map(|host| host.to_string()).collect();
             format!("{tier}: {}", hosts.join(" "))
         };
@@ -190,12 +199,13 @@ mod tests {
         let answers = [answer(Tier::Test, "test1", true), answer(Tier::Test, "forged", false)];
         hosts.record(&answers, [Tier::Test]);
         let mut known = hosts.recall();
-        let is_known = |known: &Tiers, answers: &[HostAnswer]| KnownHosts::is_known(known, answers, [].into_iter());
+        let is_known =
+            |known: &HostsByTier, answers: &[HostAnswer]| !update(&mut known.clone(), answers, [], today(clock::now()));
         assert!(is_known(&known, &answers));
-        assert!(KnownHosts::is_known(&known, &answers, [Tier::Test].into_iter()));
-        assert!(!KnownHosts::is_known(&known, &answers, [Tier::Prod].into_iter()));
+        assert!(!update(&mut known.clone(), &answers, [Tier::Test], today(clock::now())));
+        assert!(update(&mut known.clone(), &answers, [Tier::Prod], today(clock::now())));
         assert!(!is_known(&known, &[answer(Tier::Test, "test2", true)]));
-        assert!(!is_known(&known, &[answer(Tier::Prod, "test1", true)]));
+        assert!(is_known(&known, &[answer(Tier::Prod, "test1", true)]), "prod was not heard out");
         let mut renamed = answers.clone();
         renamed[0].report.role = None;
         assert!(!is_known(&known, &renamed));
