@@ -91,12 +91,16 @@ pub(super) fn json(value: &impl Serialize) {
 #[diagnostic(help("give --out a file that you may write"))]
 struct Unwritable(PathBuf, #[source] io::Error);
 
-/// Writes a file atomically: it has all of the text, or stays as it was.
+/// Writes the file that `--out` names.
 pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
+    Ok(replace_file(path, text).map_err(|error| Unwritable(path.to_owned(), error))?)
+}
+
+/// Writes a file atomically: it has all of the text, or stays as it was.
+pub(super) fn replace_file(path: &Path, text: &str) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let written = fs::write(&draft, text).and_then(|()| fs::rename(draft, path));
-    Ok(written.map_err(|error| Unwritable(path.to_owned(), error))?)
+    draft.push(".draft");
+    fs::write(&draft, text).and_then(|()| fs::rename(draft, path))
 }
 
 /// Returns the size of the terminal, or 80 columns and 24 rows without one.

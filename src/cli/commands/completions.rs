@@ -170,43 +170,41 @@ fn hosts_and_rollouts(written: &ArgMatches) -> Vec<String> {
 /// Returns the hosts of the last rollout, and those that answered a recent roll call. A new roll call would keep the
 /// person at the shell waiting.
 fn known_hosts(written: &ArgMatches) -> BTreeMap<(Tier, HostName), Option<Role>> {
-    let Some(journals) = journals(written) else { return BTreeMap::new() };
-    let last = newest(&journals).first().and_then(|id| journals.read(id).ok());
-    let rollout = last.and_then(|recorded| recorded.summary.rollout);
+    let rollout = recorded(written).next().and_then(|(_, recorded)| recorded.summary.rollout);
     let hosts = rollout.iter().flat_map(|rollout| rollout.plan.hosts());
     let hosts = hosts.map(|host| ((host.tier, host.hostname.clone()), None));
-    hosts.chain(KnownHosts::of_any_fleet(journals.state_dir().to_owned())).collect()
+    let state_dir = journals(written).map(|journals| journals.state_dir().to_owned());
+    hosts.chain(state_dir.into_iter().flat_map(KnownHosts::of_any_fleet)).collect()
 }
 
 /// Returns the ids of the recorded rollouts, the newest first.
-fn newest(journals: &Journals) -> Vec<String> {
-    journals.newest_first().unwrap_or_default()
+fn rollouts(written: &ArgMatches) -> Vec<String> {
+    journals(written).and_then(|journals| journals.newest_first().ok()).unwrap_or_default()
 }
 
-fn rollouts(written: &ArgMatches) -> Vec<String> {
-    journals(written).map(|journals| newest(&journals)).unwrap_or_default()
+/// Returns the recorded rollouts with their ids, the newest first.
+fn recorded(written: &ArgMatches) -> impl Iterator<Item = (String, Recorded)> {
+    let journals = journals(written);
+    let ids = rollouts(written).into_iter();
+    ids.filter_map(move |id| journals.as_ref()?.read(&id).ok().map(|recorded| (id, recorded)))
 }
 
 fn running_rollouts(written: &ArgMatches) -> Vec<String> {
-    rollouts_of(written, |recorded| recorded.running)
+    recorded(written).filter(|(_, recorded)| recorded.running).map(|(id, _)| id).collect()
 }
 
 fn unfinished_rollouts(written: &ArgMatches) -> Vec<String> {
-    rollouts_of(written, |recorded| !recorded.running && recorded.summary.outcome != Some(Outcome::Succeeded))
-}
-
-fn rollouts_of(written: &ArgMatches, is_meant: impl Fn(&Recorded) -> bool) -> Vec<String> {
-    let Some(journals) = journals(written) else { return Vec::new() };
-    newest(&journals).into_iter().filter(|id| journals.read(id).is_ok_and(|recorded| is_meant(&recorded))).collect()
+    let is_unfinished = |recorded: &Recorded| !recorded.running && recorded.summary.outcome != Some(Outcome::Succeeded);
+    recorded(written).filter(|(_, recorded)| is_unfinished(recorded)).map(|(id, _)| id).collect()
 }
 
 /// Returns the runs of the host on the line, the newest first.
 fn runs(written: &ArgMatches) -> Vec<String> {
     let target = written.try_get_one::<String>("target").ok().flatten();
     let host = target.and_then(|target| target.rsplit('.').next()?.parse::<HostName>().ok());
-    let Some((journals, host)) = journals(written).zip(host) else { return Vec::new() };
-    let recorded = newest(&journals).into_iter().filter_map(|id| journals.read(&id).ok());
-    recorded.filter_map(|recorded| Some(recorded.summary.host(&host)?.request.as_ref()?.as_str().to_owned())).collect()
+    let Some(host) = host else { return Vec::new() };
+    let run = |recorded: &Recorded| Some(recorded.summary.host(&host)?.request.as_ref()?.as_str().to_owned());
+    recorded(written).filter_map(|(_, recorded)| run(&recorded)).collect()
 }
 
 /// Returns the branches of the clone in the current folder.

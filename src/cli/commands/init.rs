@@ -104,29 +104,18 @@ impl Init {
         !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// Returns the server, the flake and the context as an earlier `init` wrote them, and as they are now: from the flags,
-    /// else from the earlier `init`, else from the user.
+    /// Returns the server, the flake and the context as an earlier `init` wrote them, and as they are now.
     fn sites(&self) -> Result<(Site, Site), CommandError> {
         let file = self.folder.join(LOCAL_FILE);
         let known = if file.exists() { context::select(&file, None).or_usage()? } else { None };
-        let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
-        let (known_server, known_flake) = known.map_or((None, None), |known| (known.server, known.flake));
-        let known_server = known_server.map(|known| parsed(known.split(',').next().unwrap_or_default())).transpose()?;
-        let known_flake = known_flake.map(|known| parsed(&known)).transpose()?;
-        let server: ServerUrl = match (&self.server, &known_server) {
-            (Some(server), _) | (None, Some(server)) => server.clone(),
-            (None, None) if self.is_asking() => {
-                ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?
-            }
-            (None, None) => parsed(THIS_MACHINE)?,
-        };
-        let flake: FlakeUrl = match (&self.flake, &known_flake) {
-            (Some(flake), _) | (None, Some(flake)) => flake.clone(),
-            (None, None) if self.is_asking() => {
-                ask("Flake with the configurations of the hosts", "")?.ok_or_else(|| missing("--flake"))?
-            }
-            (None, None) => return Err(missing("--flake")),
-        };
+        let (name, known) = known.unzip();
+        let known = known.unwrap_or_default();
+        let known_server = known.server.map(|known| parsed(known.split(',').next().unwrap_or_default())).transpose()?;
+        let known_flake = known.flake.map(|known| parsed(&known)).transpose()?;
+        let server = self.server.as_ref().or(known_server.as_ref());
+        let server = self.setting(server, "NATS server", "--nats-url", THIS_MACHINE)?;
+        let flake = self.flake.as_ref().or(known_flake.as_ref());
+        let flake = self.setting(flake, "Flake with the configurations of the hosts", "--flake", "")?;
         let folder = std::path::absolute(&self.folder).unwrap_or_default();
         let context = name.unwrap_or_else(|| files::context_name(folder.file_name().unwrap_or_default()));
         let before = Site {
@@ -135,6 +124,19 @@ impl Init {
             flake: known_flake.unwrap_or_else(|| flake.clone()),
         };
         Ok((before, Site { context, server, flake }))
+    }
+
+    /// Returns a setting as it is given, else from the user, else its default.
+    fn setting<T>(&self, given: Option<&T>, what: &str, flag: &'static str, default: &str) -> Result<T, CommandError>
+    where
+        T: Clone + FromStr<Err: Display>,
+    {
+        match given {
+            Some(given) => Ok(given.clone()),
+            None if self.is_asking() => ask(what, default)?.ok_or_else(|| missing(flag)),
+            None if default.is_empty() => Err(missing(flag)),
+            None => parsed(default),
+        }
     }
 
     /// Returns the hosts to add.
@@ -192,12 +194,10 @@ impl Init {
         }
     }
 
-    /// Replaces a file atomically, so that it is never half written.
     fn put(&self, path: &str, text: &str) -> Result<(), InitError> {
-        let (file, draft) = (self.folder.join(path), self.folder.join(format!("{path}.draft")));
-        let folder = file.parent().unwrap_or(Path::new(""));
-        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&draft, text));
-        written.and_then(|()| fs::rename(&draft, &file)).map_err(|error| InitError::Write(file, error))?;
+        let file = self.folder.join(path);
+        let made = fs::create_dir_all(file.parent().unwrap_or(Path::new("")));
+        made.and_then(|()| out::replace_file(&file, text)).map_err(|error| InitError::Write(file, error))?;
         out::note(&format!("{path} is written"));
         Ok(())
     }

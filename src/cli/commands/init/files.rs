@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 
 use crate::bus::ServerUrl;
+use crate::cli::context::{LOCAL_FILE, is_name};
 use crate::nats_config::{FleetList, ListenerName, Strictness, authorization};
 use crate::protocol::{FlakeUrl, Role, SubjectError, Tier};
 
@@ -25,7 +26,7 @@ impl Site {
             ("nats.conf", self.server_configuration(fleet)?),
             ("nix/homelab-deploy.nix", self.module(fleet)),
             ("plans/rollout.toml", plan(fleet)),
-            (crate::cli::context::LOCAL_FILE, self.context(fleet)),
+            (LOCAL_FILE, self.context(fleet)),
         ])
     }
 
@@ -76,7 +77,7 @@ impl Site {
 
     fn context(&self, fleet: &FleetList) -> String {
         let Self { context, server, flake } = self;
-        let aliases = roles(fleet).into_iter().filter(|role| is_word(role.as_str()));
+        let aliases = roles(fleet).into_iter().filter(|role| is_name(role.as_str()));
         let aliases: Vec<_> = aliases.map(|role| format!("{role} = \"deploy.prod.role.{role}\"\n")).collect();
         let (server, flake) = (server.to_string(), flake.as_str());
         format!(
@@ -92,29 +93,30 @@ impl Site {
 
 /// Generates a plan: the test tier first, then each role of prod, then the other hosts.
 fn plan(fleet: &FleetList) -> String {
-    let has = |is_meant: &dyn Fn(&ListenerName) -> bool| fleet.hosts.iter().any(|(name, _)| is_meant(name));
     let mut text =
         "# A rollout of this fleet: `homelab-deploy plan rollout` shows what it would do, `apply rollout` does it.\n\
-                    revision = \"main\"\n"
+         revision = \"main\"\n"
             .to_owned();
-    if has(&|name| name.tier == Tier::Test) {
+    if hosts(fleet, Tier::Test).next().is_some() {
         text.push_str("\n[[wave]]\ntargets = \"test.all\"\n");
     }
     for role in roles(fleet) {
         let _ = write!(text, "\n[[wave]]\ntargets = \"prod.role.{role}\"\nmax_parallel = 1\n");
     }
-    if has(&|name| name.tier == Tier::Prod && name.role.is_none()) {
+    if hosts(fleet, Tier::Prod).any(|name| name.role.is_none()) {
         text.push_str("\n[[wave]]\ntargets = \"prod.all\"      # hosts of earlier waves are left out\n");
     }
     text
 }
 
+fn hosts(fleet: &FleetList, tier: Tier) -> impl Iterator<Item = &ListenerName> {
+    fleet.hosts.iter().map(|(name, _)| name).filter(move |name| name.tier == tier)
+}
+
 /// Returns each role of prod once, in the order of the list.
 fn roles(fleet: &FleetList) -> Vec<&Role> {
     let mut roles = Vec::new();
-    for role in
-        fleet.hosts.iter().filter(|(name, _)| name.tier == Tier::Prod).filter_map(|(name, _)| name.role.as_ref())
-    {
+    for role in hosts(fleet, Tier::Prod).filter_map(|name| name.role.as_ref()) {
         if !roles.contains(&role) {
             roles.push(role);
         }
@@ -124,12 +126,8 @@ fn roles(fleet: &FleetList) -> Vec<&Role> {
 
 /// Returns the name of a folder's context: the name of the folder without the characters that a context cannot have.
 pub(super) fn context_name(folder: &OsStr) -> String {
-    let name: String = folder.to_string_lossy().chars().filter(|c| is_word(&c.to_string())).collect();
+    let name: String = folder.to_string_lossy().chars().filter(|c| is_name(&c.to_string())).collect();
     if name.is_empty() { "fleet".to_owned() } else { name }
-}
-
-fn is_word(text: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
 /// Formats a text as a Nix string.
