@@ -1,7 +1,7 @@
 //! Displays a rollout as the flags say, in a thread of its own, so that a stopped terminal or a pipe that nobody reads
 //! cannot delay the rollout.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::args::switch;
 use super::out::{self, Stream};
 use crate::protocol::HostName;
-use crate::report::{self, Bars, Json, Lines, LogView, Reporter, Style};
+use crate::report::{self, Bars, Json, Lines, LogView, Reporter};
 use crate::rollout::{Event, EventKind, Interrupt, Outcome, Summary};
 
 /// How many events go to the thread at once: waking it up costs more than showing an event.
@@ -31,29 +31,6 @@ pub(super) struct DisplayArgs {
     /// Print the logs of the runs as they are written, each line with its host in front
     #[arg(long, short, env = "HOMELAB_DEPLOY_VERBOSE", conflicts_with = "json", value_parser = switch)]
     verbose: bool,
-
-    #[command(flatten)]
-    terminal: TerminalArgs,
-}
-
-// The environment variables about terminals.
-#[derive(Debug, Args)]
-pub(super) struct TerminalArgs {
-    // Any value but an empty one turns colors off: https://no-color.org
-    #[arg(long, env = "NO_COLOR", hide = true)]
-    no_color: Option<String>,
-
-    #[arg(long, env = "TERM", hide = true)]
-    term: Option<String>,
-}
-
-impl TerminalArgs {
-    /// Returns the style of text on this stream.
-    pub(super) fn style(&self, stream: &impl IsTerminal) -> Style {
-        let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
-        let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
-        if wanted && stream.is_terminal() { Style::Colored } else { Style::Plain }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,14 +45,10 @@ impl DisplayArgs {
         if self.json { Audience::Program } else { Audience::Person }
     }
 
-    pub(super) fn style(&self) -> Style {
-        self.terminal.style(&io::stderr())
-    }
-
     /// Prints the recap of a rollout for a person, and how to resume it if it did not succeed.
     pub(super) fn recap(&self, summary: &Summary) {
         let Some(rollout) = summary.rollout.as_deref().filter(|_| self.audience() == Audience::Person) else { return };
-        out::note(&report::recap(summary, self.style(), out::stderr_line_limit()));
+        out::note(&report::recap(summary, Stream::Stderr.style(), out::stderr_line_limit()));
         // A `deploy` is simply run again.
         if summary.outcome != Some(Outcome::Succeeded) && rollout.source.is_some() {
             out::note(&format!("  resume:   homelab-deploy apply --resume {}", rollout.id.short()));
@@ -85,10 +58,10 @@ impl DisplayArgs {
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
         if self.json {
             Box::new(Json::new(Stream::Stdout))
-        } else if self.draws_in_place() {
-            Box::new(Bars::stderr(self.style(), out::size, self.log_view()))
+        } else if Stream::Stderr.can_redraw() {
+            Box::new(Bars::stderr(Stream::Stderr.style(), out::size, self.log_view()))
         } else {
-            Box::new(Lines::new(Stream::Stderr, self.style()))
+            Box::new(Lines::new(Stream::Stderr, Stream::Stderr.style()))
         }
     }
 
@@ -98,12 +71,8 @@ impl DisplayArgs {
 
     /// Returns which parts of the logs must be read for the display.
     pub(super) fn logs_to_read(&self) -> Option<LogView> {
-        let is_shown = self.verbose || !self.json && self.draws_in_place();
+        let is_shown = self.verbose || !self.json && Stream::Stderr.can_redraw();
         is_shown.then(|| self.log_view())
-    }
-
-    fn draws_in_place(&self) -> bool {
-        io::stderr().is_terminal() && self.terminal.term.as_ref().is_some_and(|term| term != "dumb")
     }
 }
 

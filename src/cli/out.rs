@@ -1,8 +1,10 @@
 //! Prints the output of a command: data to stdout, everything for people to stderr.
 
+use std::env;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,7 +17,7 @@ use textwrap::{WordSeparator, WordSplitter};
 use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
-use crate::report::Size;
+use crate::report::{Size, Style};
 
 /// The first error of writing output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
@@ -27,6 +29,31 @@ pub(super) enum Stream {
     Stdout,
     /// For people.
     Stderr,
+}
+
+impl Stream {
+    /// Returns the style of text: colored on a terminal that can, unless `NO_COLOR` is set: <https://no-color.org>.
+    pub(super) fn style(self) -> Style {
+        let is_wanted = variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb");
+        if is_wanted && self.is_terminal() { Style::Colored } else { Style::Plain }
+    }
+
+    /// Whether what was printed can be drawn over.
+    pub(super) fn can_redraw(self) -> bool {
+        self.is_terminal() && variable("TERM").is_some_and(|term| term != "dumb")
+    }
+
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Stdout => io::stdout().is_terminal(),
+            Self::Stderr => io::stderr().is_terminal(),
+        }
+    }
+}
+
+/// Returns a variable that tells of the terminal. An empty one counts as unset.
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 impl Write for Stream {
@@ -123,7 +150,7 @@ pub(super) fn stdout_line_limit() -> usize {
 /// whether more can be printed.
 pub(super) fn in_place(text: &str) -> bool {
     match terminal_size_of(io::stdout()) {
-        Some((_, Height(rows))) if std::env::var_os("TERM").is_some_and(|term| term != "dumb") => {
+        Some((_, Height(rows))) if Stream::Stdout.can_redraw() => {
             let shown: String = text.split_inclusive('\n').take(usize::from(rows).saturating_sub(1)).collect();
             data(&format!("\x1b[H\x1b[2J{shown}"))
         }

@@ -13,16 +13,17 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::OperatorArgs;
+use super::confirm;
 use super::display::{Audience, Display, DisplayArgs};
 use super::exit::{CommandError, Exit};
-use super::{confirm, out};
+use super::out::{self, Stream};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Driver, Fleet, FleetTask, LogReader, Prepared};
 use crate::plan::ResolvedWave;
 use crate::protocol::{Action, RequestId, Sender};
-use crate::report::{self, Document, Liveness, Style};
+use crate::report::{self, Document, Liveness};
 use crate::rollout::summary::{HostProgress, HostState};
 use crate::rollout::{Confirmation, HostOutcome, Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary};
 use crate::text::safe;
@@ -40,10 +41,10 @@ pub(super) struct RolloutSession<'a> {
 #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
 pub(super) struct NothingRecorded;
 
-/// Returns the preview of a rollout, for a terminal of this style.
-pub(super) fn preview(prepared: &Prepared, style: Style) -> String {
+/// Returns the preview of a rollout, in the style of this stream.
+pub(super) fn preview(prepared: &Prepared, on: Stream) -> String {
     let Prepared { rollout, warnings, changes, .. } = prepared;
-    report::emphasize(&report::preview(rollout, warnings, changes.as_ref(), out::size().columns), style)
+    report::emphasize(&report::preview(rollout, warnings, changes.as_ref(), out::size().columns), on.style())
 }
 
 /// Returns what a hook reads on its standard input: the JSON that `report --format json` prints.
@@ -65,7 +66,7 @@ impl RolloutSession<'_> {
     /// Shows a rollout and these remarks on it, and asks whether to start it.
     pub(super) async fn may_start(&self, prepared: &Prepared, remarks: &str) -> bool {
         if self.is_for_a_person() {
-            out::note(&format!("{}{remarks}", preview(prepared, self.display.style())));
+            out::note(&format!("{}{remarks}", preview(prepared, Stream::Stderr)));
         }
         let may_start = self.yes || confirm::ask("Start this rollout?".to_owned()).await == Confirmation::Yes;
         if !may_start {

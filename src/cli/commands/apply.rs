@@ -12,6 +12,7 @@ use super::plan::PrepareArgs;
 use crate::cli::args::{GuardArgs, switch};
 use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::out::Stream;
 use crate::cli::session::{NothingRecorded, RolloutSession};
 use crate::cli::{block_on, out};
 use crate::operator::background::Background;
@@ -120,7 +121,7 @@ impl Apply {
         let (left, journal) = open_to_resume(&journals, id)?;
         let rollout = left.rollout.clone().ok_or(NothingRecorded)?;
         if left.outcome == Some(Outcome::Succeeded) {
-            out::note(&report::recap(&left, self.display.style(), out::stderr_line_limit()));
+            out::note(&report::recap(&left, Stream::Stderr.style(), out::stderr_line_limit()));
             return Ok(Exit::Success);
         }
         // A rollout without a plan file may have a branch as its revision, which each host resolves for itself.

@@ -1,7 +1,6 @@
 //! `plan`: shows what a plan would do now, or prints the schema of plans. `apply` begins with the same preparation.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,8 +11,9 @@ use thiserror::Error;
 use crate::bus::Bus;
 use crate::cli::args::{FlakeArgs, OperatorArgs, RollbackArgs, SystemsArgs, hooks, switch};
 use crate::cli::context::{KnownAliases, config_dir};
-use crate::cli::display::{Audience, TerminalArgs};
+use crate::cli::display::Audience;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
+use crate::cli::out::Stream;
 use crate::cli::session::preview;
 use crate::cli::{block_on, confirm, out};
 use crate::clock;
@@ -44,9 +44,6 @@ pub(in crate::cli) struct Plan {
     /// Print the JSON Schema of plans instead, with which editors complete and explain their keys
     #[arg(long)]
     schema: bool,
-
-    #[command(flatten)]
-    terminal: TerminalArgs,
 }
 
 fn unless_schema(arg: Arg) -> Arg {
@@ -65,7 +62,7 @@ impl Plan {
         }
         self.prepare.refuse_removed_flags()?;
         let (_, prepared) = block_on(self.prepare.prepare(Audience::Person))??;
-        out::data(&format!("{}\n", preview(&prepared, self.terminal.style(&io::stdout()))));
+        out::data(&format!("{}\n", preview(&prepared, Stream::Stdout)));
         if let Some(file) = &self.out {
             out::file(file, &SavedPlan::of(&prepared.rollout).text())?;
         }
