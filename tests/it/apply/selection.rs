@@ -57,6 +57,19 @@ async fn waves_and_hosts_can_be_left_out() {
 }
 
 #[tokio::test]
+async fn a_plan_that_was_saved_keeps_its_empty_waves() {
+    let lab = stage::empty(&[]).await;
+    let _crowd = crowd(&lab, HOSTS).await;
+    let plan = format!("{PLAN}[[wave]]\ntargets = 'prod.role.none'\nmin_hosts = 0\n");
+    let mut save = stage::command(&lab, "plan", &plan);
+    save.args(["--discover-window", "500ms", "--out", "planned.json"]);
+    stage::start(save).ended().await.unwrap().expect(0);
+    let mut apply = lab.operator(&lab.admin).unwrap();
+    apply.args(["apply", "planned.json", "--yes", "--discover-window", "500ms"]);
+    stage::start(apply).ended().await.unwrap().expect(0).told("4 hosts completed in 4 waves");
+}
+
+#[tokio::test]
 async fn what_cannot_be_left_out_is_named_and_nothing_is_sent() {
     let cases: [(&[&str], &str); 5] = [
         (&["--only", "dnss"], "the plan has no wave \"dnss\""),
