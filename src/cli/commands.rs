@@ -188,7 +188,8 @@ fn help(examples: &[&str], codes: &[&str]) -> String {
 }
 
 fn end_of_help(examples: &str, codes: &[&str]) -> String {
-    let codes: String = codes.iter().map(|code| format!("  {code}\n")).collect();
+    let codes: Vec<String> = codes.iter().map(|code| format!("  {code}\n")).collect();
+    let codes = codes.concat();
     format!(
         "Examples:\n{examples}\n\nExit codes:\n  0    Done\n{codes}  \
          2    The command line, a setting or a plan is wrong; nothing was done\n  \
