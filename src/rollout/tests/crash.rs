@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fixture::{EPOCH, MAX_PREPARED};
-use super::sim::{Begun, Entry, Log};
+use super::sim::{Entry, Log, TestMachine};
 use super::world::World;
 use crate::rollout::{Effect, Machine, Summary};
 
@@ -25,13 +25,13 @@ pub(super) fn facts(log: &Log) -> impl Iterator<Item = usize> {
 }
 
 /// Resumes a rollout from the facts in this log.
-pub(super) fn taken_up(log: &Log, at: Duration) -> Begun {
+pub(super) fn taken_up(log: &Log, at: Duration) -> TestMachine {
     let events = log.iter().filter_map(|(_, entry)| match entry {
         Entry::Did(Effect::Report(event)) => Some(event),
         _ => None,
     });
     let recorded = Summary::of(events.filter(|event| event.kind.is_fact()));
-    Begun { at, executor: Machine::resume(recorded, EPOCH + at, MAX_PREPARED).expect("what is resumed has begun") }
+    TestMachine { at, machine: Machine::resume(recorded, EPOCH + at, MAX_PREPARED).expect("what is resumed has begun") }
 }
 
 impl World {

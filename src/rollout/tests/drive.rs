@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::crash;
 use super::fixture::{self, EPOCH, name, response, subject_of};
-use super::sim::{Begun, Entry, Log};
+use super::sim::{Entry, Log, TestMachine};
 use super::transcript::transcript;
 use crate::plan::ResolvedWave;
 use crate::protocol::{ErrorCode, HostReport, Phase, RequestId, Response, Sender, Status, Tier};
@@ -13,15 +13,15 @@ use crate::rollout::{Dispatch, Effect, Input, Machine};
 
 /// A machine and the log of all that happened to it.
 pub(super) struct Drive {
-    executor: Begun,
+    machine: TestMachine,
     log: Log,
 }
 
 impl Drive {
     /// Begins a plan of these waves.
     pub(super) fn plan(waves: impl Into<Vec<ResolvedWave>>) -> Self {
-        let executor = Machine::new(fixture::rollout(waves), EPOCH, fixture::MAX_PREPARED);
-        Self::begin(Begun { at: Duration::ZERO, executor })
+        let machine = Machine::new(fixture::rollout(waves), EPOCH, fixture::MAX_PREPARED);
+        Self::begin(TestMachine { at: Duration::ZERO, machine })
     }
 
     /// Begins a plan of these waves with staging: each host first fetches the system that was built for it.
@@ -32,13 +32,13 @@ impl Drive {
             host.system = Some(fixture::system_of(&host.hostname));
         }
         plan.fetch_first();
-        Self::begin(Begun { at: Duration::ZERO, executor: Machine::new(rollout, EPOCH, fixture::MAX_PREPARED) })
+        Self::begin(TestMachine { at: Duration::ZERO, machine: Machine::new(rollout, EPOCH, fixture::MAX_PREPARED) })
     }
 
     /// Kills the operator's process now, and resumes the rollout at this time.
     pub(super) fn is_restarted(&mut self, seconds: f64) -> &mut Self {
         let at = Duration::from_secs_f64(seconds);
-        self.executor = crash::taken_up(&self.log, at);
+        self.machine = crash::taken_up(&self.log, at);
         self.log.push((at, Entry::Restarted));
         self.drain(at);
         self
@@ -53,8 +53,8 @@ impl Drive {
 }
 
 impl Drive {
-    fn begin(executor: Begun) -> Self {
-        let mut drive = Self { executor, log: Log::new() };
+    fn begin(machine: TestMachine) -> Self {
+        let mut drive = Self { machine, log: Log::new() };
         drive.drain(Duration::ZERO);
         drive
     }
@@ -64,7 +64,7 @@ impl Drive {
         let now = Duration::from_secs_f64(seconds);
         self.wait_while(|deadline| deadline < now);
         self.log.push((now, Entry::Told(input.clone())));
-        self.executor.handle(now, input);
+        self.machine.handle(now, input);
         self.drain(now);
         self
     }
@@ -140,7 +140,7 @@ impl Drive {
     /// Runs to the end without further input, and returns the transcript.
     pub(super) fn transcript(&mut self) -> String {
         self.wait_while(|_| true);
-        assert!(self.executor.outcome().is_some(), "it waits without end:\n{}", transcript(&self.log));
+        assert!(self.machine.outcome().is_some(), "it waits without end:\n{}", transcript(&self.log));
         transcript(&self.log)
     }
 
@@ -153,23 +153,23 @@ impl Drive {
     }
 
     fn wait_while(&mut self, wanted: impl Fn(Duration) -> bool) {
-        while let Some(deadline) = self.executor.deadline().filter(|deadline| wanted(*deadline)) {
+        while let Some(deadline) = self.machine.deadline().filter(|deadline| wanted(*deadline)) {
             let now = self.log.last().map_or(deadline, |(last, _)| deadline.max(*last));
             self.log.push((now, Entry::Woken));
-            self.executor.handle_deadline(now);
+            self.machine.handle_deadline(now);
             self.drain(now);
         }
     }
 
     fn drain(&mut self, now: Duration) {
         loop {
-            while let Some(effect) = self.executor.poll_effect() {
+            while let Some(effect) = self.machine.poll_effect() {
                 self.log.push((now, Entry::Did(effect)));
             }
-            if !self.executor.has_more() {
+            if !self.machine.has_more() {
                 break;
             }
-            self.executor.prepare_more(now);
+            self.machine.prepare_more(now);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::fixture::secs;
 use super::invariants::{deployment, finish_timeout, is_not_asked, limits_of};
 use super::ledger::Ledger;
-use super::seen::{Seen, is_busy};
+use super::observed_host::{ObservedHost, is_busy};
 use super::sim::Entry;
 use crate::protocol::Status;
 use crate::rollout::{Effect, EventKind, HostOutcome};
@@ -64,7 +64,7 @@ pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Some((seen, id)) = asked else {
         return false;
     };
-    seen.may_be_at.as_ref().is_none_or(|known| known == id) && !seen.ended.contains(id) && !seen.fetches.contains(id)
+    seen.may_run.as_ref().is_none_or(|known| known == id) && !seen.ended.contains(id) && !seen.fetches.contains(id)
 }
 
 /// An outcome never changes, no event of the host follows it, and before it the host's state only moves forward.
@@ -136,12 +136,12 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         Some((seen, HostOutcome::TimedOut)) => {
             let timeout = finish_timeout(limits_of(ledger, seen));
             let bus_was_lost = ledger.down_since.is_some_and(|since| since + timeout <= at);
-            bus_was_lost || (!seen.said.is_empty() && seen.last_sent_at() + seen.deaf_for + timeout <= at)
+            bus_was_lost || (!seen.said.is_empty() && seen.last_sent_at() + seen.unheard_for + timeout <= at)
         }
         _ => true,
     };
     let is_input = matches!(entry, Entry::Told(_) | Entry::Woken);
-    let waits_for_ever = |seen: &&Seen| {
+    let waits_for_ever = |seen: &&ObservedHost| {
         let limits = limits_of(ledger, seen);
         let silent = seen.said.is_empty() && (seen.nobody || seen.last_sent_at() + limits.accept_timeout < at);
         // For a host that responded while it waited for a retry, the time counts from that response.
@@ -153,7 +153,7 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 }
 
 /// Returns the host that is given up now, for good or until a retry.
-fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
+fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b ObservedHost<'a>, HostOutcome)> {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::Final { host, outcome, .. } | EventKind::Retrying { host, outcome, .. } => {
@@ -168,9 +168,9 @@ fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'
 /// A host that supports ids is asked again once after each of 1, 3 and 7 s of silence, and one that responded after 75
 /// s. After an outage a host whose listener is not back is asked once a second.
 pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
-    let is_silent = |seen: &Seen| seen.is_open() && seen.supports_ids && seen.said.is_empty();
-    let is_at_it = |seen: &Seen| seen.is_open() && seen.supports_ids && !seen.said.is_empty();
-    let quiet_since = |seen: &Seen| {
+    let is_silent = |seen: &ObservedHost| seen.is_open() && seen.supports_ids && seen.said.is_empty();
+    let runs_it = |seen: &ObservedHost| seen.is_open() && seen.supports_ids && !seen.said.is_empty();
+    let quiet_since = |seen: &ObservedHost| {
         let asked = seen.asked_again.last().copied().unwrap_or(seen.heard_since);
         asked.max(seen.said_at)
     };
@@ -181,13 +181,13 @@ pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
                 || ledger.addressee(dispatch).is_some_and(|seen| {
                     let before = seen.asked_again.last().copied().unwrap_or(seen.heard_since);
                     let is_due = REPEATS.iter().any(|after| seen.heard_since + *after == at);
-                    let is_quiet = is_at_it(seen) && quiet_since(seen) + QUIET <= at;
+                    let is_quiet = runs_it(seen) && quiet_since(seen) + QUIET <= at;
                     is_quiet || (is_silent(seen) && before < at && (is_due || before + secs(1) <= at))
                 })
         }
         Entry::Told(_) | Entry::Woken
             if ledger.down_since.is_none()
-                && ledger.hosts.iter().any(|seen| is_at_it(seen) && quiet_since(seen) + QUIET < at) =>
+                && ledger.hosts.iter().any(|seen| runs_it(seen) && quiet_since(seen) + QUIET < at) =>
         {
             false
         }

@@ -7,9 +7,9 @@ use super::commit_invariants::one_commit;
 use super::fixture::EPOCH;
 use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retries, silence};
 use super::ledger::{Ledger, ObservedWave};
-use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
+use super::observed_host::ObservedHost;
+use super::roll_call_invariants::{late_hosts_are_named, roll_is_called};
 use super::rollback;
-use super::seen::Seen;
 use super::sim::{Entry, Log};
 use super::staging_invariants::staged;
 use super::world::World;
@@ -34,7 +34,7 @@ const INVARIANTS: [(&str, Invariant); 34] = [
     ("P5 repeats", host_invariants::repeats),
     ("P6 frozen", frozen),
     ("P6 one commit", one_commit),
-    ("P6 latecomers", latecomers_are_named),
+    ("P6 late hosts", late_hosts_are_named),
     ("P6 roll call", roll_is_called),
     ("P7 prefix", prefix),
     ("P8 final", host_invariants::one_final),
@@ -55,8 +55,8 @@ const INVARIANTS: [(&str, Invariant); 34] = [
     ("P24 one way back", rollback::one_rollback),
     ("P24 newest first", rollback::newest_first),
     ("P24 one at a time", rollback::one_at_a_time),
-    ("P24 truth", rollback::returned_is_what_hosts_said),
-    ("P24 everybody", rollback::everybody_returns),
+    ("P24 truth", rollback::rollbacks_are_what_hosts_said),
+    ("P24 everybody", rollback::all_roll_back),
     ("P26 staged", staged),
     ("P25 no more", rollback::nothing_after_a_failure),
 ];
@@ -125,7 +125,7 @@ fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 fn is_behind(ledger: &Ledger, number: usize, progress: &ObservedWave, now: Duration) -> bool {
     let limits = &progress.wave.limits;
     let mut finals = ledger.hosts_of(number).map(|seen| seen.outcome);
-    let is_current = |seen: &Seen| matches!(seen.outcome, Some((_, HostOutcome::Current)));
+    let is_current = |seen: &ObservedHost| matches!(seen.outcome, Some((_, HostOutcome::Current)));
     let bake_time = if ledger.hosts_of(number).all(is_current) { Duration::ZERO } else { limits.bake_time };
     let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + bake_time <= now));
     let checked = limits.check.is_none() || progress.check == Some(Ok(()));
@@ -242,7 +242,7 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
 /// At the end every host has an outcome, except hosts in flight when the operator aborted.
 fn total(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let aborted = ledger.interrupt == Some(Interrupt::Abort);
-    let is_settled = |seen: &Seen| seen.outcome.is_some() || (aborted && !seen.sent.is_empty());
+    let is_settled = |seen: &ObservedHost| seen.outcome.is_some() || (aborted && !seen.sent.is_empty());
     let all_waves = || ledger.waves.iter().all(|progress| progress.verdict.is_some());
     ended(entry).is_none() || (all_waves() && ledger.hosts.iter().all(is_settled))
 }
@@ -341,10 +341,10 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         };
         // A request is recorded before it is sent, so the summary may be one ahead.
         let ahead = usize::from(ledger.announced.is_some() && view.request == ledger.announced);
-        let back = view.rollback.as_ref().map(|back| (&back.request, back.outcome));
-        let same_way_back = back == seen.back.as_ref().map(|back| (&back.request, back.outcome));
+        let rollback = view.rollback.as_ref().map(|rollback| (&rollback.request, rollback.outcome));
+        let same_rollback = rollback == seen.rollback.as_ref().map(|rollback| (&rollback.request, rollback.outcome));
         (state || ahead == 1)
-            && same_way_back
+            && same_rollback
             && seen.sent.len() + ahead == view.attempts as usize
             && seen.host.hostname == view.name
     });
@@ -382,21 +382,18 @@ fn sums(ledger: &Ledger, summary: &Summary) -> bool {
 
 /// A rollout ends within the bound that its preview shows, plus the time in which the operator thinks.
 fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
-    let thought = ledger
-        .waves
-        .iter()
-        .filter_map(|progress| Some(progress.answered?.0.saturating_sub(progress.asked_at?)))
-        .sum::<Duration>();
+    let waves = ledger.waves.iter();
+    let thought: Duration =
+        waves.filter_map(|progress| Some(progress.answered?.0.saturating_sub(progress.asked_at?))).sum();
     let asked_in_vain = ledger.waves.iter().any(|progress| progress.asked_at.is_some() && progress.answered.is_none());
     let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
-    !world.connection.is_empty()
-        || asked_in_vain
-        || ended_at <= ledger.begun_at + world.rollout().plan.longest() + thought
+    let bound = ledger.begun_at + world.rollout().plan.longest() + thought;
+    !world.connection.is_empty() || asked_in_vain || ended_at <= bound
 }
 
 // -- what the entries are about
 
-fn sent_to<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<&'b Seen<'a>> {
+fn sent_to<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<&'b ObservedHost<'a>> {
     deployment(entry).and_then(|dispatch| ledger.addressee(dispatch))
 }
 
@@ -409,13 +406,13 @@ pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
 }
 
 /// Whether a host may be sent nothing, since it may not support rollback or would build a system of its own.
-pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
+pub(super) fn is_not_asked(ledger: &Ledger, seen: &ObservedHost) -> bool {
     let may_stay = limits_of(ledger, seen).rollback != Rollback::None && !seen.supports_rollback;
     may_stay || (seen.host.system.is_some() && !seen.supports_system)
 }
 
-fn has_rolled_back(seen: &Seen) -> bool {
-    seen.back.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
+fn has_rolled_back(seen: &ObservedHost) -> bool {
+    seen.rollback.as_ref().is_some_and(|rollback| rollback.outcome == Some(HostOutcome::Completed))
 }
 
 /// Returns how long a host may take, including confirmation and rollback.
@@ -427,7 +424,7 @@ pub(super) fn finish_timeout(limits: &Limits) -> Duration {
 }
 
 /// Returns the host that becomes final now, and its outcome.
-fn settled<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
+fn settled<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b ObservedHost<'a>, HostOutcome)> {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::Final { host, outcome, .. } => Some((ledger.host(host), *outcome)),
@@ -447,6 +444,6 @@ fn ended(entry: &Entry) -> Option<Outcome> {
     }
 }
 
-pub(super) fn limits_of<'a>(ledger: &Ledger<'a>, seen: &Seen) -> &'a Limits {
+pub(super) fn limits_of<'a>(ledger: &Ledger<'a>, seen: &ObservedHost) -> &'a Limits {
     &ledger.waves[seen.wave].wave.limits
 }

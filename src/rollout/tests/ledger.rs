@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::observed_host::{ObservedHost, ObservedRollback};
 use super::rollback::waits_to_be_confirmed;
-use super::seen::{Back, Seen};
 use super::sim::Entry;
 use super::world::World;
 use crate::plan::{ResolvedWave, Rollback};
@@ -17,7 +17,7 @@ use crate::rollout::{
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
 pub(super) struct Ledger<'a> {
     pub(super) waves: Vec<ObservedWave<'a>>,
-    pub(super) hosts: Vec<Seen<'a>>,
+    pub(super) hosts: Vec<ObservedHost<'a>>,
     pub(super) events: Vec<Event>,
     pub(super) down_since: Option<Duration>,
     /// From when on a report that nobody is subscribed counts: after a reconnect listeners need a while too.
@@ -69,8 +69,8 @@ impl<'a> Ledger<'a> {
     pub(super) fn new(world: &'a World) -> Self {
         let waves = &world.waves;
         let hosts = waves.iter().enumerate().skip(usize::from(world.stages));
-        let hosts = hosts.flat_map(|(number, wave)| wave.hosts.iter().map(move |host| Seen::new(host, number)));
-        let hosts = hosts.map(|seen| Seen { wave: if world.stages { 0 } else { seen.wave }, ..seen });
+        let hosts = hosts.flat_map(|(number, wave)| wave.hosts.iter().map(move |host| ObservedHost::new(host, number)));
+        let hosts = hosts.map(|seen| ObservedHost { wave: if world.stages { 0 } else { seen.wave }, ..seen });
         Self {
             waves: waves.iter().map(ObservedWave::new).collect(),
             hosts: hosts.collect(),
@@ -96,22 +96,22 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    pub(super) fn hosts_of(&self, wave: usize) -> impl Iterator<Item = &Seen<'a>> {
+    pub(super) fn hosts_of(&self, wave: usize) -> impl Iterator<Item = &ObservedHost<'a>> {
         self.hosts.iter().filter(move |seen| seen.wave == wave)
     }
 
-    pub(super) fn host(&self, name: &HostName) -> &Seen<'a> {
+    pub(super) fn host(&self, name: &HostName) -> &ObservedHost<'a> {
         self.hosts.iter().find(|seen| seen.host.hostname == *name).expect("events are about hosts of the plan")
     }
 
     /// Returns the host that a request goes to.
-    pub(super) fn addressee(&self, dispatch: &Dispatch) -> Option<&Seen<'a>> {
+    pub(super) fn addressee(&self, dispatch: &Dispatch) -> Option<&ObservedHost<'a>> {
         self.hosts.iter().find(|seen| seen.host.subject() == dispatch.subject)
     }
 
     /// Counts the hosts of a wave that count against its budget.
     pub(super) fn charged(&self, wave: usize) -> usize {
-        let is_charged = |seen: &&Seen| match seen.outcome {
+        let is_charged = |seen: &&ObservedHost| match seen.outcome {
             None | Some((_, HostOutcome::Completed | HostOutcome::Current | HostOutcome::Skipped(_))) => false,
             // A host that rejected or failed a request did respond.
             Some((_, HostOutcome::Unreachable)) => {
@@ -141,13 +141,13 @@ impl<'a> Ledger<'a> {
         match input {
             Input::Response { from, request, response } => {
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.ever_sent(request)) {
-                    let is_at_it = seen.answered(at, from, request, response) && self.down_since.is_none();
-                    if is_at_it && waits_to_be_confirmed(response) {
+                    let runs_it = seen.answered(at, from, request, response) && self.down_since.is_none();
+                    if runs_it && waits_to_be_confirmed(response) {
                         self.to_be_confirmed.push(request.clone());
                     }
                 }
-                if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.returns_by(request)) {
-                    seen.answered_on_its_way_back(from, request, response);
+                if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.rolls_back_by(request)) {
+                    seen.answered_rollback(from, request, response);
                 }
             }
             Input::OldResponse(_) => {}
@@ -208,15 +208,15 @@ impl<'a> Ledger<'a> {
     fn came_back(&mut self, since: Duration, at: Duration) {
         self.settled_at = at + self.accept_timeout();
         for seen in self.hosts.iter_mut().filter(|seen| seen.is_open()) {
-            seen.deaf_for += at.saturating_sub(since);
+            seen.unheard_for += at.saturating_sub(since);
             seen.heard_since = at;
             seen.asked_again.clear();
         }
-        for seen in self.hosts.iter_mut().filter(|seen| seen.is_on_its_way_back()) {
-            seen.back = seen.back.take().map(|back| Back {
-                deaf_for: back.deaf_for + at.saturating_sub(since),
+        for seen in self.hosts.iter_mut().filter(|seen| seen.is_rolling_back()) {
+            seen.rollback = seen.rollback.take().map(|rollback| ObservedRollback {
+                unheard_for: rollback.unheard_for + at.saturating_sub(since),
                 heard_since: at,
-                ..back
+                ..rollback
             });
         }
     }
@@ -226,21 +226,23 @@ impl<'a> Ledger<'a> {
         if self.down_since.is_none() {
             let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.supports_ids);
             self.to_be_asked = understanding.filter_map(|seen| seen.sent.last()).map(|(_, id)| id.clone()).collect();
-            self.to_be_asked.extend(self.rollback_scripts());
+            self.to_be_asked.extend(self.rollback_requests());
         }
     }
 
     /// Returns the rollback requests whose hosts have not finished.
-    fn rollback_scripts(&self) -> Vec<RequestId> {
-        let returning = self.hosts.iter().filter(|seen| seen.is_on_its_way_back());
-        returning.filter_map(|seen| seen.back.as_ref()).map(|back| back.request.clone()).collect()
+    fn rollback_requests(&self) -> Vec<RequestId> {
+        let returning = self.hosts.iter().filter(|seen| seen.is_rolling_back());
+        returning.filter_map(|seen| seen.rollback.as_ref()).map(|rollback| rollback.request.clone()).collect()
     }
 
     /// Returns the failed waves whose rollback is not finished.
-    fn on_their_way_back(&self) -> Vec<usize> {
+    fn rolling_back(&self) -> Vec<usize> {
         let has_failed = |number: &usize| matches!(self.waves[*number].verdict, Some(WaveVerdict::Failed(_)));
         let rolls_back = |number: &usize| self.waves[*number].wave.limits.rollback == Rollback::Wave;
-        let is_left = |seen: &Seen| seen.is_completed() && seen.back.as_ref().is_none_or(|back| back.outcome.is_none());
+        let is_left = |seen: &ObservedHost| {
+            seen.is_completed() && seen.rollback.as_ref().is_none_or(|rollback| rollback.outcome.is_none())
+        };
         let waves = (0..self.waves.len()).filter(has_failed).filter(rolls_back);
         waves.filter(|number| self.hosts_of(*number).any(is_left)).collect()
     }
@@ -255,8 +257,8 @@ impl<'a> Ledger<'a> {
         self.to_be_confirmed.clear();
         self.rolled_at = None;
         self.knows_current &= self.events.len() == 1;
-        let on_their_way_back = self.on_their_way_back();
-        let waves = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
+        let rolling_back = self.rolling_back();
+        let waves = self.waves.iter_mut().enumerate().filter(|(number, _)| !rolling_back.contains(number));
         for (_, progress) in waves.filter(|(_, progress)| progress.verdict != Some(WaveVerdict::Succeeded)) {
             *progress = ObservedWave {
                 started_at: progress.started_at,
@@ -266,26 +268,33 @@ impl<'a> Ledger<'a> {
         }
         let announced = self.announced.take();
         for seen in &mut self.hosts {
-            if announced.is_some() && seen.may_be_at == announced {
-                seen.was_sent(at, seen.may_be_at.clone().expect("it was compared"));
+            if announced.is_some() && seen.may_run == announced {
+                seen.was_sent(at, seen.may_run.clone().expect("it was compared"));
             }
-            if on_their_way_back.contains(&seen.wave) {
-                seen.was_found_on_its_way_back(at);
+            if rolling_back.contains(&seen.wave) {
+                seen.was_found_rolling_back(at);
                 continue;
             }
-            if seen.back.is_some() {
-                // The host has rolled back from its request, or may have.
-                seen.ended.extend(seen.may_be_at.take());
+            if seen.rollback.is_some() {
+                // The host has rolled rollback from its request, or may have.
+                seen.ended.extend(seen.may_run.take());
             }
             let succeeded = self.waves[seen.wave].verdict == Some(WaveVerdict::Succeeded);
             let is_current = matches!(seen.outcome, Some((_, HostOutcome::Current)));
-            let completed = is_current || (seen.is_completed() && seen.back.is_none());
-            if seen.is_in_flight() && seen.may_be_at.is_some() {
+            let completed = is_current || (seen.is_completed() && seen.rollback.is_none());
+            if seen.is_in_flight() && seen.may_run.is_some() {
                 seen.was_found_in_flight(at);
             } else if !succeeded && !completed {
-                let (may_be_at, ended) = (seen.may_be_at.take(), std::mem::take(&mut seen.ended));
+                let (may_run, ended) = (seen.may_run.take(), std::mem::take(&mut seen.ended));
                 let (wave, fetched, asked) = (seen.wave, seen.fetched, std::mem::take(&mut seen.fetches));
-                *seen = Seen { wave, fetched, fetches: asked, may_be_at, ended, ..Seen::new(seen.host, seen.own_wave) };
+                *seen = ObservedHost {
+                    wave,
+                    fetched,
+                    fetches: asked,
+                    may_run,
+                    ended,
+                    ..ObservedHost::new(seen.host, seen.own_wave)
+                };
             } else if self.is_staging {
                 // The host will be sent a new request by a process that has not heard it.
                 seen.supports_ids = seen.host.supports_ids;
@@ -294,8 +303,8 @@ impl<'a> Ledger<'a> {
             }
         }
         let in_flight = self.hosts.iter().filter(|seen| seen.is_open());
-        self.to_be_asked = in_flight.filter_map(|seen| seen.may_be_at.clone()).collect();
-        self.to_be_asked.extend(self.rollback_scripts());
+        self.to_be_asked = in_flight.filter_map(|seen| seen.may_run.clone()).collect();
+        self.to_be_asked.extend(self.rollback_requests());
         let hosts = &self.hosts;
         self.completions.retain(|name| hosts.iter().any(|seen| seen.host.hostname == *name && seen.is_completed()));
         self.settled_at = if self.to_be_asked.is_empty() { at } else { at + self.accept_timeout() };
@@ -313,8 +322,10 @@ impl<'a> Ledger<'a> {
                 self.announced = None;
                 let index = self.hosts.iter().position(|seen| seen.host.subject() == dispatch.subject);
                 if let (Some(index), Some(id)) = (index, &dispatch.request.id) {
-                    match &mut self.hosts[index].back {
-                        Some(back) if dispatch.request.returns.is_some() => back.was_sent_by_this_process = true,
+                    match &mut self.hosts[index].rollback {
+                        Some(rollback) if dispatch.request.returns.is_some() => {
+                            rollback.was_sent_by_this_process = true
+                        }
                         _ => self.hosts[index].was_sent(at, id.clone()),
                     }
                 }
@@ -346,19 +357,19 @@ impl<'a> Ledger<'a> {
             EventKind::WaveEnded { wave, verdict } => self.waves[wave.0].verdict = Some(verdict.clone()),
             EventKind::Dispatched { host, request, .. } => {
                 self.announced = Some(request.clone());
-                self.host_mut(host).may_be_at = Some(request.clone());
+                self.host_mut(host).may_run = Some(request.clone());
             }
             EventKind::Retrying { host, outcome, .. } => {
                 let seen = self.host_mut(host);
                 seen.waiting_since = Some(at);
-                seen.came_to(*outcome);
+                seen.note_outcome(*outcome);
             }
             EventKind::RollingBack { host, request } => {
                 self.announced = Some(request.clone());
-                self.host_mut(host).back = Some(Back::new(at, request.clone()));
+                self.host_mut(host).rollback = Some(ObservedRollback::new(at, request.clone()));
             }
             EventKind::RollbackEnded { host, outcome, .. } => {
-                self.host_mut(host).back.iter_mut().for_each(|back| back.outcome = Some(*outcome));
+                self.host_mut(host).rollback.iter_mut().for_each(|rollback| rollback.outcome = Some(*outcome));
             }
             EventKind::Final { host, outcome, .. } => {
                 if *outcome == HostOutcome::Completed {
@@ -366,12 +377,12 @@ impl<'a> Ledger<'a> {
                 }
                 let seen = self.host_mut(host);
                 seen.outcome = Some((at, *outcome));
-                seen.came_to(*outcome);
+                seen.note_outcome(*outcome);
             }
             EventKind::Staged => {
                 self.is_staging = false;
                 self.completions.clear();
-                self.hosts.iter_mut().for_each(Seen::has_fetched);
+                self.hosts.iter_mut().for_each(ObservedHost::has_fetched);
             }
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
             EventKind::AnsweredLate { host, .. } => {
@@ -393,7 +404,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    fn host_mut(&mut self, name: &HostName) -> &mut Seen<'a> {
+    fn host_mut(&mut self, name: &HostName) -> &mut ObservedHost<'a> {
         self.hosts.iter_mut().find(|seen| seen.host.hostname == *name).expect("events are about hosts of the plan")
     }
 }

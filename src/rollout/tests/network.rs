@@ -31,19 +31,19 @@ pub(super) struct Script {
 pub(super) struct Reply {
     /// The time since the request.
     pub(super) after: Duration,
-    pub(super) said: Said,
+    pub(super) said: ReplyKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ReplyKind {
     /// A response of the host.
     Status(Status),
     /// The host waits to be confirmed.
     ToBeConfirmed,
     /// The host rolled back, and responds with this status.
-    Returned(Status),
+    RolledBack(Status),
     /// The host could not roll back, and responds with this status.
-    NotReturned(Status),
+    NotRolledBack(Status),
     /// The host runs another request.
     Busy,
     /// The server reports that nobody is subscribed.
@@ -134,34 +134,34 @@ impl<'a> Network<'a> {
         &scripts[self.sent[host].saturating_sub(1).min(scripts.len() - 1)]
     }
 
-    fn input(&self, index: usize, request: &RequestId, script: &Script, said: Said) -> Input {
+    fn input(&self, index: usize, request: &RequestId, script: &Script, said: ReplyKind) -> Input {
         let ResolvedHost { hostname: host, tier, supports_ids, .. } = self.hosts[index];
         let own = Sender { tier: *tier, host: host.clone() };
         let another = Sender { host: self.another_than(index), ..own.clone() };
         let (from, speaker, status, error) = match said {
-            Said::Status(status)
-            | Said::Returned(status)
-            | Said::NotReturned(status)
-            | Said::Forged(Forgery::Request, status) => (own, host, status, None),
-            Said::ToBeConfirmed => (own, host, Status::Started, None),
-            Said::Busy => (own, host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
-            Said::Nobody => return Input::NoResponders { request: request.clone() },
-            Said::Forged(Forgery::WrongHost, status) => (another.clone(), &another.host, status, None),
-            Said::Forged(Forgery::Subject, status) => (another.clone(), host, status, None),
-            Said::Forged(Forgery::Tier, status) => (Sender { tier: Tier::Test, ..own }, host, status, None),
-            Said::Forged(Forgery::Name, status) => (own, &another.host, status, None),
+            ReplyKind::Status(status)
+            | ReplyKind::RolledBack(status)
+            | ReplyKind::NotRolledBack(status)
+            | ReplyKind::Forged(Forgery::Request, status) => (own, host, status, None),
+            ReplyKind::ToBeConfirmed => (own, host, Status::Started, None),
+            ReplyKind::Busy => (own, host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
+            ReplyKind::Nobody => return Input::NoResponders { request: request.clone() },
+            ReplyKind::Forged(Forgery::WrongHost, status) => (another.clone(), &another.host, status, None),
+            ReplyKind::Forged(Forgery::Subject, status) => (another.clone(), host, status, None),
+            ReplyKind::Forged(Forgery::Tier, status) => (Sender { tier: Tier::Test, ..own }, host, status, None),
+            ReplyKind::Forged(Forgery::Name, status) => (own, &another.host, status, None),
         };
         let phase = match said {
-            Said::ToBeConfirmed => Some(Phase::Confirm),
+            ReplyKind::ToBeConfirmed => Some(Phase::Confirm),
             _ => (status == Status::Started).then_some(Phase::Build),
         };
         let rolled_back = match said {
-            Said::Returned(_) => Some(true),
-            Said::NotReturned(_) => Some(false),
+            ReplyKind::RolledBack(_) => Some(true),
+            ReplyKind::NotRolledBack(_) => Some(false),
             _ => None,
         };
         let id = match said {
-            Said::Forged(Forgery::Request, _) => Some("of-another-request".parse().expect("it is an id")),
+            ReplyKind::Forged(Forgery::Request, _) => Some("of-another-request".parse().expect("it is an id")),
             _ => (*supports_ids || script.names_id).then(|| request.clone()),
         };
         let revision = script.names_commit.then(|| fixture::commit_of(index));
@@ -205,15 +205,15 @@ fn forgery() -> impl Strategy<Value = Forgery> {
     select(vec![Forgery::WrongHost, Forgery::Subject, Forgery::Tier, Forgery::Name, Forgery::Request])
 }
 
-fn said() -> impl Strategy<Value = Said> {
+fn said() -> impl Strategy<Value = ReplyKind> {
     prop_oneof![
-        4 => status().prop_map(Said::Status),
-        1 => Just(Said::Busy),
-        1 => Just(Said::Nobody),
-        2 => Just(Said::ToBeConfirmed),
-        1 => status().prop_map(Said::Returned),
-        1 => status().prop_map(Said::NotReturned),
-        3 => (forgery(), status()).prop_map(|(forgery, status)| Said::Forged(forgery, status)),
+        4 => status().prop_map(ReplyKind::Status),
+        1 => Just(ReplyKind::Busy),
+        1 => Just(ReplyKind::Nobody),
+        2 => Just(ReplyKind::ToBeConfirmed),
+        1 => status().prop_map(ReplyKind::RolledBack),
+        1 => status().prop_map(ReplyKind::NotRolledBack),
+        3 => (forgery(), status()).prop_map(|(forgery, status)| ReplyKind::Forged(forgery, status)),
     ]
 }
 
@@ -222,11 +222,11 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 /// Returns the replies of a correct listener: accepted, started, maybe waiting to be confirmed, and `end`.
-fn orderly(end: Said) -> impl Strategy<Value = Vec<Reply>> {
+fn orderly(end: ReplyKind) -> impl Strategy<Value = Vec<Reply>> {
     (seconds(0..3), seconds(0..2), 0..3usize, seconds(0..5)).prop_map(move |(accepted, started, waits, ended)| {
         let statuses = [(accepted, Status::Accepted), (started, Status::Started)];
-        let begin = statuses.map(|(after, status)| (after, Said::Status(status)));
-        let waits = std::iter::repeat_n((secs(1), Said::ToBeConfirmed), waits);
+        let begin = statuses.map(|(after, status)| (after, ReplyKind::Status(status)));
+        let waits = std::iter::repeat_n((secs(1), ReplyKind::ToBeConfirmed), waits);
         let replies = begin.into_iter().chain(waits).chain([(ended, end)]);
         replies
             .scan(Duration::ZERO, |now, (after, said)| {
@@ -237,26 +237,26 @@ fn orderly(end: Said) -> impl Strategy<Value = Vec<Reply>> {
     })
 }
 
-fn one(said: Said) -> impl Strategy<Value = Vec<Reply>> {
+fn one(said: ReplyKind) -> impl Strategy<Value = Vec<Reply>> {
     seconds(0..4).prop_map(move |after| vec![Reply { after, said }])
 }
 
 fn trouble() -> impl Strategy<Value = Vec<Reply>> {
     prop_oneof![
-        2 => orderly(Said::Status(Status::Failed)),
-        2 => orderly(Said::Returned(Status::Failed)),
-        1 => orderly(Said::NotReturned(Status::Failed)),
-        2 => one(Said::Status(Status::Rejected)),
-        3 => one(Said::Busy),
-        2 => one(Said::Nobody),
-        2 => one(Said::Status(Status::Accepted)),
+        2 => orderly(ReplyKind::Status(Status::Failed)),
+        2 => orderly(ReplyKind::RolledBack(Status::Failed)),
+        1 => orderly(ReplyKind::NotRolledBack(Status::Failed)),
+        2 => one(ReplyKind::Status(Status::Rejected)),
+        3 => one(ReplyKind::Busy),
+        2 => one(ReplyKind::Nobody),
+        2 => one(ReplyKind::Status(Status::Accepted)),
         2 => Just(Vec::new()),
         2 => vec(reply(), 1..6),
     ]
 }
 
 pub(super) fn script(reliability: u32) -> impl Strategy<Value = Script> {
-    let replies = mostly(reliability, orderly(Said::Status(Status::Completed)), trouble());
+    let replies = mostly(reliability, orderly(ReplyKind::Status(Status::Completed)), trouble());
     let extra = mostly(reliability, Just(Vec::new()), vec(reply(), 1..3));
     let lost = mostly(85, Just(0), 1..5usize);
     let names_commit = mostly(80, Just(true), Just(false));
@@ -275,18 +275,18 @@ pub(super) fn scripts(hosts: usize) -> impl Strategy<Value = Vec<Vec<Script>>> {
 /// Returns a script for a rollback request. The host may respond `completed` without having rolled back.
 fn rollback_script() -> impl Strategy<Value = Script> {
     let trouble = prop_oneof![
-        2 => orderly(Said::NotReturned(Status::Failed)),
-        2 => orderly(Said::NotReturned(Status::Completed)),
-        2 => orderly(Said::Status(Status::Completed)),
-        1 => one(Said::Status(Status::Rejected)),
+        2 => orderly(ReplyKind::NotRolledBack(Status::Failed)),
+        2 => orderly(ReplyKind::NotRolledBack(Status::Completed)),
+        2 => orderly(ReplyKind::Status(Status::Completed)),
+        1 => one(ReplyKind::Status(Status::Rejected)),
         3 => trouble(),
     ];
-    let replies = mostly(60, orderly(Said::Returned(Status::Completed)), trouble);
+    let replies = mostly(60, orderly(ReplyKind::RolledBack(Status::Completed)), trouble);
     let lost = mostly(85, Just(0), 1..5usize);
     (replies, lost).prop_map(|(replies, lost)| Script { lost, names_id: true, names_commit: true, replies })
 }
 
-pub(super) fn rollback_scripts(hosts: usize) -> impl Strategy<Value = Vec<Script>> {
+pub(super) fn rollback_requests(hosts: usize) -> impl Strategy<Value = Vec<Script>> {
     vec(rollback_script(), hosts)
 }
 

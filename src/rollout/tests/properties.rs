@@ -7,7 +7,7 @@ use proptest::sample::{Index, select};
 use super::fixture::secs;
 use super::invariants::broken;
 use super::ledger::Ledger;
-use super::network::{Reply, Said, Script};
+use super::network::{Reply, ReplyKind, Script};
 use super::sim::Log;
 use super::transcript::transcript;
 use super::world::{Climate, World, world};
@@ -83,8 +83,8 @@ proptest! {
         prop_assume!(!before.scripts.is_empty());
         let mut after = before.clone();
         for reply in after.scripts[host.index(before.scripts.len())].iter_mut().flat_map(|script| &mut script.replies) {
-            if reply.said == Said::Status(Status::Completed) {
-                reply.said = Said::Status(Status::Failed);
+            if reply.said == ReplyKind::Status(Status::Completed) {
+                reply.said = ReplyKind::Status(Status::Failed);
             }
         }
         let asked = |world: &World| asked_hosts(world, &world.run());
@@ -94,13 +94,17 @@ proptest! {
 }
 
 /// Returns the last reply of a host, which comes before any timeout.
-fn fate() -> impl Strategy<Value = Option<Said>> {
-    let failures =
-        vec![None, Some(Said::Nobody), Some(Said::Status(Status::Failed)), Some(Said::Status(Status::Rejected))];
-    prop_oneof![3 => Just(Some(Said::Status(Status::Completed))), 1 => select(failures)]
+fn fate() -> impl Strategy<Value = Option<ReplyKind>> {
+    let failures = vec![
+        None,
+        Some(ReplyKind::Nobody),
+        Some(ReplyKind::Status(Status::Failed)),
+        Some(ReplyKind::Status(Status::Rejected)),
+    ];
+    prop_oneof![3 => Just(Some(ReplyKind::Status(Status::Completed))), 1 => select(failures)]
 }
 
-fn script_of(fate: Option<Said>, delay: u64) -> Script {
+fn script_of(fate: Option<ReplyKind>, delay: u64) -> Script {
     let replies = fate.map(|said| Reply { after: secs(delay), said });
     Script { lost: 0, names_id: true, names_commit: true, replies: replies.into_iter().collect() }
 }

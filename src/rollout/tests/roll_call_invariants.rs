@@ -8,7 +8,7 @@ use super::sim::Entry;
 use crate::rollout::{Effect, EventKind, WaveIndex};
 
 /// A late host of the plan's groups is reported once, as soon as it answers. No other host is reported.
-pub(super) fn latecomers_are_named(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+pub(super) fn late_hosts_are_named(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::AnsweredLate { host, wave } => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::invariants::finish_timeout;
 use super::ledger::Ledger;
-use super::seen::{Back, Seen};
+use super::observed_host::{ObservedHost, ObservedRollback};
 use super::sim::Entry;
 use crate::plan::Rollback;
 use crate::protocol::{Phase, RequestId, Response, Status};
@@ -27,16 +27,18 @@ pub(super) fn waits_to_be_confirmed(response: &Response) -> bool {
     response.status == Status::Started && response.phase == Some(Phase::Confirm)
 }
 
-/// Only completed hosts of a failed wave that rolls back are asked to, each once, from what it completed.
+/// Only completed hosts of a failed wave that rolls rollback are asked to, each once, from what it completed.
 pub(super) fn who_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
-    let Some((dispatch, completed)) = sent_back(entry) else {
+    let Some((dispatch, completed)) = rollback_sent(entry) else {
         return true;
     };
     ledger.addressee(dispatch).is_some_and(|seen| {
         let progress = &ledger.waves[seen.wave];
         let wave_failed = matches!(progress.verdict, Some(WaveVerdict::Failed(_)));
-        let is_asked_once =
-            seen.back.as_ref().is_some_and(|back| back.outcome.is_none() && !back.was_sent_by_this_process);
+        let is_asked_once = seen
+            .rollback
+            .as_ref()
+            .is_some_and(|rollback| rollback.outcome.is_none() && !rollback.was_sent_by_this_process);
         wave_failed
             && progress.wave.limits.rollback == Rollback::Wave
             && seen.is_completed()
@@ -51,65 +53,68 @@ pub(super) fn one_rollback(ledger: &Ledger, _: Duration, entry: &Entry) -> bool 
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::RollingBack { host, request } => {
                 let seen = ledger.host(host);
-                seen.back.is_none() && ledger.hosts.iter().all(|other| !other.ever_knew(request))
+                seen.rollback.is_none() && ledger.hosts.iter().all(|other| !other.ever_knew(request))
             }
-            EventKind::RollbackEnded { host, .. } => ledger.host(host).is_on_its_way_back(),
+            EventKind::RollbackEnded { host, .. } => ledger.host(host).is_rolling_back(),
             _ => true,
         },
         Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if dispatch.request.returns.is_some() => {
-            let back = ledger.addressee(dispatch).and_then(|seen| seen.back.as_ref());
-            back.is_some_and(|back| dispatch.request.id.as_ref() == Some(&back.request) && back.outcome.is_none())
+            let rollback = ledger.addressee(dispatch).and_then(|seen| seen.rollback.as_ref());
+            rollback.is_some_and(|rollback| {
+                dispatch.request.id.as_ref() == Some(&rollback.request) && rollback.outcome.is_none()
+            })
         }
         _ => true,
     }
 }
 
-/// Hosts roll back in reverse order of completion: all that completed later in the wave have finished before.
+/// Hosts roll rollback in reverse order of completion: all that completed later in the wave have finished before.
 pub(super) fn newest_first(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
-    sent_back(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
+    rollback_sent(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
         let newer = ledger.completions.iter().rev().take_while(|name| **name != seen.host.hostname);
         let mut newer = newer.map(|name| ledger.host(name)).filter(|other| other.wave == seen.wave);
-        newer.all(|other| other.back.as_ref().is_some_and(|back| back.outcome.is_some()))
+        newer.all(|other| other.rollback.as_ref().is_some_and(|rollback| rollback.outcome.is_some()))
     })
 }
 
 pub(super) fn one_at_a_time(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
-    sent_back(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
+    rollback_sent(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
         let mut others = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
-        others.all(|other| !other.is_on_its_way_back())
+        others.all(|other| !other.is_rolling_back())
     })
 }
 
-/// A host has rolled back if it reports so, and only then. It is given up neither too soon nor too late.
-pub(super) fn returned_is_what_hosts_said(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+/// A host has rolled rollback if it reports so, and only then. It is given up neither too soon nor too late.
+pub(super) fn rollbacks_are_what_hosts_said(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::RollbackEnded { host, outcome, response } => {
                 let seen = ledger.host(host);
                 let limits = &ledger.waves[seen.wave].wave.limits;
-                let Some(back) = &seen.back else {
+                let Some(rollback) = &seen.rollback else {
                     return false;
                 };
                 let finish = finish_timeout(limits);
-                let bus_was_lost = ledger.down_since.is_some_and(|since| since.max(back.sent_at) + finish <= at);
-                let is_true = match (back.first_final().map(outcome_of), outcome) {
+                let bus_was_lost = ledger.down_since.is_some_and(|since| since.max(rollback.sent_at) + finish <= at);
+                let is_true = match (rollback.first_final().map(outcome_of), outcome) {
                     (Some(said), outcome) => said == *outcome,
                     (None, HostOutcome::Unreachable) => {
-                        back.said.is_empty() && back.heard_since + limits.accept_timeout <= at
+                        rollback.said.is_empty() && rollback.heard_since + limits.accept_timeout <= at
                     }
                     (None, HostOutcome::TimedOut) => {
-                        bus_was_lost || (!back.said.is_empty() && back.sent_at + back.deaf_for + finish <= at)
+                        bus_was_lost
+                            || (!rollback.said.is_empty() && rollback.sent_at + rollback.unheard_for + finish <= at)
                     }
                     (None, _) => false,
                 };
-                is_true && response.as_deref() == back.first_final()
+                is_true && response.as_deref() == rollback.first_final()
             }
             _ => true,
         },
-        Entry::Told(_) | Entry::Woken => on_their_way_back(ledger).all(|(seen, back)| {
+        Entry::Told(_) | Entry::Woken => rolling_back(ledger).all(|(seen, rollback)| {
             let limits = &ledger.waves[seen.wave].wave.limits;
-            let patience = if back.said.is_empty() { limits.accept_timeout } else { finish_timeout(limits) };
-            back.first_final().is_none() && (ledger.was_disturbed || at <= back.sent_at + patience)
+            let patience = if rollback.said.is_empty() { limits.accept_timeout } else { finish_timeout(limits) };
+            rollback.first_final().is_none() && (ledger.was_disturbed || at <= rollback.sent_at + patience)
         }),
         Entry::Did(_) | Entry::Restarted => true,
     }
@@ -124,7 +129,7 @@ fn outcome_of(response: &Response) -> HostOutcome {
 }
 
 /// All completed hosts of a failed wave with `rollback = "wave"` roll back, unless there was an interrupt or an outage.
-pub(super) fn everybody_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+pub(super) fn all_roll_back(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Entry::Did(Effect::Report(event)) = entry else {
         return true;
     };
@@ -136,7 +141,7 @@ pub(super) fn everybody_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> 
         let is_to_return = progress.wave.limits.rollback == Rollback::Wave
             && matches!(progress.verdict, Some(WaveVerdict::Failed(_)))
             && seen.is_completed();
-        is_to_return && seen.back.as_ref().is_none_or(|back| back.outcome.is_none())
+        is_to_return && seen.rollback.as_ref().is_none_or(|rollback| rollback.outcome.is_none())
     });
     match outcome {
         Outcome::Interrupted => true,
@@ -151,19 +156,19 @@ pub(super) fn nothing_after_a_failure(ledger: &Ledger, _: Duration, entry: &Entr
         Entry::Did(Effect::Send(dispatch)) if dispatch.request.returns.is_none() => !failed(),
         Entry::Did(Effect::Ask(_) | Effect::RunCheck(_)) => !failed(),
         Entry::Did(Effect::Report(event)) if matches!(event.kind, EventKind::Ended { .. }) => {
-            ledger.interrupt == Some(Interrupt::Abort) || on_their_way_back(ledger).next().is_none()
+            ledger.interrupt == Some(Interrupt::Abort) || rolling_back(ledger).next().is_none()
         }
         _ => true,
     }
 }
 
-fn on_their_way_back<'a, 'b>(ledger: &'b Ledger<'a>) -> impl Iterator<Item = (&'b Seen<'a>, &'b Back)> {
-    let hosts = ledger.hosts.iter().filter(|seen| seen.is_on_its_way_back());
-    hosts.filter_map(|seen| seen.back.as_ref().map(|back| (seen, back)))
+fn rolling_back<'a, 'b>(ledger: &'b Ledger<'a>) -> impl Iterator<Item = (&'b ObservedHost<'a>, &'b ObservedRollback)> {
+    let hosts = ledger.hosts.iter().filter(|seen| seen.is_rolling_back());
+    hosts.filter_map(|seen| seen.rollback.as_ref().map(|rollback| (seen, rollback)))
 }
 
 /// Returns the rollback request that is sent now, and the request that the host completed.
-fn sent_back(entry: &Entry) -> Option<(&Dispatch, &RequestId)> {
+fn rollback_sent(entry: &Entry) -> Option<(&Dispatch, &RequestId)> {
     match entry {
         Entry::Did(Effect::Send(dispatch)) => Some((dispatch, dispatch.request.returns.as_ref()?)),
         _ => None,

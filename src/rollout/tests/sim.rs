@@ -40,9 +40,9 @@ pub(super) struct Agenda {
 
 /// A machine that begins at this time of the log; its own time counts from there.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct TestMachine {
     pub(super) at: Duration,
-    pub(super) executor: Machine,
+    pub(super) machine: Machine,
 }
 
 #[derive(Debug)]
@@ -109,70 +109,70 @@ impl Agenda {
     }
 }
 
-impl Begun {
+impl TestMachine {
     pub(super) fn handle(&mut self, now: Duration, input: Input) {
-        self.executor.handle(now.saturating_sub(self.at), input);
+        self.machine.handle(now.saturating_sub(self.at), input);
     }
 
     pub(super) fn handle_deadline(&mut self, now: Duration) {
-        self.executor.handle_deadline(now.saturating_sub(self.at));
+        self.machine.handle_deadline(now.saturating_sub(self.at));
     }
 
     pub(super) fn deadline(&self) -> Option<Duration> {
-        self.executor.deadline().map(|deadline| self.at + deadline)
+        self.machine.deadline().map(|deadline| self.at + deadline)
     }
 
     pub(super) fn poll_effect(&mut self) -> Option<Effect> {
-        self.executor.poll_effect()
+        self.machine.poll_effect()
     }
 
     pub(super) fn has_more(&self) -> bool {
-        self.executor.has_more()
+        self.machine.has_more()
     }
 
     pub(super) fn prepare_more(&mut self, now: Duration) {
-        self.executor.advance(now.saturating_sub(self.at));
+        self.machine.advance(now.saturating_sub(self.at));
     }
 
     pub(super) fn outcome(&self) -> Option<Outcome> {
-        self.executor.state().outcome
+        self.machine.state().outcome
     }
 }
 
 /// Runs the machine to its end. `react` adds the inputs that follow from an effect.
 pub(super) fn run(
-    executor: &mut Begun,
+    machine: &mut TestMachine,
     mut agenda: Agenda,
     mut react: impl FnMut(Duration, &Effect, &mut Agenda),
 ) -> Log {
     let mut log = Log::new();
     let mut now = agenda.begins_at;
     loop {
-        while let Some(effect) = executor.poll_effect() {
+        while let Some(effect) = machine.poll_effect() {
             react(now, &effect, &mut agenda);
             log.push((now, Entry::Did(effect)));
         }
-        if executor.outcome().is_some() {
+        if machine.outcome().is_some() {
             return log;
         }
-        if executor.has_more() {
-            executor.prepare_more(now);
+        if machine.has_more() {
+            machine.prepare_more(now);
             continue;
         }
-        let (at, item) = agenda.next(executor.deadline()).expect("an executor that has not ended waits for something");
+        let (at, item) = agenda.next(machine.deadline()).expect("an machine that has not ended waits for something");
         now = now.max(at);
         match item {
             None => {
                 log.push((now, Entry::Woken));
-                executor.handle_deadline(now);
+                machine.handle_deadline(now);
             }
             Some(item) => {
                 if let Some(input) = agenda.arrives(now, item) {
                     log.push((now, Entry::Told(input.clone())));
-                    executor.handle(now, input);
+                    machine.handle(now, input);
                 }
             }
         }
-        assert!(log.len() < MAX_ENTRIES, "the executor runs in circles");
+        assert!(log.len() < MAX_ENTRIES, "the machine runs in circles");
     }
 }

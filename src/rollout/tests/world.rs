@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::fixture::{self, EPOCH, secs};
-use super::network::{Network, Script, connection, interrupts, losses, mostly, rollback_scripts, scripts, seconds};
-use super::sim::{self, Agenda, Begun, Log};
+use super::network::{Network, Script, connection, interrupts, losses, mostly, rollback_requests, scripts, seconds};
+use super::sim::{self, Agenda, Log, TestMachine};
 use crate::plan::{Check, Groups, Limits, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::{Action, Feature, HostReport, Revision, Tier};
 use crate::rollout::{Confirmation, Connection, Dispatch, Effect, Input, Interrupt, Machine, Rollout};
@@ -33,14 +33,14 @@ pub(super) struct World {
     /// How long the operator thinks before each wave, and the answer.
     pub(super) answers: Vec<(Duration, Confirmation)>,
     pub(super) checks: Vec<Checked>,
-    pub(super) latecomers: Vec<Latecomer>,
+    pub(super) late_hosts: Vec<LateHost>,
     /// How long hosts that were silent in the first roll call take to answer a later one, if they do.
     pub(super) late_answer: Option<Duration>,
     pub(super) deadline_first: bool,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Latecomer {
+pub(super) struct LateHost {
     /// Its answer to the roll call.
     pub(super) report: HostReport,
     /// From when on it can answer.
@@ -80,8 +80,8 @@ impl World {
 
     /// Runs the whole rollout.
     pub(super) fn run(&self) -> Log {
-        let executor = Machine::new(self.rollout(), EPOCH, fixture::MAX_PREPARED);
-        self.live(Begun { at: Duration::ZERO, executor }, self.network(), self.agenda())
+        let machine = Machine::new(self.rollout(), EPOCH, fixture::MAX_PREPARED);
+        self.live(TestMachine { at: Duration::ZERO, machine }, self.network(), self.agenda())
     }
 
     pub(super) fn network(&self) -> Network<'_> {
@@ -101,7 +101,7 @@ impl World {
     }
 
     /// Runs the machine to its end.
-    pub(super) fn live(&self, mut machine: Begun, mut network: Network<'_>, agenda: Agenda) -> Log {
+    pub(super) fn live(&self, mut machine: TestMachine, mut network: Network<'_>, agenda: Agenda) -> Log {
         sim::run(&mut machine, agenda, |now, effect, agenda| match effect {
             Effect::Send(_) | Effect::AskState(_) | Effect::CallRoll => {
                 self.publish(now, effect, &mut network, agenda);
@@ -149,7 +149,7 @@ impl World {
                         agenda.over_the_bus(now + after, Input::Discovered(Box::new(report)));
                     }
                 }
-                for host in self.latecomers.iter().filter(|host| host.since <= now) {
+                for host in self.late_hosts.iter().filter(|host| host.since <= now) {
                     agenda.over_the_bus(now + host.after, Input::Discovered(Box::new(host.report.clone())));
                 }
             }
@@ -221,13 +221,13 @@ fn groups() -> impl Strategy<Value = Groups> {
     mostly(70, Just(Groups::default()), Just(all))
 }
 
-fn latecomers() -> impl Strategy<Value = Vec<Latecomer>> {
-    let latecomer = (0..4u32, select(Tier::ALL.to_vec()), seconds(0..30), seconds(0..4));
-    let latecomer = latecomer.prop_map(|(number, tier, since, after)| {
+fn late_hosts() -> impl Strategy<Value = Vec<LateHost>> {
+    let late_host = (0..4u32, select(Tier::ALL.to_vec()), seconds(0..30), seconds(0..4));
+    let late_host = late_host.prop_map(|(number, tier, since, after)| {
         let report = HostReport { tier, ..fixture::report(&fixture::name(&format!("late{number}")), Vec::new()) };
-        Latecomer { report, since, after }
+        LateHost { report, since, after }
     });
-    mostly(50, Just(Vec::new()), vec(latecomer, 1..4))
+    mostly(50, Just(Vec::new()), vec(late_host, 1..4))
 }
 
 fn operator(waves: usize) -> impl Strategy<Value = (Vec<(Duration, Confirmation)>, Vec<Checked>)> {
@@ -250,14 +250,14 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
     let waves = waves().prop_flat_map(|(waves, stages)| {
         let hosts = waves.iter().skip(usize::from(stages)).map(|wave| wave.hosts.len()).sum();
         let count = waves.len();
-        (Just((waves, stages)), scripts(hosts), rollback_scripts(hosts), operator(count))
+        (Just((waves, stages)), scripts(hosts), rollback_requests(hosts), operator(count))
     });
     let revision = mostly(75, Just(fixture::COMMIT), Just(fixture::BRANCH)).prop_map(|text| text.parse().unwrap());
     let late_answer = proptest::option::of(seconds(0..6));
-    let outside = ((latecomers(), late_answer), revision, any::<bool>());
+    let outside = ((late_hosts(), late_answer), revision, any::<bool>());
     (waves, connection, losses, interrupts, outside).prop_map(
         |(((waves, stages), scripts, returns, (answers, checks)), connection, losses, interrupts, outside)| {
-            let ((latecomers, late_answer), revision, deadline_first) = outside;
+            let ((late_hosts, late_answer), revision, deadline_first) = outside;
             World {
                 waves,
                 stages,
@@ -269,7 +269,7 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
                 interrupts,
                 answers,
                 checks,
-                latecomers,
+                late_hosts,
                 late_answer,
                 deadline_first,
             }

@@ -9,7 +9,7 @@ use crate::rollout::HostOutcome;
 /// The observations of a host.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
-pub(super) struct Seen<'a> {
+pub(super) struct ObservedHost<'a> {
     pub(super) host: &'a ResolvedHost,
     pub(super) wave: usize,
     /// The wave in which it is deployed; while it fetches, `wave` is the staging wave.
@@ -24,7 +24,7 @@ pub(super) struct Seen<'a> {
     /// When the last of them came.
     pub(super) said_at: Duration,
     /// How long it could not be heard since the request, and since when it could.
-    pub(super) deaf_for: Duration,
+    pub(super) unheard_for: Duration,
     pub(super) heard_since: Duration,
     /// When it was asked again since then.
     pub(super) asked_again: Vec<Duration>,
@@ -37,26 +37,26 @@ pub(super) struct Seen<'a> {
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
     /// The request that it may run, or that it completed.
-    pub(super) may_be_at: Option<RequestId>,
-    /// The requests that it rejected, failed or rolled back from.
+    pub(super) may_run: Option<RequestId>,
+    /// The requests that it rejected, failed or rolled rollback from.
     pub(super) ended: Vec<RequestId>,
-    pub(super) back: Option<Back>,
+    pub(super) rollback: Option<ObservedRollback>,
 }
 
 /// The observations of a host's rollback.
 #[derive(Debug)]
-pub(super) struct Back {
+pub(super) struct ObservedRollback {
     pub(super) request: RequestId,
     /// When the current process recorded, sent or found it.
     pub(super) sent_at: Duration,
     pub(super) was_sent_by_this_process: bool,
     pub(super) said: Vec<Response>,
-    pub(super) deaf_for: Duration,
+    pub(super) unheard_for: Duration,
     pub(super) heard_since: Duration,
     pub(super) outcome: Option<HostOutcome>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> ObservedHost<'a> {
     pub(super) fn new(host: &'a ResolvedHost, wave: usize) -> Self {
         Self {
             host,
@@ -67,7 +67,7 @@ impl<'a> Seen<'a> {
             sent: Vec::new(),
             said: Vec::new(),
             said_at: Duration::ZERO,
-            deaf_for: Duration::ZERO,
+            unheard_for: Duration::ZERO,
             heard_since: Duration::ZERO,
             asked_again: Vec::new(),
             nobody: false,
@@ -76,22 +76,22 @@ impl<'a> Seen<'a> {
             supports_system: host.supports_system,
             waiting_since: None,
             outcome: None,
-            may_be_at: None,
+            may_run: None,
             ended: Vec::new(),
-            back: None,
+            rollback: None,
         }
     }
 
     /// Makes the host pending in its own wave. What is known of its listener stays known.
     pub(super) fn has_fetched(&mut self) {
         let fetches = std::mem::take(&mut self.sent).into_iter().map(|(_, id)| id).chain(self.ended.drain(..));
-        *self = Seen {
+        *self = ObservedHost {
             fetched: self.outcome.map(|(_, outcome)| outcome),
-            fetches: fetches.chain(self.may_be_at.take()).collect(),
+            fetches: fetches.chain(self.may_run.take()).collect(),
             supports_ids: self.supports_ids,
             supports_rollback: self.supports_rollback,
             supports_system: self.supports_system,
-            ..Seen::new(self.host, self.own_wave)
+            ..ObservedHost::new(self.host, self.own_wave)
         };
     }
 
@@ -99,33 +99,33 @@ impl<'a> Seen<'a> {
         matches!(self.outcome, Some((_, HostOutcome::Completed)))
     }
 
-    /// Whether it was asked to roll back and has not finished.
-    pub(super) fn is_on_its_way_back(&self) -> bool {
-        self.back.as_ref().is_some_and(|back| back.outcome.is_none())
+    /// Whether it was asked to roll rollback and has not finished.
+    pub(super) fn is_rolling_back(&self) -> bool {
+        self.rollback.as_ref().is_some_and(|rollback| rollback.outcome.is_none())
     }
 
-    pub(super) fn returns_by(&self, request: &RequestId) -> bool {
-        self.back.as_ref().is_some_and(|back| back.request == *request)
+    pub(super) fn rolls_back_by(&self, request: &RequestId) -> bool {
+        self.rollback.as_ref().is_some_and(|rollback| rollback.request == *request)
     }
 
     /// Whether the host was ever sent this id.
     pub(super) fn ever_knew(&self, request: &RequestId) -> bool {
-        let known = self.ended.iter().chain(&self.may_be_at);
-        self.ever_sent(request) || self.returns_by(request) || known.into_iter().any(|known| known == request)
+        let known = self.ended.iter().chain(&self.may_run);
+        self.ever_sent(request) || self.rolls_back_by(request) || known.into_iter().any(|known| known == request)
     }
 
-    pub(super) fn was_found_on_its_way_back(&mut self, at: Duration) {
-        if let Some(back) = self.back.take_if(|back| back.outcome.is_none()) {
-            self.back = Some(Back::new(at, back.request));
+    pub(super) fn was_found_rolling_back(&mut self, at: Duration) {
+        if let Some(rollback) = self.rollback.take_if(|rollback| rollback.outcome.is_none()) {
+            self.rollback = Some(ObservedRollback::new(at, rollback.request));
         }
     }
 
-    pub(super) fn answered_on_its_way_back(&mut self, from: &Sender, request: &RequestId, response: &Response) {
+    pub(super) fn answered_rollback(&mut self, from: &Sender, request: &RequestId, response: &Response) {
         let is_genuine = self.is_genuine(from, request, response);
-        if let Some(back) = self.back.as_mut().filter(|back| back.outcome.is_none())
+        if let Some(rollback) = self.rollback.as_mut().filter(|rollback| rollback.outcome.is_none())
             && is_genuine
         {
-            back.said.push(response.clone());
+            rollback.said.push(response.clone());
         }
     }
 
@@ -158,7 +158,7 @@ impl<'a> Seen<'a> {
     pub(super) fn was_sent(&mut self, at: Duration, request: RequestId) {
         self.sent.push((at, request));
         self.said.clear();
-        self.deaf_for = Duration::ZERO;
+        self.unheard_for = Duration::ZERO;
         self.heard_since = at;
         self.asked_again.clear();
         self.nobody = false;
@@ -173,9 +173,9 @@ impl<'a> Seen<'a> {
         self.supports_ids = self.host.supports_ids;
     }
 
-    pub(super) fn came_to(&mut self, outcome: HostOutcome) {
+    pub(super) fn note_outcome(&mut self, outcome: HostOutcome) {
         if matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed) {
-            self.ended.extend(self.may_be_at.take());
+            self.ended.extend(self.may_run.take());
         }
     }
 
@@ -205,23 +205,23 @@ impl<'a> Seen<'a> {
         }
         self.said.push(response.clone());
         self.said_at = at;
-        let is_at_it = !response.status.is_final() && self.first_final().is_none();
-        if is_at_it {
+        let runs_it = !response.status.is_final() && self.first_final().is_none();
+        if runs_it {
             // The host may have waited for a retry, which is dropped.
             self.waiting_since = None;
         }
-        is_at_it
+        runs_it
     }
 }
 
-impl Back {
+impl ObservedRollback {
     pub(super) fn new(at: Duration, request: RequestId) -> Self {
         Self {
             request,
             sent_at: at,
             was_sent_by_this_process: false,
             said: Vec::new(),
-            deaf_for: Duration::ZERO,
+            unheard_for: Duration::ZERO,
             heard_since: at,
             outcome: None,
         }
