@@ -114,11 +114,6 @@ pub fn rollouts_json(rollouts: &[(&Summary, Liveness)]) -> Value {
 /// Returns a rollout as a JSON object, or `None` before it has begun.
 pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
     let rollout = summary.rollout.as_deref()?;
-    let counts = summary.counts();
-    let mut hosts = json!(counts);
-    if let Some(hosts) = hosts.as_object_mut() {
-        hosts.insert("total".to_owned(), counts.total.into());
-    }
     Some(json!({
         "id": rollout.id.to_string(),
         "name": rollout.name(),
@@ -131,7 +126,7 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
         "ended_at": summary.ended_at,
         "outcome": outcome(summary, liveness),
         "waves": summary.waves.len(),
-        "hosts": hosts,
+        "hosts": summary.counts(),
     }))
 }
 

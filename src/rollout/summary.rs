@@ -51,9 +51,9 @@ impl Summary {
         match &event.kind {
             EventKind::Begun(rollout) => self.begin(event.at, rollout),
             EventKind::Resumed => self.resume(),
-            EventKind::AwaitingConfirmation { wave } => self.wave_is(*wave, WaveState::AwaitingConfirmation),
+            EventKind::AwaitingConfirmation { wave } => self.set_wave_state(*wave, WaveState::AwaitingConfirmation),
             EventKind::WaveStarted { wave } => {
-                self.wave_is(*wave, WaveState::Running);
+                self.set_wave_state(*wave, WaveState::Running);
                 if let Some(view) = self.waves.get_mut(wave.0) {
                     view.began_at = Some(event.at);
                 }
@@ -68,14 +68,14 @@ impl Summary {
             EventKind::Started { host, phase } => self.change(host, |view| view.state = HostState::Started(*phase)),
             EventKind::Retrying { host, outcome, .. } => self.change(host, |view| {
                 view.state = HostState::Waiting(*outcome);
-                view.spend_id(*outcome);
+                view.use_up_id(*outcome);
             }),
             EventKind::Final { host, outcome, response } => {
                 self.change(host, |view| {
                     view.state = HostState::Final(*outcome);
                     view.ended_at = Some(event.at);
                     view.response.clone_from(response);
-                    view.spend_id(*outcome);
+                    view.use_up_id(*outcome);
                 });
                 if *outcome == HostOutcome::Completed {
                     self.completed.extend(self.index_of(host));
@@ -93,11 +93,11 @@ impl Summary {
                     back.response.clone_from(response);
                 }
             }),
-            EventKind::Draining { wave, .. } => self.wave_is(*wave, WaveState::Draining),
-            EventKind::Baking { wave, .. } => self.wave_is(*wave, WaveState::Baking),
-            EventKind::Checking { wave } => self.wave_is(*wave, WaveState::Checking),
+            EventKind::Draining { wave, .. } => self.set_wave_state(*wave, WaveState::Draining),
+            EventKind::Baking { wave, .. } => self.set_wave_state(*wave, WaveState::Baking),
+            EventKind::Checking { wave } => self.set_wave_state(*wave, WaveState::Checking),
             EventKind::WaveEnded { wave, verdict } => {
-                self.wave_is(*wave, WaveState::Ended(verdict.clone()));
+                self.set_wave_state(*wave, WaveState::Ended(verdict.clone()));
                 if let Some(view) = self.waves.get_mut(wave.0) {
                     view.ended_at = Some(event.at);
                 }
@@ -105,7 +105,7 @@ impl Summary {
                     self.current_wave = WaveIndex(wave.0 + 1);
                 }
             }
-            EventKind::Staged => self.leave_stage(),
+            EventKind::Staged => self.end_staging(),
             EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
             EventKind::Connection { .. } | EventKind::HookFailed { .. } => {}
             EventKind::Resolved { revision, .. } => {
@@ -117,7 +117,7 @@ impl Summary {
             EventKind::UnexpectedResponse { host, anomaly } => {
                 self.unexpected_responses.push((host.clone(), anomaly.clone()));
                 if *anomaly == UnexpectedResponse::TwoMachines {
-                    self.take_back(host);
+                    self.fail_completed(host);
                 }
             }
             EventKind::Ended { outcome } => {
@@ -171,7 +171,7 @@ impl Summary {
     }
 
     /// Ends staging: each host becomes pending in its own wave.
-    fn leave_stage(&mut self) {
+    fn end_staging(&mut self) {
         self.is_staging = false;
         self.completed.clear();
         if let Some(rollout) = &self.rollout {
@@ -213,14 +213,14 @@ impl Summary {
     }
 
     /// Fails a completed host that turned out to be two machines.
-    fn take_back(&mut self, name: &HostName) {
+    fn fail_completed(&mut self, name: &HostName) {
         let is_completed = |host: &HostProgress| host.state == HostState::Final(HostOutcome::Completed);
         let Some(index) = self.index_of(name).filter(|index| self.hosts.get(*index).is_some_and(is_completed)) else {
             return;
         };
         self.change_at(index, |host| {
             host.state = HostState::Final(HostOutcome::Failed);
-            host.spend_id(HostOutcome::Failed);
+            host.use_up_id(HostOutcome::Failed);
         });
         self.completed.retain(|completed| *completed != index);
     }
@@ -247,7 +247,7 @@ impl Summary {
         }
     }
 
-    fn wave_is(&mut self, wave: WaveIndex, state: WaveState) {
+    fn set_wave_state(&mut self, wave: WaveIndex, state: WaveState) {
         if let Some(view) = self.waves.get_mut(wave.0) {
             view.state = state;
         }

@@ -25,7 +25,7 @@ impl Machine {
         self.record(now, EventKind::Connection { state: Connection::Up });
         self.connection = ConnectionState::Up { reliable_from: now + self.limits().accept_timeout };
         for index in self.in_flight() {
-            self.change_flight(index, |flight| flight.forgiven(now, now.saturating_sub(since)));
+            self.change_flight(index, |flight| flight.extend_by_outage(now, now.saturating_sub(since)));
             self.ask_state(now, index);
         }
         if self.roll_until.is_some() && self.lacks_answers() {

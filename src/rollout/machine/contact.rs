@@ -155,7 +155,7 @@ impl InFlight {
     }
 
     /// Extends the deadline by an outage, during which the host could not be heard.
-    pub(super) fn forgiven(&mut self, now: Duration, outage: Duration) {
+    pub(super) fn extend_by_outage(&mut self, now: Duration, outage: Duration) {
         self.sent_at += outage;
         self.silent_since = now;
     }
@@ -168,7 +168,7 @@ impl InFlight {
 
 impl Instances {
     /// Notes a response, and returns whether it is the first proof that two machines respond.
-    pub(super) fn turn_out_to_be_two(&mut self, response: &Arc<Response>) -> bool {
+    pub(super) fn prove_two_machines(&mut self, response: &Arc<Response>) -> bool {
         let Some(instance) = response.instance.filter(|_| !self.are_two_machines) else { return false };
         let came_back = self.earlier.contains(&instance);
         if let Some(before) = self.latest.replace(instance).filter(|before| *before != instance) {

@@ -149,7 +149,7 @@ impl Machine {
         let contact = self.contact_mut(index);
         contact.supports_ids |= response.id.is_some();
         contact.answers_with_ids |= response.id.is_some();
-        if contact.instances.turn_out_to_be_two(&response) {
+        if contact.instances.prove_two_machines(&response) {
             return self.fail_as_two_machines(now, index);
         }
         let said = HostOutcome::of(response.status);

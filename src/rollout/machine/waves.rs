@@ -327,10 +327,8 @@ impl Machine {
     }
 
     pub(super) fn on_confirmation(&mut self, now: Duration, answer: Confirmation) {
-        if *self.wave_state() != WaveState::AwaitingConfirmation {
-            return;
-        }
         match answer {
+            _ if *self.wave_state() != WaveState::AwaitingConfirmation => {}
             Confirmation::Yes => self.start_wave(now),
             Confirmation::No => self.stop(now, SkipReason::NotConfirmed, Outcome::Declined),
             Confirmation::Unavailable => self.stop(now, SkipReason::NotConfirmed, Outcome::Paused),
@@ -339,11 +337,8 @@ impl Machine {
 
     pub(super) fn on_check_done(&mut self, now: Duration, result: Result<(), String>) {
         if *self.wave_state() == WaveState::Checking {
-            let verdict = match result {
-                Ok(()) => WaveVerdict::Succeeded,
-                Err(reason) => WaveVerdict::Failed(FailureReason::CheckFailed { reason }),
-            };
-            self.end_wave(now, verdict);
+            let failed = |reason| WaveVerdict::Failed(FailureReason::CheckFailed { reason });
+            self.end_wave(now, result.map_or_else(failed, |()| WaveVerdict::Succeeded));
         }
     }
 }

@@ -146,7 +146,7 @@ impl HostProgress {
     }
 
     /// Counts the id as used if the host would repeat this outcome. A host that was given up may still complete.
-    pub(super) fn spend_id(&mut self, outcome: HostOutcome) {
+    pub(super) fn use_up_id(&mut self, outcome: HostOutcome) {
         self.used_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
     }
 
