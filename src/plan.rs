@@ -149,7 +149,7 @@ impl Plan {
         self.targets().filter_map(Target::tier).collect()
     }
 
-    pub fn named(&self) -> BTreeSet<Sender> {
+    pub fn named_hosts(&self) -> BTreeSet<Sender> {
         let hosts = self.targets().filter_map(|target| match target {
             Target::Host(tier, host) => Some(Sender { tier: *tier, host: host.clone() }),
             Target::Role(..) | Target::All(_) | Target::Custom(_) => None,
@@ -158,7 +158,7 @@ impl Plan {
     }
 
     /// Whether the plan names this host, and not only a group that it may be in.
-    pub fn names(&self, host: &HostName) -> bool {
+    pub fn names_host(&self, host: &HostName) -> bool {
         self.targets().any(|target| matches!(target, Target::Host(_, named) if named == host))
     }
 

@@ -76,9 +76,7 @@ impl Principal {
 pub fn sample(pattern: &str, token: &str) -> String {
     match pattern.strip_suffix('>') {
         // As deep as a reply subject, which has a tier, a host and a token.
-        Some(prefix) if prefix == "deploy.responses.test." || prefix == "deploy.responses.prod." => {
-            format!("{prefix}{token}.{token}")
-        }
+        Some(prefix @ ("deploy.responses.test." | "deploy.responses.prod.")) => format!("{prefix}{token}.{token}"),
         Some(prefix) => format!("{prefix}{token}"),
         None => pattern.to_owned(),
     }

@@ -178,7 +178,7 @@ impl PrepareOptions {
     }
 
     fn awaited(&self) -> Awaited {
-        let (tiers, mut named) = (self.plan.group_tiers(), self.plan.named());
+        let (tiers, mut named) = (self.plan.group_tiers(), self.plan.named_hosts());
         if !tiers.is_empty() {
             return Awaited::Everybody { tiers, named };
         }

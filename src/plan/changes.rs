@@ -17,7 +17,7 @@ pub struct StorePath {
 /// Store paths and their references, as a cache describes them.
 #[derive(Debug, Default)]
 pub struct Closures {
-    places: FxHashMap<String, usize>,
+    indices: FxHashMap<String, usize>,
     nodes: Vec<Node>,
     /// Names and versions.
     packages: Vec<(String, String)>,
@@ -73,11 +73,11 @@ struct Closure {
 impl FromIterator<(String, StorePath)> for Closures {
     fn from_iter<T: IntoIterator<Item = (String, StorePath)>>(paths: T) -> Self {
         let paths: Vec<(String, StorePath)> = paths.into_iter().collect();
-        let places = paths.iter().enumerate().map(|(place, (path, _))| (path.clone(), place)).collect();
-        let mut closures = Self { places, ..Self::default() };
+        let indices = paths.iter().enumerate().map(|(index, (path, _))| (path.clone(), index)).collect();
+        let mut closures = Self { indices, ..Self::default() };
         let mut packages: FxHashMap<(String, String), usize> = FxHashMap::default();
         for (path, StorePath { references, size }) in paths {
-            let references = references.iter().filter_map(|path| closures.place(path)).collect();
+            let references = references.iter().filter_map(|path| closures.index(path)).collect();
             let package = *packages.entry(package(&path)).or_insert_with_key(|package| {
                 closures.packages.push(package.clone());
                 closures.packages.len() - 1
@@ -106,7 +106,7 @@ fn package(path: &str) -> (String, String) {
 }
 
 /// Whether a package of this name is the kernel, the initrd or the kernel modules, which a reboot activates.
-fn is_booted(package: &str) -> bool {
+fn is_boot_part(package: &str) -> bool {
     ["linux", "initrd", "kernel"].iter().any(|part| package.starts_with(part))
 }
 
@@ -118,9 +118,9 @@ impl Closures {
         // Many hosts have the same changes.
         let mut alike: FxHashMap<Difference, BTreeSet<HostName>> = FxHashMap::default();
         for (host, runs, shall_run) in hosts {
-            let places = runs.and_then(|runs| self.place(runs)).zip(self.place(shall_run));
-            let Some((runs_at, shall_run_at)) = places.filter(|_| runs != Some(shall_run)) else {
-                let is_missing = self.place(shall_run).is_none();
+            let indices = runs.and_then(|runs| self.index(runs)).zip(self.index(shall_run));
+            let Some((runs_at, shall_run_at)) = indices.filter(|_| runs != Some(shall_run)) else {
+                let is_missing = self.index(shall_run).is_none();
                 let group = match runs {
                     Some(runs) if runs == shall_run => &mut changes.unchanged,
                     _ if is_missing => &mut changes.missing,
@@ -134,16 +134,16 @@ impl Closures {
             let to_fetch = new.filter_map(|path| self.nodes.get(*path)).map(|node| node.size).sum();
             changes.to_fetch += to_fetch;
             changes.to_fetch_most = changes.to_fetch_most.max(to_fetch);
-            if self.booted(&before) != self.booted(&after) {
+            if self.boot_parts(&before) != self.boot_parts(&after) {
                 changes.reboots.insert(host.clone());
             }
             alike.entry(self.difference(&before, &after)).or_default().insert(host.clone());
         }
-        changes.packages = self.fold(&alike);
+        changes.packages = self.by_package(&alike);
         changes
     }
 
-    fn fold(&self, alike: &FxHashMap<Difference, BTreeSet<HostName>>) -> Vec<PackageChange> {
+    fn by_package(&self, alike: &FxHashMap<Difference, BTreeSet<HostName>>) -> Vec<PackageChange> {
         let mut packages: BTreeMap<(&str, [BTreeSet<String>; 2]), BTreeSet<HostName>> = BTreeMap::new();
         for (difference, hosts) in alike {
             let mut versions: BTreeMap<&str, [BTreeSet<String>; 2]> = BTreeMap::new();
@@ -166,8 +166,8 @@ impl Closures {
         packages.into_iter().map(package).collect()
     }
 
-    fn place(&self, path: &str) -> Option<usize> {
-        self.places.get(path).copied()
+    fn index(&self, path: &str) -> Option<usize> {
+        self.indices.get(path).copied()
     }
 
     fn closure(&self, root: usize) -> Closure {
@@ -183,10 +183,10 @@ impl Closures {
     }
 
     /// Returns the direct references of a system that a reboot activates.
-    fn booted(&self, system: &Closure) -> BTreeSet<usize> {
+    fn boot_parts(&self, system: &Closure) -> BTreeSet<usize> {
         let parts = self.nodes.get(system.root).into_iter().flat_map(|root| root.references.iter().copied());
         let name = |part: &usize| self.packages.get(self.nodes.get(*part)?.package).map(|(name, _)| name);
-        parts.filter(|part| name(part).is_some_and(|name| is_booted(name))).collect()
+        parts.filter(|part| name(part).is_some_and(|name| is_boot_part(name))).collect()
     }
 
     /// Returns the packages that only one of the closures has.

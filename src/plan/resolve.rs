@@ -107,7 +107,7 @@ impl<'a> Resolver<'a> {
         let report = self.roster.host(tier, &hostname);
         let shared_subject = match (report, &selector.value.target) {
             (None, _) => {
-                let is_named = |near: &HostName| self.plan.names(near);
+                let is_named = |near: &HostName| self.plan.names_host(near);
                 let warning = self.other_tier(&hostname, tier, selector);
                 self.warnings.extend(warning.or_else(|| self.misspelt(&hostname, tier, selector, is_named)));
                 None

@@ -184,7 +184,7 @@ impl ResolvedPlan {
 
     /// Returns the first wave with a group of this host, which it would have been in had it answered.
     pub fn wave_of_group(&self, host: &HostReport) -> Option<usize> {
-        self.waves.iter().position(|wave| wave.groups.have(host))
+        self.waves.iter().position(|wave| wave.groups.contain(host))
     }
 
     /// Whether the set of hosts depends on the roll call.
@@ -299,7 +299,7 @@ impl Groups {
         self.targets.is_empty()
     }
 
-    fn have(&self, host: &HostReport) -> bool {
+    fn contain(&self, host: &HostReport) -> bool {
         let own = Target::Host(host.tier, host.hostname.clone()).subject();
         groups_of(host).any(|group| self.targets.contains(&group))
             && !groups_of(host).chain([own]).any(|subject| self.exclude.contains(&subject))

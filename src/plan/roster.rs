@@ -12,7 +12,7 @@ use crate::text::nearest;
 pub struct Roster {
     /// Sorted by name, without duplicates.
     hosts: Vec<HostAnswer>,
-    places: FxHashMap<Sender, usize>,
+    indices: FxHashMap<Sender, usize>,
     /// Hosts whose name several machines have.
     ambiguous: BTreeSet<Sender>,
     /// The hosts of each subject.
@@ -77,12 +77,12 @@ impl Roster {
         answers.sort_by_cached_key(|answer| (answer.report.hostname.clone(), answer.report.tier));
         let mut roster = Self::default();
         let is_same = |one: &HostAnswer, other: &HostAnswer| one.report.sender() == other.report.sender();
-        for (place, same_host) in answers.chunk_by(is_same).enumerate() {
+        for (index, same_host) in answers.chunk_by(is_same).enumerate() {
             let [HostAnswer { report: first, .. }, others @ ..] = same_host else { continue };
             for subject in groups_of(first) {
-                roster.add_member(subject, place);
+                roster.add_member(subject, index);
             }
-            roster.places.insert(first.sender(), place);
+            roster.indices.insert(first.sender(), index);
             if others.iter().any(|other| other.report.is_of_another_machine(first)) {
                 roster.ambiguous.insert(first.sender());
             }
@@ -92,11 +92,11 @@ impl Roster {
         roster
     }
 
-    fn add_member(&mut self, subject: Subject, place: usize) {
+    fn add_member(&mut self, subject: Subject, index: usize) {
         match self.groups.get_mut(&subject) {
-            Some(members) if members.last() != place => members.others.push(place),
+            Some(members) if members.last() != index => members.others.push(index),
             Some(_) => {}
-            None => _ = self.groups.insert(subject, Members { first: place, others: Vec::new() }),
+            None => _ = self.groups.insert(subject, Members { first: index, others: Vec::new() }),
         }
     }
 
@@ -106,8 +106,8 @@ impl Roster {
 
     /// Returns the answer of a host: its report, and whether its sender is proved.
     pub fn answer(&self, tier: Tier, name: &HostName) -> Option<&HostAnswer> {
-        let place = *self.places.get(&Sender { tier, host: name.clone() })?;
-        self.hosts.get(place)
+        let index = *self.indices.get(&Sender { tier, host: name.clone() })?;
+        self.hosts.get(index)
     }
 
     /// Whether a host of this name answered in any tier.
@@ -127,8 +127,8 @@ impl Roster {
     /// Returns the hosts that a subject selects, sorted by name.
     pub fn members<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a HostReport> + use<'a> {
         let members = self.groups.get(subject).into_iter();
-        let places = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
-        places.filter_map(|place| self.hosts.get(*place)).map(|answer| &*answer.report)
+        let indices = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
+        indices.filter_map(|index| self.hosts.get(*index)).map(|answer| &*answer.report)
     }
 
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> + Clone {

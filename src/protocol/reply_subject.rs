@@ -42,8 +42,8 @@ pub enum AnswerScope {
     Own,
     /// Any host: the subject has one token, the form that the first listeners use.
     Shared,
-    /// Any host, in an old form with several tokens that name none. Deployers used it to tell the requests of a rollout
-    /// apart; none asks for such an answer today.
+    /// Any host, in an old form with several tokens that name none: `deploy.responses.<rollout>.<request>`. Deployers used
+    /// it to tell the requests of a rollout apart; none asks for such an answer today.
     Outdated,
     /// Another host, or one that cannot exist.
     Foreign,

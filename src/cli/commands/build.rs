@@ -116,13 +116,14 @@ impl Build {
         let by = self.operator.context(&self.flake, confirm::ask_about_flake(Audience::Person));
         let flake = plan.flake.clone().or_else(|| by.flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
-            return Ok(BuildPlan { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
+            let hosts = plan.named_hosts().into_iter().map(|host| host.host).collect();
+            return Ok(BuildPlan { hosts, flake, revision });
         }
         if self.operator.settings().servers.is_empty() {
             return Err(Exit::Usage.with(BuildError::NobodyToAsk));
         }
         let mut bus = self.operator.connect().await?;
-        let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named() };
+        let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named_hosts() };
         let (asked, needed) = (plan.tiers(), plan.needed_tiers());
         let call = RollCall { discovery: &by.discovery, asked, needed, awaited };
         let roster = Roster::new(call.call(&mut bus).await?.hosts);

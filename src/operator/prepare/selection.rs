@@ -72,10 +72,10 @@ pub(super) fn exclude_hosts(
     silent: &HostsByTier,
 ) -> Result<(), SelectionError> {
     for host in excluded {
-        if roster.knows(host) || plan.names(host) {
+        if roster.knows(host) || plan.names_host(host) {
             plan.exclude(host);
         } else if !silent.values().any(|hosts| hosts.contains_key(host)) {
-            let named = plan.named();
+            let named = plan.named_hosts();
             let known = roster.hosts().map(|report| &report.hostname).chain(named.iter().map(|named| &named.host));
             let near = did_you_mean(host.as_str(), known.map(HostName::as_str));
             return Err(SelectionError::NoSuchHost { host: host.clone(), near });

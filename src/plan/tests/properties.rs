@@ -212,7 +212,7 @@ proptest! {
                 prop_assert!(excluded || names.contains(&name), "a named host is in");
             }
         }
-        for report in reports.iter().filter(|report| !plan.names(&report.hostname)) {
+        for report in reports.iter().filter(|report| !plan.names_host(&report.hostname)) {
             let taken = resolved.waves.iter().position(|wave| wave.hosts.iter().any(|host| host.hostname == report.hostname));
             prop_assert_eq!(resolved.wave_of_group(report), taken, "a host that is late is missed where it would have been");
         }
