@@ -212,14 +212,12 @@ impl Service {
         let request = addressed(request, host, self.publisher.permissions, &self.history);
         match decide(request, clock::now(), &self.history, || self.busy_elsewhere()) {
             Decision::Accept(request) => self.accept(request).await,
+            Decision::Answer { .. } if self.answers.take().is_none() => {}
             Decision::Answer { reply_to, state } => {
-                if self.answers.take().is_some() {
-                    if self.lines.take().is_some() {
-                        tracing::info!("asked again on {}: {}", for_log(reply_to.as_str()), state.status);
-                    }
-                    let state = self.with_phase(state);
-                    self.publisher.respond(&reply_to, &state).await;
+                if self.lines.take().is_some() {
+                    tracing::info!("asked again on {}: {}", for_log(reply_to.as_str()), state.status);
                 }
+                self.publisher.respond(&reply_to, &self.with_phase(state)).await;
             }
             Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
             Decision::Reject(refusal) => self.reject(refusal).await,
@@ -297,8 +295,7 @@ impl Service {
                 tracing::error!(key, "cannot note that it is confirmed: {error}");
             }
         }
-        let state = self.with_phase(state);
-        self.publisher.respond(reply_to, &state).await;
+        self.publisher.respond(reply_to, &self.with_phase(state)).await;
     }
 
     async fn reject(&mut self, refusal: Refusal) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::output::TAIL_BYTES;
 use super::*;
 use crate::listener::config::UserUnits;
+use crate::listener::nixos::Profile;
 use crate::protocol::{Phase, Response};
 
 /// Returns a run with this key.
@@ -103,6 +104,22 @@ fn the_operator_is_shown_without_anything_that_steers_a_terminal() {
     let request = Request::parse(json.as_bytes()).unwrap();
     let spec = RunSpec::new(request, &spec("a").settings, Timestamp::UNIX_EPOCH);
     assert_eq!(spec.holder().operator.as_deref(), Some("root@desk"));
+}
+
+#[test]
+fn a_record_of_a_version_that_left_out_what_is_absent_is_read() {
+    let json = r#"{"key":"a","id":"a","reply_to":"deploy.responses.r","action":"switch","revision":"main","operator":"ops@desk",
+        "accepted_at":"2026-11-23T10:00:00Z","flake":"git+https://h/x","host":"ns1","root":"/nowhere","timeout_ms":10000,
+        "grace_ms":1000}"#;
+    assert_eq!(serde_json::from_str::<RunSpec>(json).unwrap(), spec("a"));
+    let verdict = Verdict { message: "x".to_owned(), ..Verdict::failed(ErrorCode::Timeout, "") };
+    let json = r#"{"status":"failed","error":"timeout","message":"x"}"#;
+    assert_eq!(serde_json::from_str::<Verdict>(json).unwrap(), verdict);
+    let profile = r#"{"system":{"path":"a","kernel":[null,null,null]}}"#;
+    assert_eq!(serde_json::from_str::<Profile>(profile).unwrap().generation, None);
+    let target = r#"{"run":"a","facts":{},"made":"/nix/store/a"}"#;
+    let target: RollbackTarget = serde_json::from_str(target).unwrap();
+    assert_eq!((target.revision, target.built_system.as_deref()), (None, Some("/nix/store/a")));
 }
 
 #[test]

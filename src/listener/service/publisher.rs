@@ -42,7 +42,7 @@ impl Publisher {
     }
 
     /// Begins a probe of the listener's permissions. The last message is sent below the host's own prefix, where nobody
-    /// listens. The server reports that on `echo`, after all violations.
+    /// listens. The server reports that on `echo`, after all refusals.
     pub(super) async fn probe_permissions(&self, echo: &Subject) -> PermissionProbe {
         let token = Uuid::new_v4;
         let own = ReplySubject::of_host(self.config.tier, &self.config.run.host, &token().to_string());

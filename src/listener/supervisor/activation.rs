@@ -39,8 +39,7 @@ pub(super) fn switched_to(activation: Option<&Activation>, log: &OutputLog) -> O
 
 /// Returns the activation that the process with this command line waits for. Each word ends with NUL.
 pub(super) fn awaited_by(command_line: &[u8]) -> Option<Activation> {
-    let words = command_line.split(|&byte| byte == 0).map(|word| std::str::from_utf8(word).unwrap_or_default());
-    let mut words = words.peekable();
+    let mut words = command_line.split(|&byte| byte == 0).map(|word| std::str::from_utf8(word).unwrap_or_default());
     let program = Path::new(words.next()?).file_name()?.to_str()?;
     if !["systemd-run", "systemctl"].contains(&program) {
         return None;
