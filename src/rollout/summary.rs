@@ -1,6 +1,6 @@
 //! The state of a rollout, as a fold of its events.
 
-mod view;
+mod progress;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
-pub use self::view::{Counts, HostProgress, HostRollback, HostState, WaveProgress, WaveState};
+pub use self::progress::{Counts, HostProgress, HostRollback, HostState, WaveProgress, WaveState};
 use super::description::Rollout;
 use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, UnexpectedResponse, WaveIndex, WaveVerdict};
 use crate::plan::{ResolvedWave, Rollback};

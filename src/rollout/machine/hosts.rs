@@ -44,11 +44,11 @@ impl Machine {
         let HostProgress { name, attempts, .. } = self.host(index);
         let (host, attempt) = (name.clone(), attempts + 1);
         self.record(now, EventKind::Dispatched { host, request, attempt });
-        self.await_response(now, index);
+        self.expect_response(now, index);
     }
 
-    /// Awaits the response of a host to its last request from now on.
-    pub(super) fn await_response(&mut self, now: Duration, index: usize) {
+    /// Expects the response of a host to its last request from now on.
+    pub(super) fn expect_response(&mut self, now: Duration, index: usize) {
         self.by_request.extend(self.host(index).last_request().cloned().map(|request| (request, index)));
         self.set_timer(index, Timer::InFlight(InFlight::new(now, self.limits())));
     }
@@ -82,7 +82,7 @@ impl Machine {
     /// it now; else it reports its state. There is no other way to ask it, even if its listener knows no ids and runs
     /// the request again. The listener may be restarting, as a switch makes it do.
     pub(super) fn ask_anew(&mut self, now: Duration, index: usize) {
-        self.await_response(now, index);
+        self.expect_response(now, index);
         if let ConnectionState::Up { .. } = self.connection {
             self.connection = ConnectionState::Up { reliable_from: now + self.limits().accept_timeout };
             if self.may_be_asked(index) {

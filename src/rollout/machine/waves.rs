@@ -270,7 +270,7 @@ impl Machine {
                 if self.is_up() {
                     let host = self.host(index).name.clone();
                     self.record(now, EventKind::RollingBack { host, request });
-                    self.await_response(now, index);
+                    self.expect_response(now, index);
                     self.publish(now, index, Effect::Send);
                 }
                 return false;

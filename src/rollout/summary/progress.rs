@@ -1,4 +1,4 @@
-//! The state of one wave and of one host.
+//! The progress of one wave and of one host, and counts of hosts by their progress.
 
 use std::sync::Arc;
 
