@@ -217,7 +217,7 @@ impl<'a> Dialer<'a> {
                         let public_key = self.seed.public_key();
                         return Err(BusError::Refused { server: server.clone(), public_key });
                     }
-                    ConnectErrorKind::TimedOut if takes_connections(server).await => Reason::mute(),
+                    ConnectErrorKind::TimedOut if takes_connections(server).await => Reason::not_nats(),
                     ConnectErrorKind::TimedOut => Reason::plain(format!("no answer within {} ms", share.as_millis())),
                     _ => Reason::of(&error, server, self.settings),
                 };
@@ -235,7 +235,7 @@ impl<'a> Dialer<'a> {
             .ping_interval(self.profile.ping_after)
             .reconnect_to_server_callback(move |pool, _| std::future::ready(backoff.choose(&pool)))
             .event_callback(move |event| {
-                translator.hear(event);
+                translator.on_event(event);
                 std::future::ready(())
             });
         self.tls.apply(self.settings, options)

@@ -9,7 +9,6 @@ pub mod discovery;
 pub mod driver;
 pub mod flake;
 pub mod fleet;
-pub mod history;
 pub mod journal;
 pub mod nix;
 pub mod plan_file;
@@ -20,11 +19,10 @@ pub mod rollback;
 #[cfg(test)]
 mod testing;
 
-pub use commits::{UnresolvedError, resolve_revision};
+pub use commits::{History, UnresolvedError, resolve_revision};
 pub use discovery::{Awaited, Discovered, Discovery, FleetError, KnownHosts, RollCall};
 pub use driver::{DriveError, Driver, Reporter};
 pub use fleet::{Fleet, FleetTask, LogError, LogLines, LogReader, LogView};
-pub use history::History;
 pub use nix::{BuildOptions, NixError, SystemsFrom};
 pub use preflight::PreflightError;
 pub use prepare::{

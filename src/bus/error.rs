@@ -104,7 +104,7 @@ impl Reason {
     }
 
     /// A program that accepts the connection and says nothing: no nats-server, or one that waits for the client.
-    pub(super) fn mute() -> Self {
+    pub(super) fn not_nats() -> Self {
         Self::with_help("something takes connections there, and does not speak as a NATS server does", PORT)
     }
 

@@ -123,7 +123,7 @@ impl Translator {
         (translator, Events { events, is_full })
     }
 
-    pub(super) fn hear(&self, event: Event) {
+    pub(super) fn on_event(&self, event: Event) {
         if let Some(event) = self.translate(event) {
             // The receiver is gone when the owner of the connection is shutting down.
             self.events.send(event).ok();
@@ -267,11 +267,11 @@ mod tests {
     fn that_a_subscription_was_full_is_told_once_until_it_is_heard() {
         let (translator, mut events) = Translator::new();
         for _ in 0..3 {
-            translator.hear(Event::SlowConsumer(1));
+            translator.on_event(Event::SlowConsumer(1));
         }
         assert_eq!(events.try_recv(), Some(BusEvent::SlowConsumer));
         assert_eq!(events.try_recv(), None);
-        translator.hear(Event::SlowConsumer(1));
+        translator.on_event(Event::SlowConsumer(1));
         assert_eq!(events.try_recv(), Some(BusEvent::SlowConsumer));
     }
 
@@ -291,7 +291,7 @@ mod tests {
             client(async_nats::ConnectErrorKind::Io),
             client(async_nats::ConnectErrorKind::AuthorizationViolation),
         ] {
-            translator.hear(event);
+            translator.on_event(event);
         }
         let heard: Vec<_> = std::iter::from_fn(|| events.try_recv()).collect();
         let refused = Violation { operation: Operation::Publish, subject: "x".to_owned() };

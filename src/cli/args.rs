@@ -9,7 +9,7 @@ use super::context::{cache_dir, state_dir};
 use super::exit::{CommandError, OrUsage};
 use super::out;
 use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};
-use crate::operator::flake::{Accepted, Consent, FlakeRules};
+use crate::operator::flake::{AcceptedFlakes, Consent, FlakeRules};
 use crate::operator::journal::Journals;
 use crate::operator::plan_file::{PlanFile, read_systems};
 use crate::operator::{BuildOptions, Discovery, KnownHosts, OperatorContext, Prepared, SystemsFrom};
@@ -133,7 +133,7 @@ impl OperatorArgs {
         let flakes = FlakeRules {
             given: flake.flake.clone(),
             accept: flake.accept_flake.clone(),
-            accepted: Accepted::of(self.state.folder(), self.servers()),
+            accepted: AcceptedFlakes::of(self.state.folder(), self.servers()),
             consent,
         };
         let (discovery, journals) = (self.discovery(), self.state.journals());

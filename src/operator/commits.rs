@@ -1,15 +1,29 @@
-//! Resolves the revision of a rollout to the one commit that all its requests carry.
+//! Looks up commits: that of a revision, which all requests of a rollout carry, and the subjects and ancestors of commits. It
+//! asks clones on this machine and the git server. Both are optional: without them nothing is known about commits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use miette::Diagnostic;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio::fs;
+use tokio::process::Command;
+use tokio::time::Instant;
 
-use super::history::History;
 use super::journal::Journals;
-use crate::lookup::{LookupError, commit_of, commits_of_all_refs};
+use crate::lookup::{LookupError, Remote, commit_of, commits_of_all_refs, in_english};
+use crate::private_dir::{PrivateDir, PrivateDirError};
+use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
+use crate::text::safe;
+
+/// How long git may take to answer. No answer is essential.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum UnresolvedError {
@@ -81,65 +95,306 @@ fn list(commits: &BTreeSet<Commit>) -> String {
     commits.iter().map(Commit::as_str).collect::<Vec<_>>().join(", ")
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::Arc;
+/// The repositories that know the commits of a flake.
+#[derive(Debug)]
+pub struct History {
+    clones: Vec<Repository>,
+    /// The error keeps the server from being used.
+    server: Result<Option<RepositoryServer>, PrivateDirError>,
+}
 
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::lookup::testing::{git, repository};
-    use crate::operator::testing::rollout;
-    use crate::protocol::RolloutId;
-    use crate::rollout::{Event, EventKind, Rollout};
-
-    const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
-
-    async fn resolved(asked: &str, flake: Option<&FlakeUrl>, journals: &Journals) -> Result<Commit, UnresolvedError> {
-        resolve_revision(&asked.parse().unwrap(), flake, &History::of(flake, None), journals).await
+impl History {
+    /// Uses the clone around the current directory, and the repository itself if it is on this machine. If it is not,
+    /// its server is used too, provided that there is a cache folder for the fetched commits.
+    pub fn of(flake: Option<&FlakeUrl>, cache: Option<&Path>) -> Self {
+        let repository = flake.and_then(FlakeUrl::repository);
+        let local = repository.as_deref().and_then(|repository| repository.strip_prefix("file://"));
+        let here = std::env::current_dir().ok();
+        let clones = here.as_deref().into_iter().chain(local.map(Path::new)).filter_map(Repository::around).collect();
+        let server = match (flake, cache, &repository) {
+            (Some(flake), Some(cache), Some(repository)) if local.is_none() => {
+                RepositoryServer::new(repository, cache, &flake.public()).map(Some)
+            }
+            _ => Ok(None),
+        };
+        Self { clones, server }
     }
 
-    fn record(journals: &Journals, number: u128, revision: &str) {
-        let id = RolloutId::from(Uuid::from_u128(number));
-        let revision = revision.parse().unwrap();
-        let rollout = Arc::new(Rollout { id, revision, ..Rollout::clone(&rollout(&[&["a"]])) });
-        let mut journal = journals.create(id).unwrap();
-        journal.record(&Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(rollout) }).unwrap();
-        journal.sync().unwrap();
+    /// Describes why the server is not used.
+    pub fn problem(&self) -> Option<String> {
+        let problem = self.server.as_ref().err()?;
+        Some(format!("the git server was not asked about commits: {problem}"))
     }
 
-    #[tokio::test]
-    async fn only_a_commit_needs_no_flake() {
-        let journals = Journals::below(Path::new("/nonexistent"));
-        assert_eq!(resolved(COMMIT, None, &journals).await.unwrap().as_str(), COMMIT);
-        assert!(matches!(resolved("main", None, &journals).await, Err(UnresolvedError::NoFlake(_))));
-    }
-
-    #[tokio::test]
-    async fn the_beginning_of_a_commit_id_is_completed_from_the_flake_and_from_what_was_deployed() {
-        let (folder, state) = (repository(), tempfile::tempdir().unwrap());
-        let ((folder, flake), journals) = (folder, Journals::below(state.path()));
-        let commit = |name: &str| git(folder.path(), &["rev-parse", &format!("{name}^{{commit}}")]);
-        for name in ["main", "v1"] {
-            let beginning = commit(name)[..8].to_uppercase();
-            assert_eq!(resolved(&beginning, Some(&flake), &journals).await.unwrap().as_str(), commit(name));
+    /// Returns the branches of all clones, sorted.
+    pub async fn branches(&self) -> Vec<String> {
+        let mut branches = BTreeSet::new();
+        for clone in &self.clones {
+            branches.extend(clone.branches().await);
         }
-        let unknown = resolved("8c1f0e2", Some(&flake), &journals).await.unwrap_err();
-        assert!(matches!(unknown, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })), "{unknown}");
+        branches.into_iter().collect()
+    }
 
-        record(&journals, 1, COMMIT);
-        record(&journals, 2, "main");
-        for flake in [None, Some(&flake)] {
-            assert_eq!(resolved("8c1f0e2", flake, &journals).await.unwrap().as_str(), COMMIT);
-            assert!(resolved("8c1f0e", flake, &journals).await.is_err(), "it is too short");
+    /// Returns the commits of all clones whose ids begin with this.
+    pub(super) async fn commits_beginning_with(&self, beginning: &Revision) -> BTreeSet<Commit> {
+        let mut commits = BTreeSet::new();
+        for clone in &self.clones {
+            commits.extend(clone.commits_beginning_with(beginning).await);
         }
-        let other = format!("8c1f0e2{}", "0".repeat(33));
-        record(&journals, 3, &other);
-        let two = resolved("8c1f0e2", Some(&flake), &journals).await.unwrap_err();
-        assert_eq!(two.to_string(), format!("several commits begin with 8c1f0e2: {other}, {COMMIT}"));
+        commits
+    }
 
-        git(folder.path(), &["branch", "8c1f0e2", "v1"]);
-        assert_eq!(resolved("8c1f0e2", Some(&flake), &journals).await.unwrap().as_str(), commit("v1"));
+    /// Returns the first line of a commit's message.
+    pub async fn subject(&mut self, commit: &Commit) -> Option<String> {
+        for turn in 0.. {
+            if let Some(subject) = self.repository(turn, commit, Depth::Alone).await?.subject(commit).await {
+                return Some(subject);
+            }
+        }
+        None
+    }
+
+    /// Returns the subjects of the commits in `new` but not in `old`, newest first; `None` if unknown.
+    pub async fn subjects_between(&mut self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
+        for turn in 0.. {
+            let repository = self.repository(turn, new, Depth::WithAncestors).await?;
+            if let Some(subjects) = repository.subjects_between(old, new).await {
+                return Some(subjects);
+            }
+        }
+        None
+    }
+
+    /// Whether `old` is an ancestor of `new`; `None` if no repository has both.
+    pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
+        for turn in 0.. {
+            let repository = self.repository(turn, new, Depth::WithAncestors).await?;
+            if let Some(is_ancestor) = repository.is_ancestor(old, new).await {
+                return Some(is_ancestor);
+            }
+        }
+        None
+    }
+
+    /// Returns the repository to try at this turn: each clone, then the server's cache, then the server itself.
+    async fn repository(&mut self, turn: usize, commit: &Commit, depth: Depth) -> Option<&Repository> {
+        let Some(after_clones) = turn.checked_sub(self.clones.len()) else { return self.clones.get(turn) };
+        let server = self.server.as_mut().ok()?.as_mut()?;
+        match after_clones {
+            0 => Some(&server.cache),
+            1 => server.fetch(commit, depth).await,
+            _ => None,
+        }
+    }
+
+    /// Counts how many commits each of these is behind a clone's checked-out commit, or else behind the default branch of
+    /// the git server. Omits unknown commits.
+    pub async fn behind<'a>(&mut self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
+        let mut unknown: BTreeSet<&Commit> = commits.into_iter().collect();
+        let mut behind = BTreeMap::new();
+        for clone in &self.clones {
+            let Some(head) = clone.head().await else { continue };
+            for commit in unknown.clone() {
+                if let Some(missing) = clone.subjects_between(commit, &head).await {
+                    behind.insert(commit.clone(), missing.len());
+                    unknown.remove(commit);
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return behind;
+        }
+        let Ok(Some(server)) = &mut self.server else { return behind };
+        let Some(head) = server.head().await else { return behind };
+        for commit in unknown {
+            if let Some(missing) = self.subjects_between(commit, &head).await {
+                behind.insert(commit.clone(), missing.len());
+            }
+        }
+        behind
     }
 }
+
+/// The path of a repository on this machine, which need not exist.
+#[derive(Debug)]
+struct Repository {
+    /// The option by which git takes the folder.
+    option: &'static str,
+    folder: PathBuf,
+}
+
+impl Repository {
+    /// Returns the repository that contains this folder, if any. Finds out without starting git.
+    fn around(folder: &Path) -> Option<Self> {
+        let is_one = |folder: &Path| {
+            let has = |name: &str| folder.join(name).exists();
+            has(".git") || (has("HEAD") && has("objects"))
+        };
+        let folder = folder.canonicalize().ok()?;
+        let is_told = std::env::var_os("GIT_DIR").is_some();
+        (is_told || folder.ancestors().any(is_one)).then_some(Self { option: "-C", folder })
+    }
+
+    async fn subject(&self, commit: &Commit) -> Option<String> {
+        // `git show` would read the files of the commit, which a partial clone may not have.
+        let shown = self.text(&["log", "--max-count=1", "--format=%s", commit.as_str()]).await?;
+        Some(safe(shown.trim()))
+    }
+
+    /// Returns the commits whose ids begin with these hexadecimal digits.
+    async fn commits_beginning_with(&self, beginning: &Revision) -> Vec<Commit> {
+        let mut commits = Vec::new();
+        let objects = self.text(&["rev-parse", &format!("--disambiguate={beginning}")]).await.unwrap_or_default();
+        for object in objects.lines().filter_map(|id| id.parse::<Commit>().ok()) {
+            if self.text(&["cat-file", "-t", object.as_str()]).await.as_deref().map(str::trim) == Some("commit") {
+                commits.push(object);
+            }
+        }
+        commits
+    }
+
+    /// Returns the names of the branches, local and remote.
+    async fn branches(&self) -> Vec<String> {
+        let here = self.text(&["for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads"]).await;
+        let there = self.text(&["for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes"]).await;
+        let listed = [here, there].map(Option::unwrap_or_default).concat();
+        listed.lines().filter(|branch| *branch != "HEAD").map(str::to_owned).collect()
+    }
+
+    async fn head(&self) -> Option<Commit> {
+        self.text(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await?.trim().parse().ok()
+    }
+
+    async fn is_ancestor(&self, old: &Commit, new: &Commit) -> Option<bool> {
+        let compared = self.ask(&["merge-base", "--is-ancestor", old.as_str(), new.as_str()]).await?;
+        match compared.status.code() {
+            Some(0) => Some(true),
+            Some(1) if self.is_whole().await => Some(false),
+            // The repository lacks one of them, or the commits between them.
+            Some(_) | None => None,
+        }
+    }
+
+    /// Returns the first lines of the messages of the commits in `new` but not in `old`, newest first.
+    async fn subjects_between(&self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
+        if old != new && self.is_ancestor(old, new).await.is_none() {
+            return None;
+        }
+        let subjects = self.text(&["log", "--format=%s", &format!("{old}..{new}")]).await?;
+        Some(subjects.lines().map(safe).collect())
+    }
+
+    /// Whether the repository is not a shallow clone, and so has all ancestors of its commits.
+    async fn is_whole(&self) -> bool {
+        self.text(&["rev-parse", "--is-shallow-repository"]).await.is_some_and(|answer| answer.trim() == "false")
+    }
+
+    fn git(&self) -> Command {
+        let mut command = Command::new("git");
+        in_english(command.arg(self.option).arg(&self.folder).as_std_mut());
+        command
+    }
+
+    /// Runs git on the objects that are already here, without fetching more.
+    async fn ask(&self, arguments: &[&str]) -> Option<Output> {
+        output_within(self.git().args(arguments).env("GIT_NO_LAZY_FETCH", "1"), ANSWER_WITHIN).await.ok()
+    }
+
+    /// Does the same and returns the output if git succeeds.
+    async fn text(&self, arguments: &[&str]) -> Option<String> {
+        let output = self.ask(arguments).await.filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// The answers of a git server are optional, so git must not prompt for a password.
+const NO_QUESTIONS: [(&str, &str); 3] =
+    [("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")];
+
+/// How long all requests to a server may take together.
+const SERVER_WITHIN: Duration = Duration::from_secs(5);
+
+/// A git server. Its commits are cached in a bare repository, without their files.
+#[derive(Debug)]
+struct RepositoryServer {
+    remote: Remote,
+    cache: Repository,
+    time_left: Duration,
+    /// What its HEAD was at when it was asked.
+    head: Option<Commit>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Only the commit.
+    Alone,
+    /// The commit with all its ancestors.
+    WithAncestors,
+}
+
+impl RepositoryServer {
+    /// Uses the server at this URL. Its folder in `cache` is named by a hash of the flake's URL.
+    fn new(url: &str, cache: &Path, flake: &FlakeUrl) -> Result<Self, PrivateDirError> {
+        let digest = Sha256::digest(flake.as_str());
+        let name = digest.iter().take(16).fold(String::new(), |mut name, byte| {
+            write!(name, "{byte:02x}").ok();
+            name
+        });
+        // The folder is private, as git runs programs that a repository's configuration names.
+        let folder = PrivateDir::create(cache)?.create_folder("commits")?.create_folder(&name)?;
+        let cache = Repository { option: "--git-dir", folder: folder.path().to_owned() };
+        Ok(Self { remote: Remote::at(url), cache, time_left: SERVER_WITHIN, head: None })
+    }
+
+    /// Returns the commit of the default branch; `None` if the request fails or takes too long.
+    async fn head(&mut self) -> Option<Commit> {
+        if self.head.is_none() {
+            let mut git = self.remote.git();
+            git.args(["ls-remote", "--", self.remote.url(), "HEAD"]).envs(NO_QUESTIONS);
+            let told = within(&mut self.time_left, &mut git).await?;
+            self.head = String::from_utf8_lossy(&told.stdout).split_whitespace().next()?.parse().ok();
+        }
+        self.head.clone()
+    }
+
+    /// Fetches a commit and returns the repository with it; `None` if the fetch fails or takes too long.
+    async fn fetch(&mut self, commit: &Commit, depth: Depth) -> Option<&Repository> {
+        if self.time_left.is_zero() {
+            return None;
+        }
+        // A failed fetch removes the folder.
+        PrivateDir::create(&self.cache.folder).ok()?;
+        self.cache.ask(&["init", "--quiet", "--bare", "--template="]).await?;
+        let mut git = self.cache.git();
+        git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);
+        self.remote.configure_git(git.as_std_mut());
+        // Nothing runs in the background: no housekeeping, and no fetch that outlives this process.
+        git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
+        git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]);
+        git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=tree:0"]);
+        // This depth means all ancestors, even in a repository that was shallow.
+        git.arg(if depth == Depth::Alone { "--depth=1" } else { "--depth=2147483647" });
+        // git does not fetch a commit again that has a ref.
+        git.arg("origin").arg(format!("{commit}:refs/commits/{commit}")).envs(NO_QUESTIONS);
+        if within(&mut self.time_left, &mut git).await?.status.success() {
+            return Some(&self.cache);
+        }
+        // The cached repository may be damaged. The next fetch creates a new one.
+        fs::remove_dir_all(&self.cache.folder).await.ok();
+        None
+    }
+}
+
+/// Runs git as long as its server may take. Returns its output, unless it cannot be run or takes too long.
+async fn within(time_left: &mut Duration, git: &mut Command) -> Option<Output> {
+    if time_left.is_zero() {
+        return None;
+    }
+    let began = Instant::now();
+    let output = output_within(git, *time_left).await;
+    *time_left = time_left.saturating_sub(began.elapsed());
+    output.ok()
+}
+
+#[cfg(test)]
+mod tests;

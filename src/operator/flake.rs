@@ -27,14 +27,14 @@ pub struct FlakeRules {
     pub given: Option<FlakeUrl>,
     /// The URL that the operator accepts if the hosts name it.
     pub accept: Option<FlakeUrl>,
-    pub accepted: Accepted,
+    pub accepted: AcceptedFlakes,
     /// `None` if no person can answer.
     pub consent: Option<Consent>,
 }
 
 /// The accepted flakes, one for each fleet. A fleet is identified by its servers.
 #[derive(Debug, Clone)]
-pub struct Accepted {
+pub struct AcceptedFlakes {
     folder: PathBuf,
     fleet: String,
 }
@@ -52,7 +52,7 @@ pub enum FlakeError {
         "find out which of both is right; a full commit id of 40 digits needs no lookup, and `flake` in the plan goes before \
          what hosts name"
     ))]
-    Another { url: FlakeUrl, accepted: FlakeUrl },
+    AcceptedAnother { url: FlakeUrl, accepted: FlakeUrl },
     /// On this machine the path would be another file than on the hosts.
     #[error("the hosts name the flake {0}, which is a place on their own disks")]
     #[diagnostic(help(
@@ -105,13 +105,13 @@ impl FlakeRules {
         match self.accept.as_ref().map(FlakeUrl::public) {
             _ if was.as_ref() == Some(url) => Ok(()),
             Some(accepted) if accepted == *url => self.accepted.record(url),
-            Some(accepted) => Err(FlakeError::Another { url: url.clone(), accepted }),
+            Some(accepted) => Err(FlakeError::AcceptedAnother { url: url.clone(), accepted }),
             None => Err(FlakeError::NotAccepted { url: url.clone(), was }),
         }
     }
 }
 
-impl Accepted {
+impl AcceptedFlakes {
     /// `folder` is the operator's state folder. The URLs of the servers have no credentials.
     pub fn of(folder: PathBuf, servers: impl IntoIterator<Item = String>) -> Self {
         Self { folder, fleet: fleet_name(servers) }
@@ -147,7 +147,8 @@ mod tests {
     }
 
     fn rules(folder: &tempfile::TempDir) -> FlakeRules {
-        let accepted = Accepted::of(folder.path().join("state"), ["nats://b:4222", "nats://a:4222"].map(str::to_owned));
+        let accepted =
+            AcceptedFlakes::of(folder.path().join("state"), ["nats://b:4222", "nats://a:4222"].map(str::to_owned));
         FlakeRules { given: None, accept: None, accepted, consent: None }
     }
 
@@ -182,7 +183,7 @@ mod tests {
             accepted(&asking, theirs).await,
             format!("the hosts name the flake {theirs}, which was not accepted; it was {ours} before")
         );
-        let elsewhere = Accepted::of(folder.path().join("state"), ["nats://a:4222".to_owned()]);
+        let elsewhere = AcceptedFlakes::of(folder.path().join("state"), ["nats://a:4222".to_owned()]);
         assert!(!is_accepted(&FlakeRules { accepted: elsewhere, ..asking }, ours), "another fleet");
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::history::History;
+use super::commits::History;
 use crate::clock;
 use crate::plan::{ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, HostName, Revision, RolloutReport, Tier};

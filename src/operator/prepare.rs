@@ -14,10 +14,9 @@ use uuid::Uuid;
 
 pub use self::selection::{SelectionError, WaveSelection};
 use self::selection::{add_silent_hosts, exclude_hosts};
-use super::commits::{UnresolvedError, commits_at_hand, resolve_revision};
+use super::commits::{History, UnresolvedError, commits_at_hand, resolve_revision};
 use super::discovery::{Awaited, Discovered, Discovery, FleetError, HostsByTier, KnownHosts, RollCall};
 use super::flake::{FlakeError, FlakeRules};
-use super::history::History;
 use super::journal::Journals;
 use super::nix::{NixError, SystemsFrom, changes_of};
 use super::preflight::{PreflightError, ahead_of, host_warnings, shares_a_tier};

@@ -30,7 +30,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
         &[
             "src/listener",
             "src/operator/background",
-            "src/operator/history",
+            "src/operator/commits",
             "src/operator/nix",
             "src/operator/programs",
             "src/lookup",

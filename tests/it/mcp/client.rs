@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use homelab_deploy::mcp::{ApprovalMode, CallTimeouts, RevisionPolicy, Server, Settings, ToolFilter};
 use homelab_deploy::operator::OperatorContext;
-use homelab_deploy::operator::flake::{Accepted, FlakeRules};
+use homelab_deploy::operator::flake::{AcceptedFlakes, FlakeRules};
 use homelab_deploy::operator::journal::Journals;
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, Implementation, JsonObject,
@@ -72,7 +72,7 @@ pub fn settings(lab: &Lab) -> Settings {
             flakes: FlakeRules {
                 given: Some(lab.flake.url().parse().unwrap()),
                 accept: None,
-                accepted: Accepted::of(lab.home().join("state/homelab-deploy"), [lab.server.url().to_owned()]),
+                accepted: AcceptedFlakes::of(lab.home().join("state/homelab-deploy"), [lab.server.url().to_owned()]),
                 consent: None,
             },
         },
