@@ -230,11 +230,11 @@ impl From<PrepareError> for ToolError {
 impl From<PlanErrors> for ToolError {
     /// Lists all mistakes, each with its help.
     fn from(mistakes: PlanErrors) -> Self {
-        let told = mistakes.iter().map(|mistake| match mistake.help() {
+        let lines = mistakes.iter().map(|mistake| match mistake.help() {
             Some(help) => format!("{mistake} ({help})"),
             None => mistake.to_string(),
         });
-        Self::new("invalid_plan", told.collect::<Vec<_>>().join("; "))
+        Self::new("invalid_plan", lines.collect::<Vec<_>>().join("; "))
     }
 }
 

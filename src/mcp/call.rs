@@ -98,9 +98,9 @@ fn close(fields: &mut JsonObject) {
         "default" => ![Value::Null, json!(false), json!([]), json!(0)].contains(value),
         _ => true,
     });
-    if let Some(Value::String(told)) = fields.get_mut("description") {
+    if let Some(Value::String(text)) = fields.get_mut("description") {
         // Backticks and ends of lines are for Rust.
-        *told = told.replace('`', "").replace('\n', " ");
+        *text = text.replace('`', "").replace('\n', " ");
     }
     if fields.get("properties").is_some_and(Value::is_object) {
         fields.insert("additionalProperties".to_owned(), Value::Bool(false));

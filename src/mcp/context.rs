@@ -1,4 +1,7 @@
 //! Holds the settings of the server, and the state that all tools share: connections, recorded rollouts, approvals and the audit.
+//!
+//! What a tool does with it is a method of [`ToolContext`] beside that tool: `launch` in `tools::deploy`, `wait` in
+//! `tools::status`, `roll_call` in `tools::hosts`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -73,7 +73,7 @@ impl ToolSpec {
             .idempotent(self.effect != Deploys)
             .open_world(matches!(self.effect, LooksUp | Deploys));
         let mut schema = (self.schema)();
-        let description = schema.remove("description").and_then(|told| told.as_str().map(str::to_owned));
+        let description = schema.remove("description").and_then(|text| text.as_str().map(str::to_owned));
         Tool::new(self.name, description.unwrap_or_default(), Arc::new(schema)).with_annotations(hints)
     }
 }

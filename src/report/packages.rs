@@ -18,7 +18,7 @@ pub fn packages(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String
     packages.sort_by_key(|package| {
         (!needs_reboot(package, changes), std::cmp::Reverse(package.hosts.len()), &package.name)
     });
-    let told: BTreeSet<&HostName> = packages.iter().flat_map(|package| &package.hosts).collect();
+    let listed: BTreeSet<&HostName> = packages.iter().flat_map(|package| &package.hosts).collect();
     let hidden = packages.len().saturating_sub(most);
     packages.truncate(most);
 
@@ -30,7 +30,7 @@ pub fn packages(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String
     };
     let mut lines: Vec<String> = rows.iter().map(line).collect();
     lines.extend((hidden > 0).then(|| format!("… and {}", count(hidden, "more package"))));
-    lines.extend(notes(rollout, changes, &told));
+    lines.extend(notes(rollout, changes, &listed));
     lines
 }
 
@@ -69,12 +69,12 @@ fn row(package: &PackageChange, changes: &Changes, rollout: &Rollout) -> [String
 }
 
 /// Formats the notes about hosts that the rows of packages do not cover.
-fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Vec<String> {
+fn notes(rollout: &Rollout, changes: &Changes, listed: &BTreeSet<&HostName>) -> Vec<String> {
     let Changes { packages, reboots, unchanged, unknown, missing, to_fetch, to_fetch_most } = changes;
-    let is_untold = |host: &&HostName| {
-        !told.contains(host) && ![unchanged, unknown, missing].iter().any(|hosts| hosts.contains(*host))
+    let is_unlisted = |host: &&HostName| {
+        !listed.contains(host) && ![unchanged, unknown, missing].iter().any(|hosts| hosts.contains(*host))
     };
-    let untold = rollout.plan.hosts().map(|host| &host.hostname).filter(is_untold).cloned().collect();
+    let unlisted = rollout.plan.hosts().map(|host| &host.hostname).filter(is_unlisted).cloned().collect();
     let unseen: BTreeSet<HostName> = packages
         .iter()
         .filter(|package| needs_reboot(package, changes))
@@ -92,8 +92,8 @@ fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Ve
     let last: Vec<String> = unchanged.into_iter().chain(fetch).collect();
     [
         with_names(
-            those(&untold, ["changes in its configuration alone", "change in their configuration alone"]),
-            &untold,
+            those(&unlisted, ["changes in its configuration alone", "change in their configuration alone"]),
+            &unlisted,
         ),
         with_names(those(&unseen, ["reboots for another initrd", "reboot for another initrd"]), &unseen),
         (!unknown.is_empty()).then(|| {

@@ -47,8 +47,8 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
     lines.extend(changed.iter().map(|line| format!("  {line}")));
     lines.extend((!changed.is_empty()).then(String::new));
     lines.extend(rollout.plan.hooks.iter().map(|(hook, argv)| {
-        let told = format!("{hook} runs on this machine: {}", command(argv));
-        format!("  {}", wrap_indented(&told, width, "    "))
+        let line = format!("{hook} runs on this machine: {}", command(argv));
+        format!("  {}", wrap_indented(&line, width, "    "))
     }));
     lines.extend(notes);
     lines.join("\n")

@@ -101,9 +101,9 @@ pub(super) fn input_without_tier() -> JsonObject {
     let mut schema = call::input::<DeployArguments>();
     schema.remove("required");
     schema.get_mut("properties").and_then(|properties| properties.as_object_mut()?.remove("tier"));
-    let told = "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 seconds; state \
+    let description = "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 seconds; state \
                 running means that it goes on: call rollout_status. It also goes on when the call is cancelled.";
-    schema.insert("description".to_owned(), told.into());
+    schema.insert("description".to_owned(), description.into());
     schema
 }
 

@@ -212,7 +212,7 @@ fn rollout_report(
     let mut hosts: Vec<&HostProgress> = summary.hosts.iter().collect();
     hosts.sort_by_key(|host| urgency(host));
     let waves = summary.waves.iter().zip(&rollout.plan.waves).take(MAX_WAVES);
-    let told = hosts.iter().take(MAX_HOSTS).map(|host| host_report(host, rollout, &phases, MAX_LOG, context));
+    let reports = hosts.iter().take(MAX_HOSTS).map(|host| host_report(host, rollout, &phases, MAX_LOG, context));
     Some(answer(json!({
         "rollout_id": rollout.id.to_string(),
         "state": state,
@@ -227,7 +227,7 @@ fn rollout_report(
         "ended_at": summary.ended_at.map(|at| format!("{at:.0}")),
         "warnings": warnings,
         "waves": waves.map(|(view, wave)| wave_report(view, wave, redactor)).collect::<Vec<_>>(),
-        "hosts": told.collect::<Vec<_>>(),
+        "hosts": reports.collect::<Vec<_>>(),
         "more": hosts.len().saturating_sub(MAX_HOSTS),
     })))
 }
