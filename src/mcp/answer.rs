@@ -87,7 +87,6 @@ fn remove_empty(value: &mut Value) {
     }
 }
 
-/// Formats data as text for a model.
 fn text(value: &Value) -> String {
     match value {
         Value::Object(fields) => members(fields, &FIRST, "").trim_end().to_owned(),
@@ -152,7 +151,6 @@ impl ToolError {
         self
     }
 
-    /// Takes the message and the help of an error.
     pub fn from_diagnostic(code: &'static str, error: &dyn Diagnostic) -> Self {
         Self { code, what: error.to_string(), next: error.help().map(|help| help.to_string()) }
     }

@@ -77,7 +77,6 @@ pub(super) struct ApprovalQuestion<'a> {
     pub(super) asked: &'a Revision,
     /// The commit of the asked revision, which would be deployed.
     commit: &'a Revision,
-    /// The hash that `preview_plan` returned.
     pub(super) plan_hash: Option<&'a str>,
 }
 
@@ -234,7 +233,6 @@ async fn elicit(
     })
 }
 
-/// Checks that the person typed the phrase.
 fn check_phrase(question: &ApprovalQuestion<'_>, answer: &ElicitResult) -> Result<(), ToolError> {
     if answer.action != ElicitationAction::Accept {
         return Err(ToolError::new("approval_declined", "the person who was asked did not approve")

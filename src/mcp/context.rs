@@ -81,7 +81,6 @@ impl Default for CallTimeouts {
 }
 
 impl Settings {
-    /// Returns the paths of all key files.
     pub(super) fn key_files(&self) -> Vec<String> {
         let keys = |connection: &bus::Settings| {
             let tls = connection.client_cert.as_ref().map(|client| client.key.clone());

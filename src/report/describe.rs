@@ -150,7 +150,6 @@ pub(super) fn detail(host: &HostProgress, rollout: &Rollout) -> String {
     }
 }
 
-/// Describes the rollback of a host whose wave failed.
 fn rollback_detail(host: &HostProgress, rollback: &HostRollback, rollout: &Rollout) -> String {
     match rollback.outcome {
         None => "its wave has failed".to_owned(),
@@ -175,7 +174,6 @@ fn rolled_back(host: &HostProgress, rollout: &Rollout) -> Option<String> {
     Some(if returned { returned_to(host, rollout) } else { "could NOT return to what ran before".to_owned() })
 }
 
-/// Describes the final outcome of a host.
 fn final_detail(host: &HostProgress, outcome: HostOutcome, rollout: &Rollout) -> String {
     match outcome {
         HostOutcome::Completed => change(host, rollout),
@@ -269,7 +267,6 @@ pub(super) const fn skip_reason(reason: SkipReason) -> &'static str {
     }
 }
 
-/// Describes an unexpected response in one sentence.
 pub(super) fn unexpected_response(host: &HostName, response: &UnexpectedResponse, summary: &Summary) -> String {
     let name = host.as_str();
     let rollback = summary.host(host).and_then(|view| view.rollback.as_ref()?.outcome);
@@ -379,7 +376,6 @@ pub(super) fn revision(rollout: &Rollout) -> String {
     }
 }
 
-/// Returns the status of a wave as a word.
 pub const fn wave_status(state: &WaveState) -> &'static str {
     match state {
         WaveState::Pending => "pending",

@@ -82,7 +82,6 @@ pub(super) struct ResumeArguments {
     rollout_id: Option<String>,
 }
 
-/// A rollout to start.
 pub(super) struct Launch<'a> {
     pub(super) call: ToolCall<'a>,
     /// The text that the approver types: the target as plans write it, or the name of the plan.
@@ -90,7 +89,6 @@ pub(super) struct Launch<'a> {
     pub(super) credential: Credential,
     /// The tiers whose hosts must not go back in history.
     pub(super) no_downgrade: &'static [Tier],
-    /// The hash that `preview_plan` returned.
     pub(super) plan_hash: Option<String>,
     /// The recorded rollout to resume; `None` starts a new one.
     pub(super) resumes: Option<&'a Summary>,

@@ -89,25 +89,23 @@ fn plan_report(context: &ToolContext, name: &str) -> Option<Value> {
 }
 
 pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<CallToolResponse, ToolError> {
-    let PreviewArguments { plan, until, exclude } = asked;
-    let settled = prepare(context, &plan, until.as_deref(), &exclude);
-    let (prepared, hash) = within_deadline(context.deadline(), settled).await?;
+    let (prepared, hash) = within_deadline(context.deadline(), prepare(context, &asked)).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
 pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let previewed: ApplyArguments = call::arguments(call.arguments)?;
-    let name = &previewed.plan;
-    let credential = Credential::for_tiers(&read(context, name)?.plan.tiers());
-    let (phrase, plan_hash) = (name.clone(), Some(previewed.plan_hash.clone()));
-    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
+    let ApplyArguments { plan, plan_hash, until, exclude } = call::arguments(call.arguments)?;
+    let (phrase, asked) = (plan.clone(), PreviewArguments { plan, until, exclude });
+    let credential = Credential::for_tiers(&read(context, &phrase)?.plan.tiers());
+    let previewed = Some(plan_hash.clone());
+    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: previewed, resumes: None };
     // Reads the file for each preparation, so that a plan that was edited while a person was asked is refused as stale.
     let settle = async || {
-        let (prepared, hash) = prepare(context, name, previewed.until.as_deref(), &previewed.exclude).await?;
-        if hash == previewed.plan_hash {
+        let (prepared, hash) = prepare(context, &asked).await?;
+        if hash == plan_hash {
             return Ok(prepared);
         }
-        let what = format!("plan_hash: the plan {name}, its hosts, its commit, until or exclude have changed");
+        let what = format!("plan_hash: the plan {}, its hosts, its commit, until or exclude have changed", asked.plan);
         Err(ToolError::new("stale_plan", what)
             .next("call preview_plan, look at what it would do now, and give its plan_hash"))
     };
@@ -115,13 +113,9 @@ pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<C
 }
 
 /// Prepares a plan up to a wave and without some hosts, and returns the hash of its preview.
-async fn prepare(
-    context: &ToolContext,
-    name: &str,
-    until: Option<&str>,
-    exclude: &[HostName],
-) -> Result<(Prepared, String), ToolError> {
-    let file = read(context, name)?;
+async fn prepare(context: &ToolContext, asked: &PreviewArguments) -> Result<(Prepared, String), ToolError> {
+    let PreviewArguments { plan, until, exclude } = asked;
+    let file = read(context, plan)?;
     let credential = Credential::for_tiers(&file.plan.tiers());
     context.connection(credential)?;
     let systems = file
@@ -130,10 +124,10 @@ async fn prepare(
         .map(SystemsFrom::Built);
     let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, None)?;
     let options = context.options(file.plan.clone(), Some(file.source()), revision);
-    let waves = until.map_or(Ok(WaveSelection::All), |until| up_to(&file.plan, until, exclude))?;
-    let options = PrepareOptions { systems, exclude: exclude.to_vec(), waves, ..options };
+    let waves = until.as_ref().map_or(Ok(WaveSelection::All), |until| up_to(&file.plan, until, exclude))?;
+    let options = PrepareOptions { systems, exclude: exclude.clone(), waves, ..options };
     let prepared = context.prepare(credential, options).await?;
-    let hash = plan_hash(&file.text, until, exclude, &prepared);
+    let hash = plan_hash(&file.text, asked, &prepared);
     Ok((prepared, hash))
 }
 
@@ -189,7 +183,6 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('-')
 }
 
-/// Builds the preview of a prepared plan.
 fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResponse {
     let Prepared { rollout, warnings, ahead, changes, .. } = prepared;
     let plan = &rollout.plan;
@@ -247,7 +240,7 @@ fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
 }
 
 /// Hashes all that a preview shows: the text of the plan, its part, its hosts, their systems, and the commit.
-fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &Prepared) -> String {
+fn plan_hash(text: &str, asked: &PreviewArguments, prepared: &Prepared) -> String {
     let waves = prepared.rollout.plan.waves.iter();
     let waves: Vec<_> = waves
         .map(|wave| {
@@ -255,7 +248,7 @@ fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &P
             (wave.name.as_str(), hosts.collect::<Vec<_>>())
         })
         .collect();
-    let shown = serde_json::to_vec(&(text, until, exclude, prepared.rollout.revision.as_str(), waves));
+    let shown = serde_json::to_vec(&(text, &asked.until, &asked.exclude, prepared.rollout.revision.as_str(), waves));
     let shown = shown.expect("texts only, so this cannot fail");
     // 128 bits are enough to tell previews apart.
     let half = Sha256::digest(shown).first_chunk().copied().unwrap_or_default();

@@ -25,7 +25,6 @@ use crate::rollout::summary::{HostProgress, HostState, WaveProgress, WaveState};
 use crate::rollout::{Event, EventKind, HostOutcome, Rollout, Summary, WaveVerdict};
 
 const MAX_LISTED: usize = 20;
-/// The limit of `wait_seconds`.
 const MAX_WAIT: u64 = 45;
 /// The interval at which the journal of a running rollout is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -272,7 +271,6 @@ fn wave_report(view: &WaveProgress, wave: &ResolvedWave, redactor: &Redactor) ->
     json!({ "name": redactor.first(&wave.name, 80), "state": report::wave_status(&view.state), "why": why })
 }
 
-/// Summarizes a rollout in one line.
 fn headline(summary: &Summary, rollout: &Rollout, state: &str) -> String {
     let has = |action| rollout.plan.waves.iter().any(|wave| wave.action == action);
     let note = if has(Action::DryActivate) {
