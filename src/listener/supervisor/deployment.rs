@@ -1,4 +1,5 @@
-//! Carries out a deployment or a rollback, up to the verdict.
+//! Carries out a deployment: builds, activates, waits for the confirmation, and rolls back without one. Carries out a
+//! requested rollback by the same steps.
 
 use std::io;
 use std::time::Duration;
