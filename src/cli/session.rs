@@ -141,17 +141,22 @@ impl RolloutSession<'_> {
     /// Prints what each host would do, by its log. Unreadable logs are skipped, since the rollout itself succeeded.
     async fn tell_what_would_be_done(&self, state: &Summary) {
         let waves = state.rollout.iter().flat_map(|rollout| &rollout.plan.waves).enumerate();
-        for (index, wave) in waves.filter(|(_, wave)| wave.action == Action::DryActivate) {
-            let hosts = state.hosts.iter().filter(|host| host.wave.0 == index);
-            for (host, id) in hosts.filter_map(|view| run_to_read(view, wave)) {
-                let Ok(mut bus) = Bus::connect(&self.operator.settings()).await else { return };
-                let name = host.host.clone();
-                if let Some(log) = read(&mut bus, host, id).await {
-                    let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
-                    let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
-                    let nothing = || format!("  {name}  would change no unit");
-                    out::note(&if lines.is_empty() { nothing() } else { lines.join("\n") });
-                }
+        let runs = waves.filter(|(_, wave)| wave.action == Action::DryActivate).flat_map(|(index, wave)| {
+            let hosts = state.hosts.iter().filter(move |host| host.wave.0 == index);
+            hosts.filter_map(|view| run_to_read(view, wave))
+        });
+        let mut runs = runs.peekable();
+        if runs.peek().is_none() {
+            return;
+        }
+        let Ok(mut bus) = Bus::connect(&self.operator.settings()).await else { return };
+        for (host, id) in runs {
+            let name = host.host.clone();
+            if let Some(log) = read(&mut bus, host, id).await {
+                let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
+                let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
+                let nothing = || format!("  {name}  would change no unit");
+                out::note(&if lines.is_empty() { nothing() } else { lines.join("\n") });
             }
         }
     }

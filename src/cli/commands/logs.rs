@@ -11,9 +11,9 @@ use crate::cli::args::OperatorArgs;
 use crate::cli::context::one_host;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::{block_on, out};
-use crate::operator::{Awaited, LogReader, RollCall};
+use crate::operator::{Awaited, LogLines, LogReader, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
-use crate::text::{nearest, safe};
+use crate::text::nearest;
 
 /// The pause before asking again for a log that had nothing new.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -106,8 +106,7 @@ impl Logs {
     }
 
     async fn copy(&self, mut reader: LogReader<'_>) -> CommandResult {
-        let mut lines = PartialLines::default();
-        let mut offset = 0;
+        let (mut lines, mut offset) = (LogLines::broken_at(MAX_LINE_BYTES), 0);
         loop {
             let page = reader.page(offset).await?;
             if page.offset > offset {
@@ -115,8 +114,11 @@ impl Logs {
             }
             offset = page.next;
             let is_over = page.end || page.data.is_empty() && !self.follow;
-            let text = if is_over { lines.take_all(&page.data) } else { lines.take(&page.data) };
-            if !out::data(&text) {
+            let mut complete = lines.push(&page.data);
+            if is_over {
+                complete.extend(lines.finish());
+            }
+            if !out::data(&complete.into_iter().map(|line| line + "\n").collect::<String>()) {
                 return Ok(Exit::Success);
             }
             if is_over {
@@ -136,51 +138,4 @@ impl Logs {
 fn latest(report: &HostReport) -> Option<RequestId> {
     let current = report.busy.as_ref().and_then(|busy| busy.id.parse().ok());
     current.or_else(|| report.last.as_ref()?.id.parse().ok())
-}
-
-/// Assembles pages of a log into whole lines that are safe for a terminal.
-#[derive(Debug, Default)]
-struct PartialLines {
-    rest: String,
-}
-
-impl PartialLines {
-    /// Returns the lines that are complete now. A line that is too long does not wait for its end.
-    fn take(&mut self, data: &str) -> String {
-        self.rest.push_str(data);
-        let whole = match self.rest.rfind('\n') {
-            Some(end) => end + 1,
-            None if self.rest.len() > MAX_LINE_BYTES => self.rest.len(),
-            None => 0,
-        };
-        clean(self.rest.drain(..whole).as_str())
-    }
-
-    /// Returns all that is left at the end of a log.
-    fn take_all(&mut self, data: &str) -> String {
-        self.rest.push_str(data);
-        clean(&std::mem::take(&mut self.rest))
-    }
-}
-
-fn clean(text: &str) -> String {
-    text.lines().map(|line| safe(line) + "\n").collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_whole_and_clean_wherever_a_page_ends() {
-        let text = "one\n\x1b[31mtwo\x1b[0m\r\nthree \u{202e}x\n\nlast";
-        for at in (0..=text.len()).filter(|&at| text.is_char_boundary(at)) {
-            let (first, second) = text.split_at(at);
-            let mut lines = PartialLines::default();
-            let shown = lines.take(first) + &lines.take_all(second);
-            assert_eq!(shown, "one\ntwo\nthree x\n\nlast\n", "cut at {at}");
-        }
-        let mut lines = PartialLines::default();
-        assert_eq!(lines.take(&"x".repeat(MAX_LINE_BYTES + 1)).len(), MAX_LINE_BYTES + 2);
-    }
 }

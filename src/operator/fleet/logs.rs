@@ -258,3 +258,22 @@ impl LogFollower {
         self.runs.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_whole_and_clean_wherever_a_page_ends() {
+        let text = "one\n\x1b[31mtwo\x1b[0m\r\nthree \u{202e}x\n\nlast";
+        for at in (0..=text.len()).filter(|&at| text.is_char_boundary(at)) {
+            let (first, second) = text.split_at(at);
+            let mut lines = LogLines::broken_at(64);
+            let complete = [lines.push(first), lines.push(second), lines.finish()].concat();
+            assert_eq!(complete, ["one", "two", "three x", "", "last"], "cut at {at}");
+        }
+        let mut lines = LogLines::broken_at(64);
+        assert_eq!(lines.push(&"x".repeat(64)), [""; 0]);
+        assert_eq!(lines.push("x"), ["x".repeat(65)]);
+    }
+}
