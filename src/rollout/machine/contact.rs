@@ -9,7 +9,7 @@ use crate::plan::{Limits, ResolvedHost};
 use crate::protocol::Response;
 use crate::rollout::event::HostOutcome;
 
-/// How long a host is silent before each repeat of its request, which may have been lost.
+/// After how much silence the request of a host that has never responded is repeated: it may have been lost.
 const REPEATS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(7)];
 
 /// How long a host that has responded may be silent before it is asked again: its last response may have been lost. A

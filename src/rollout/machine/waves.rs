@@ -159,14 +159,14 @@ impl Machine {
 
     /// Ends or bakes a wave that has no host in flight and sends no further request.
     fn conclude_wave(&mut self, now: Duration) {
-        let cause = self.current.halted.unwrap_or(SkipReason::Interrupt);
+        let skip = self.current.halted.unwrap_or(SkipReason::Interrupt);
         let any_skipped = self.next_pending().is_some();
-        self.skip(now, self.range(), cause);
+        self.skip(now, self.range(), skip);
 
         let (completed, min_hosts) = (self.progress().completed, self.limits().min_hosts);
         let verdict = if let Some(cause) = self.current.failure.clone().or_else(|| self.too_many_failures()) {
             WaveVerdict::Failed(cause)
-        } else if any_skipped && cause == SkipReason::Disconnected {
+        } else if any_skipped && skip == SkipReason::Disconnected {
             WaveVerdict::Failed(FailureReason::Disconnected)
         } else if any_skipped {
             WaveVerdict::Interrupted
