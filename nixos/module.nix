@@ -130,7 +130,7 @@ let
 in
 {
   options.services.homelab-deploy.listener = {
-    enable = lib.mkEnableOption "the homelab-deploy listener, which takes deployments of this host";
+    enable = lib.mkEnableOption "the homelab-deploy listener, which accepts deployments of this host";
 
     package = mkOption {
       type = types.package;
@@ -152,14 +152,14 @@ in
         "prod"
       ];
       example = "prod";
-      description = "`test` for a host that is there to try changes on, `prod` for one that is relied upon.";
+      description = "`test` for a host on which changes are tried first, `prod` for a host that others rely on.";
     };
 
     role = mkOption {
       type = types.nullOr types.str;
       default = null;
       example = "dns";
-      description = "What this host does, so that it can be deployed together with others that do the same.";
+      description = "The role of this host, so that it can be deployed together with the other hosts of that role.";
     };
 
     natsUrl = mkOption {
@@ -195,14 +195,14 @@ in
         "cores"
         "2"
       ];
-      description = "Words to add to each call of `nixos-rebuild`. Those that choose another system or another host are refused.";
+      description = "Arguments to add to each call of `nixos-rebuild`. Those that select another system or another host are refused.";
     };
 
     systems.trustedKeys = mkOption {
       type = types.listOf (types.strMatching "[^:[:space:]]+:[A-Za-z0-9+/]{43}=");
       default = [ ];
       example = [ "fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
-      description = "The public keys of those who may build the system of this host elsewhere, as Nix writes them: the host then fetches a system that one of them has signed, and evaluates and builds nothing. Without a key it takes none. Each path that is fetched also has to be signed as `nix.settings.trusted-public-keys` demands.";
+      description = "The public keys that may sign systems of this host that are built elsewhere, as Nix writes them. The host fetches a system that one of them has signed, and evaluates and builds nothing. Without a key it accepts none. Each fetched path also has to be signed as `nix.settings.trusted-public-keys` demands.";
     };
 
     userUnits = mkOption {
@@ -211,13 +211,13 @@ in
         "warn"
       ];
       default = "fail";
-      description = "What a deployment is after which units of a user fail: failed, or completed with a warning.";
+      description = "The result of a deployment after which units of a user fail: failed, or completed with a warning.";
     };
 
     publicKey = mkOption {
       type = types.nullOr (types.strMatching "U[A-Z2-7]{55}");
       default = null;
-      description = "The public key that goes with `nkeyFile`. The listener does not need it; `lib.natsAuthorization` of the flake makes the server's permissions of it.";
+      description = "The public key that goes with `nkeyFile`. The listener does not need it; `lib.natsAuthorization` of the flake generates the server's permissions from it.";
     };
 
     timeout = mkOption {
@@ -233,13 +233,13 @@ in
         "deploy.<tier>.all"
         "deploy.<tier>.role.<role>"
       ];
-      description = "The subjects to take requests on. One that contains `<role>` is left out where there is no role.";
+      description = "The subjects to accept requests on. One that contains `<role>` is left out if the host has no role.";
     };
 
     discoverSubject = mkOption {
       type = types.str;
       default = "deploy.discover";
-      description = "The subject on which operators ask who is there.";
+      description = "The subject of discovery requests.";
     };
 
     environment = mkOption {
@@ -261,7 +261,7 @@ in
       type = types.bool;
       default = !config.boot.isContainer;
       defaultText = lib.literalExpression "!config.boot.isContainer";
-      description = "Whether systemd hands the files with keys over (`LoadCredential=`). Images for LXC and Incus have none of that: there the listener reads the files itself, and they must belong to root.";
+      description = "Whether systemd passes the files with keys to the listener (`LoadCredential=`). Images for LXC and Incus do not support that: there the listener reads the files itself, and they must belong to root.";
     };
 
     tls = {
@@ -287,12 +287,12 @@ in
         type = types.nullOr types.str;
         default = null;
         example = "127.0.0.1:9811";
-        description = "The address on which to serve metrics, at `/metrics` for Prometheus; null for nowhere.";
+        description = "The address on which to serve Prometheus metrics, at `/metrics`; null to serve none.";
       };
       openFirewall = mkOption {
         type = types.bool;
         default = false;
-        description = "Whether to let others reach the port of `metrics.listen`.";
+        description = "Whether to open the port of `metrics.listen` in the firewall.";
       };
     };
 

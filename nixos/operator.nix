@@ -16,7 +16,7 @@ let
 in
 {
   options.programs.homelab-deploy = {
-    enable = lib.mkEnableOption "homelab-deploy on the machine of somebody who deploys, with its completions and manual pages";
+    enable = lib.mkEnableOption "homelab-deploy on a machine to deploy from, with its completions and manual pages";
 
     package = mkOption {
       type = types.package;
@@ -36,7 +36,7 @@ in
       type = types.nullOr types.str;
       default = null;
       example = "$HOME/.config/homelab-deploy/ops.seed";
-      description = "The file with the seed of the NKey: `HOMELAB_DEPLOY_NKEY_FILE`. `$HOME` is that of who deploys.";
+      description = "The file with the seed of the NKey: `HOMELAB_DEPLOY_NKEY_FILE`. `$HOME` is the home folder of the user who deploys.";
     };
 
     aliases = mkOption {

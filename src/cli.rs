@@ -55,7 +55,7 @@ fn run_command_line() -> CommandResult {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-#[error("the asynchronous runtime does not start: {0}")]
+#[error("cannot start the async runtime: {0}")]
 struct RuntimeError(#[source] io::Error);
 
 /// Runs a command on this thread alone: every command waits most of the time.

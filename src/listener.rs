@@ -60,8 +60,8 @@ pub enum ListenerError {
     Bus(#[from] BusError),
     #[error("the server has refused this key for a minute")]
     #[diagnostic(help(
-        "the key was changed on the server, or the user removed: a listener that is started again reads the seed file anew, as \
-         systemd does for its service"
+        "the server's configuration has another key, or none, for this host: a listener that is started again reads \
+         the seed file anew, and systemd starts it again"
     ))]
     LockedOut,
     #[error("cannot bind the metrics address {0}: {1}")]

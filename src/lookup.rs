@@ -211,7 +211,7 @@ fn no_such_ref(remote: &str, asked: &Revision, known: &[String]) -> LookupError 
                 .to_owned(),
         )
     } else if let Some(short) = short {
-        Some(format!("did you mean \"{short}\"? A branch is called here what the repository calls it"))
+        Some(format!("did you mean \"{short}\"? Give a branch the name that it has in the repository"))
     } else if let Some(near) = nearest(asked.as_str(), names()) {
         Some(format!("did you mean \"{near}\"?"))
     } else {

@@ -49,23 +49,23 @@ use crate::protocol::{FlakeUrl, HostName, MAX_REVISION_BYTES, Revision, Sender, 
 #[schemars(title = "Plan of homelab-deploy", deny_unknown_fields)]
 #[expect(clippy::doc_markdown, reason = "the schema shows these comments to people as they are")]
 pub struct Plan {
-    /// What the rollout is called: lower-case letters, digits and hyphens. Without it: the name of the file.
+    /// The name of the rollout: lower-case letters, digits and hyphens. Default: the name of the file.
     #[schemars(default, skip_serializing_if = "String::is_empty", regex(pattern = value::NAME))]
     pub name: String,
     /// The branch, tag or commit to deploy. It is looked up once, before the first wave, so that every host gets the
     /// same commit. Required unless --revision is given.
     #[schemars(with = "Option<String>", regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/+-]*$"), length(max = MAX_REVISION_BYTES))]
     pub revision: Option<Spanned<Revision>>,
-    /// The flake in which `revision` is looked up, such as "git+https://git.example.com/nixos". Without it: --flake,
-    /// else the one that the hosts name, once it was accepted.
+    /// The flake in which `revision` is looked up, such as "git+https://git.example.com/nixos". Default: --flake, else
+    /// the one that the hosts name, once accepted.
     // A URL with a scheme and without an output of the flake.
     #[schemars(with = "Option<String>", regex(pattern = r"^[a-z+]+:[^\s#]+$"))]
     pub flake: Option<FlakeUrl>,
-    /// The file with the systems of the hosts, as `homelab-deploy build` writes it, from where the plan is. Each host
+    /// The file with the systems of the hosts, as `homelab-deploy build` writes it, relative to the plan. Each host
     /// fetches its own, and evaluates and builds nothing.
     #[schemars(length(min = 1))]
     pub systems: Option<String>,
-    /// Whether the hosts of all waves fetch their systems before any of them is changed. One that cannot halts the
+    /// Whether the hosts of all waves fetch their systems before any of them is changed. A host that cannot halts the
     /// rollout.
     #[schemars(default)]
     pub stage: bool,
@@ -81,13 +81,12 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Wave {
-    /// What the wave is called: lower-case letters, digits and hyphens, and no other wave's name. Without it: its first
-    /// target.
+    /// The name of the wave: lower-case letters, digits and hyphens; unique in the plan. Default: its first target.
     #[schemars(with = "Option<String>", regex(pattern = value::NAME))]
     pub name: Spanned<String>,
     /// The hosts, one target or a list: <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias.
-    /// Named hosts are expected; of groups those are taken that answer. A host belongs to the first wave that matches
-    /// it.
+    /// Named hosts are expected to answer; of a group, the hosts that answer are taken. A host belongs to the first
+    /// wave that matches it.
     #[schemars(schema_with = "value::some_targets_schema")]
     pub targets: Vec<Spanned<Selector>>,
     /// Hosts that this wave leaves to later ones, written like `targets`.

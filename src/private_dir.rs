@@ -35,12 +35,12 @@ pub enum PrivateDirError {
     #[error("{path} cannot be used: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("it has to be a place that this user may write to; --state-dir names another folder"))]
     Io(PathBuf, #[source] io::Error),
-    #[error("{} is {found} where {expected} has to be", .path.display())]
+    #[error("{} is {found}, and not {expected}", .path.display())]
     #[diagnostic(help("links are not followed: name the place that it leads to, or remove it"))]
     Kind { path: PathBuf, found: &'static str, expected: &'static str },
     #[error("{} {why}", .path.display())]
     #[diagnostic(help(
-        "what lies there could make this program run a command of somebody else: look at who wrote it, and {remedy}"
+        "its content could make this program run somebody else's command: find out who wrote it, and {remedy}"
     ))]
     Untrusted { path: PathBuf, why: String, remedy: String },
 }
@@ -186,7 +186,7 @@ fn is_trusted(status: &Stat, path: &Path) -> Result<()> {
         );
     }
     if Mode::from_raw_mode(status.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
-        return untrusted("can be written to by other users".to_owned(), format!("shut it: chmod go-w {shown}"));
+        return untrusted("can be written to by other users".to_owned(), format!("restrict it: chmod go-w {shown}"));
     }
     Ok(())
 }
@@ -274,11 +274,11 @@ mod tests {
             assert!(refusal(dir.create_folder(link)).contains("is a link"), "{link}");
         }
         fs::create_dir(dir.path().join("folder")).unwrap();
-        assert!(refusal(dir.read("folder")).contains("where a file has to be"));
-        assert!(refusal(dir.open_folder("real")).contains("where a folder has to be"));
+        assert!(refusal(dir.read("folder")).contains("and not a file"));
+        assert!(refusal(dir.open_folder("real")).contains("and not a folder"));
         let pipe = dir.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, FILE_FOR_US, 0).unwrap();
-        assert!(refusal(dir.read("pipe")).contains("where a file has to be"));
+        assert!(refusal(dir.read("pipe")).contains("and not a file"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::{ServerUrl, Settings};
 use crate::text::safe;
 
-const PORT: &str = "check the port: nats-server has 4222 for its clients unless its configuration says another. One with \
+const PORT: &str = "check the port: nats-server listens on 4222 unless its configuration names another. \
                     `handshake_first` in its tls block is not supported";
 
 #[derive(Debug, Error, Diagnostic)]
@@ -25,8 +25,8 @@ pub enum BusError {
     Unreachable(Vec<ConnectAttempt>),
     #[error("{server} refuses this key")]
     #[diagnostic(help(
-        "add its public key to a user in the server's configuration: {{ nkey: {public_key} }}. A server that knows its users by \
-         JWTs, as in .creds files, does not take it"
+        "add its public key to a user in the server's configuration: {{ nkey: {public_key} }}. A server that \
+         identifies users by JWTs, as in .creds files, does not accept it"
     ))]
     Refused { server: ServerUrl, public_key: String },
     #[error("cannot read the seed file {0}: {1}")]
@@ -105,7 +105,7 @@ impl Reason {
 
     /// A program that accepts the connection and says nothing: no nats-server, or one that waits for the client.
     pub(super) fn not_nats() -> Self {
-        Self::with_help("something takes connections there, and does not speak as a NATS server does", PORT)
+        Self::with_help("something accepts connections there, but does not speak the NATS protocol", PORT)
     }
 
     /// Describes an error of the client, which may contain text of the server.
@@ -118,10 +118,10 @@ impl Reason {
         }
         let said = source.to_string();
         if said.contains("invalid server operation") || said.starts_with("expected INFO") {
-            return Self::with_help(format!("what answers there is no NATS server: {said}"), PORT);
+            return Self::with_help(format!("no NATS server answers there: {said}"), PORT);
         }
         if said.to_lowercase().contains("authentication timeout") {
-            let why = "the server waited for the key in vain: this machine or the network stood still";
+            let why = "the server did not get the key in time: this machine or the network stalled";
             return Self::with_help(why, "try again");
         }
         Self::plain(said)
@@ -140,10 +140,7 @@ impl Reason {
             TlsError::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate)
                 if settings.client_cert.is_none() =>
             {
-                Self::with_help(
-                    "the server wants a certificate of its clients",
-                    "give one with --tls-cert and --tls-key",
-                )
+                Self::with_help("the server requires a client certificate", "give one with --tls-cert and --tls-key")
             }
             error => Self::plain(error.to_string()),
         }
@@ -169,16 +166,16 @@ impl Reason {
                 "use a name of the certificate in the address, or make a certificate for this one",
             ),
             CertificateError::ExpiredContext { time, not_after } => Self::with_help(
-                format!("its certificate ran out {} ago by the clock of this machine", apart(*not_after, *time)),
+                format!("its certificate expired {} ago by the clock of this machine", apart(*not_after, *time)),
                 "make a new one; if it should be valid, set the clock of this machine",
             ),
             CertificateError::NotValidYetContext { time, not_before } => Self::with_help(
-                format!("its certificate is valid only in {} by the clock of this machine", apart(*time, *not_before)),
+                format!("its certificate becomes valid in {} by the clock of this machine", apart(*time, *not_before)),
                 "set the clock of this machine, or that of the one that made the certificate",
             ),
             // The certificate library does not export this variant.
             error if format!("{error:?}").contains("CaUsedAsEndEntity") => Self::with_help(
-                "its certificate is that of an authority (CA:TRUE), which no server may show as its own",
+                "its certificate is that of an authority (CA:TRUE), which no server may use as its own",
                 "make the server a certificate of its own, without CA:TRUE, signed by this authority; --tls-ca stays as it is",
             ),
             error => Self::plain(format!("its certificate is not accepted: {error}")),

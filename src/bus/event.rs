@@ -148,7 +148,7 @@ impl Translator {
             }
             Event::ClientError(ClientError::Other(error)) if error == REFUSED => BusEvent::LockedOut,
             Event::ClientError(ClientError::Other(error)) => {
-                BusEvent::Error(format!("cannot connect again: {}", safe(&error)))
+                BusEvent::Error(format!("cannot reconnect: {}", safe(&error)))
             }
             Event::ClientError(error) => BusEvent::Error(safe(&error.to_string())),
             Event::LameDuckMode | Event::Draining | Event::Closed => return None,
@@ -303,7 +303,7 @@ mod tests {
                 BusEvent::SlowConsumer,
                 BusEvent::Error("the server says: Stale Connection".to_owned()),
                 BusEvent::Refused(refused),
-                BusEvent::Error("cannot connect again: IO error".to_owned()),
+                BusEvent::Error("cannot reconnect: IO error".to_owned()),
                 BusEvent::LockedOut,
             ]
         );

@@ -89,5 +89,5 @@ fn tls_is_required_of_all_servers_or_of_none() {
 fn a_refused_key_is_told_by_its_public_half() {
     let error = BusError::Refused { server: "tls://u:p@nats1".parse().unwrap(), public_key: "UABC".to_owned() };
     insta::assert_snapshot!(error, @"tls://nats1:4222 refuses this key");
-    insta::assert_snapshot!(error.help().unwrap(), @"add its public key to a user in the server's configuration: { nkey: UABC }. A server that knows its users by JWTs, as in .creds files, does not take it");
+    insta::assert_snapshot!(error.help().unwrap(), @"add its public key to a user in the server's configuration: { nkey: UABC }. A server that identifies users by JWTs, as in .creds files, does not accept it");
 }

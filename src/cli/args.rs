@@ -76,17 +76,17 @@ pub(super) struct OperatorArgs {
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 
-    /// Subject on which hosts are asked whether they are there
+    /// Subject of discovery requests
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = subject::DISCOVER)]
     #[arg(help_heading = HEADING)]
     discover_subject: Subject,
 
-    /// How long answers to that are waited for [default: 2s, and less once every host has answered that did before]
+    /// How long to wait for answers to them [default: 2s, or less once all known hosts have answered]
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_WINDOW", value_name = "DURATION")]
     #[arg(help_heading = HEADING, value_parser = humantime::parse_duration)]
     discover_window: Option<Duration>,
 
-    /// Who deploys, as the hosts and other operators are told [default: USER@MACHINE]
+    /// Name of the operator, as hosts and other operators see it [default: USER@MACHINE]
     #[arg(long, env = "HOMELAB_DEPLOY_OPERATOR", value_name = "NAME")]
     operator: Option<String>,
 
@@ -153,11 +153,11 @@ pub(super) struct StateArgs {
     #[arg(long, env = "HOMELAB_DEPLOY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Context of that file that has the settings which no flag and no variable gives [default: its `default-context`]
+    /// Context in that file, for settings that no flag and no variable gives [default: its `default-context`]
     #[arg(long, env = "HOMELAB_DEPLOY_CONTEXT", value_name = "NAME")]
     context: Option<String>,
 
-    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy, for a context its folder there]
+    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy, or the folder of the context there]
     #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -177,12 +177,12 @@ impl StateArgs {
 // The flake in which a revision is looked up if the plan names none.
 #[derive(Debug, Args)]
 pub(super) struct FlakeArgs {
-    /// Flake in which a branch or tag is looked up where the plan names none [default: the one that the hosts name, once it
-    /// was accepted]
+    /// Flake in which to look up a branch or tag if the plan names none [default: the one that the hosts name, once
+    /// accepted]
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
     pub(super) flake: Option<FlakeUrl>,
 
-    /// Accept that the hosts name this flake; it is remembered for the fleet
+    /// Accept this flake, which the hosts name; remembered for the fleet
     #[arg(long, env = "HOMELAB_DEPLOY_ACCEPT_FLAKE", value_name = "URL")]
     accept_flake: Option<FlakeUrl>,
 }
@@ -198,13 +198,12 @@ pub(super) fn hooks(json: &str) -> Result<Hooks, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
-    /// Hosts return to what they ran before when their deployment fails, and when it cuts them off; in a plan that is
-    /// for the waves that say nothing of `rollback`
+    /// Roll a host back if its deployment fails or cuts it off; in a plan, for the waves without `rollback`
     #[arg(long, env = "HOMELAB_DEPLOY_AUTO_ROLLBACK", value_parser = switch)]
     pub(super) auto_rollback: bool,
 
-    /// How long a host that may return has to be reached again after its activation, from 5s to 1h [default: 1m]; in a
-    /// plan that is for the waves that say nothing of `confirm_timeout`
+    /// How long a host that can roll back may be out of reach after its activation, from 5s to 1h [default: 1m]; in a
+    /// plan, for the waves without `confirm_timeout`
     #[arg(long, env = "HOMELAB_DEPLOY_CONFIRM_TIMEOUT", value_name = "DURATION")]
     #[arg(value_parser = parse_confirm_timeout)]
     pub(super) confirm_timeout: Option<Duration>,
@@ -227,7 +226,7 @@ pub(super) struct GuardArgs {
     #[command(flatten)]
     pub(super) force: ForceArgs,
 
-    /// Deploy although prod hosts run a later commit than this one
+    /// Deploy even if prod hosts run a later commit
     #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE", value_parser = switch)]
     allow_downgrade: bool,
 }
@@ -235,7 +234,7 @@ pub(super) struct GuardArgs {
 // Of the guards, this one also holds for rollbacks.
 #[derive(Debug, Args)]
 pub(super) struct ForceArgs {
-    /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one
+    /// Start even if another operator's rollout is running; hosts that are busy with it reject this one
     #[arg(long, env = "HOMELAB_DEPLOY_FORCE", value_parser = switch)]
     force: bool,
 }
@@ -261,7 +260,7 @@ impl ForceArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// Copy the systems there, as `nix copy --to` takes it: `file:///srv/cache`, `s3://BUCKET`, `ssh-ng://HOST`
+    /// Copy the systems to this store, as in `nix copy --to`: `file:///srv/cache`, `s3://BUCKET`, `ssh-ng://HOST`
     #[arg(long, env = "HOMELAB_DEPLOY_COPY_TO", value_name = "URL")]
     copy_to: Option<String>,
 
@@ -269,7 +268,7 @@ pub(super) struct BuildArgs {
     #[arg(long, env = "HOMELAB_DEPLOY_SIGN_KEY", value_name = "FILE")]
     sign_key: Option<PathBuf>,
 
-    /// The name in nixosConfigurations of a host that has another there than its own; may be repeated
+    /// Name of a host in nixosConfigurations, if it is not its own name; may be repeated
     #[arg(long, env = "HOMELAB_DEPLOY_ATTR", value_name = "HOST=NAME", value_delimiter = ',', value_parser = attr)]
     attr: Vec<(HostName, FlakeAttr)>,
 }
@@ -277,18 +276,18 @@ pub(super) struct BuildArgs {
 // The source of a rollout's systems.
 #[derive(Debug, Args)]
 pub(super) struct SystemsArgs {
-    /// Give each host the system that this file has for it, as `homelab-deploy build` writes one
+    /// File with the built system of each host, as `homelab-deploy build` writes it
     #[arg(long, env = "HOMELAB_DEPLOY_SYSTEMS", value_name = "FILE", conflicts_with = "build")]
     systems: Option<PathBuf>,
 
-    /// Build the systems of all hosts here, in one evaluation, and give each host its own
+    /// Build the systems of all hosts on this machine first, in one evaluation
     #[arg(long, env = "HOMELAB_DEPLOY_BUILD", value_parser = switch)]
     build: bool,
 
     #[command(flatten)]
     how: BuildArgs,
 
-    /// Cache that is asked what changes [default: where the systems were copied to, else the store of this machine]
+    /// Cache that knows what changes [default: the one that the systems were copied to, else the store of this machine]
     #[arg(long, env = "HOMELAB_DEPLOY_CACHE", value_name = "URL")]
     pub(super) cache: Option<String>,
 }

@@ -33,17 +33,17 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(super) enum Command {
-    /// Write the files of a fleet: keys, the server's configuration, a plan, settings for NixOS and for you.
+    /// Create the files of a fleet: keys, the server's configuration, a plan, and settings for NixOS and for you.
     #[command(after_help = help(&["init fleet", "init fleet --yes --host test.test1 --host prod.ns1.dns"], &[]))]
     Init(init::Init),
-    /// Find out what is wrong: with this machine, the key, the server's permissions, the hosts, the plans.
+    /// Check this machine, the key, the server's permissions, the hosts and the plans, and say what to do.
     ///
-    /// Nothing is deployed, and no host is sent a request. With a FILE nothing is connected to.
+    /// Deploys nothing, and sends no host a request. With FILE, it connects to nothing.
     #[command(after_help = help(&["doctor", "doctor --listener", "doctor nats.conf"], &["1    Something is wrong"]))]
     Doctor(Box<doctor::Doctor>),
-    /// Build the systems of a plan's hosts in one evaluation, on any machine with Nix; hosts then only fetch theirs.
+    /// Build the systems of many hosts in one evaluation, on any machine with Nix; each host then only fetches its own.
     ///
-    /// Needs no NATS where the plan names all of its hosts and its flake, or where hosts are given.
+    /// Needs no NATS server if the plan names all of its hosts and its flake, or if hosts are given.
     #[command(after_help = help(&[
         "build sunday --out systems.json",
         "build ns1 ns2 --revision main --flake github:me/fleet \\\n    --sign-key fleet.secret --copy-to file:///srv/cache --out systems.json",
@@ -59,32 +59,32 @@ pub(super) enum Command {
         "apply --resume",
     ], OF_ROLLOUT))]
     Apply(Box<apply::Apply>),
-    /// List the rollouts that were run from here, the latest last.
+    /// List the rollouts that were started from this machine, the latest last.
     #[command(after_help = help(&["rollouts", "rollouts --json | jq '.[-1].outcome'"], &[]))]
     Rollouts(rollouts::Rollouts),
-    /// Show what a rollout has come to; one that runs is followed to its end.
+    /// Show the state of a rollout; follow a running one until it ends.
     #[command(after_help = help(&["status", "status 01J9ZK3V --json"], OF_ROLLOUT))]
     Status(rollouts::Status),
-    /// Write a rollout down as one document: an HTML page that needs nothing else, or Markdown, XML or JSON.
+    /// Write a report of a rollout: a self-contained HTML page, Markdown, JUnit XML or JSON.
     #[command(after_help = help(&[
         "report > rollout.html",
         "report 01J9ZK3V --format markdown",
         "report --format junit --out results.xml",
     ], &[]))]
     Report(rollouts::Report),
-    /// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
+    /// Stop a rollout: send no new requests, and wait for the hosts in flight. Their deployments continue.
     #[command(after_help = help(&["abort", "abort 01J9ZK3V"], &[]))]
     Abort(rollouts::Abort),
-    /// Show what a plan would do with the hosts that answer now. Nothing is deployed.
+    /// Show what a plan would do with the hosts that answer now; deploy nothing.
     #[command(after_help = help(&[
         "plan sunday",
         "plan ./rollout.toml --systems systems.json --out planned.json",
     ], &[]))]
     Plan(Box<plan::Plan>),
-    /// Deploy to the hosts that listen on a subject, and wait for each of them.
+    /// Deploy to all hosts on a subject, and wait for them to finish.
     ///
-    /// Succeeds only when at least one host answered and every host that did, or that the roll call found on the subject,
-    /// completed.
+    /// Succeeds only if at least one host answered, and every host that answered, or that the roll call found on the
+    /// subject, completed.
     #[command(after_help = help(&[
         "deploy deploy.test.test1",
         "deploy deploy.prod.role.dns --branch main",
@@ -92,9 +92,10 @@ pub(super) enum Command {
         "deploy prod.ns1 --to previous",
     ], OF_ROLLOUT))]
     Deploy(Box<deploy::Deploy>),
-    /// Return hosts to the commit that they ran before: these hosts, or all that a rollout changed, the newest first.
+    /// Roll hosts back to the commit that they ran before: the given hosts, or all that a rollout changed, newest
+    /// first.
     ///
-    /// What is undone has to be the last that each of them ran. It shows to which commit they return, and asks.
+    /// Only the last run of a host can be undone. Shows the commits to return to, and asks.
     #[command(after_help = help(&[
         "rollback ns1",
         "rollback prod.ns1 prod.ns2 --yes",
@@ -104,7 +105,7 @@ pub(super) enum Command {
     /// List the hosts that answer, and what they run.
     #[command(after_help = help(&["hosts", "hosts --tier prod --watch", "hosts --json | jq -r '.[].hostname'"], &[]))]
     Hosts(hosts::Hosts),
-    /// Print the log of a run on a host: of the one in progress, else of the latest.
+    /// Print the log of a run on a host: the one in progress, else the latest.
     ///
     /// A key that may deploy to a host may read its logs. The log goes to stdout.
     #[command(after_help = help(&[
@@ -112,23 +113,23 @@ pub(super) enum Command {
         "logs prod.ns1 --id 6f1c2a8e-8e0f-4a43-9a39-2f1f3c1d2b11",
     ], &[]))]
     Logs(Box<logs::Logs>),
-    /// Make an NKey pair: the seed into a new file that only you can read, the public key to stdout.
+    /// Create an NKey pair: write the seed to a new file that only you can read, and print the public key.
     #[command(after_help = help(&["keygen operator.seed", "keygen --public operator.seed"], &[]))]
     Keygen(keygen::Keygen),
-    /// Print the NATS server's authorization block for a list of hosts and deployers: for each key what it needs, no more
+    /// Print the authorization block of the NATS server: each key gets the permissions that it needs, and no more
     #[command(after_help = help(&["nats-config fleet.toml > authorization.conf"], &[]))]
     NatsConfig(nats_config::NatsConfig),
-    /// Take deployments of this host; runs until it is stopped.
+    /// Run the host agent: accept deployments until stopped.
     #[command(after_help = help(&[
         "listener --hostname ns1 --tier prod --role dns \\\n    --flake-url git+https://git.example.net/fleet --nkey-file /run/keys/ns1.seed",
     ], &[]))]
     Listener(Box<listener::Listener>),
-    /// Serve the tools of an assistant over stdin and stdout, as the Model Context Protocol has it.
+    /// Serve tools for AI assistants over stdin and stdout (Model Context Protocol).
     ///
-    /// The key is what bounds them: with that of a deployer to the test tier, nothing else can be reached.
+    /// The key limits what the tools can reach: with the key of a test deployer, only test hosts.
     #[command(after_help = help(&["mcp --context home"], &[]))]
     Mcp(Box<mcp::Mcp>),
-    /// Print the script that makes a shell complete commands, flags, plans, waves and hosts.
+    /// Print a script for a shell to complete commands, flags, plans, waves and hosts.
     #[command(after_help = end_of_help(
         "  In ~/.bashrc:
     eval \"$(homelab-deploy completions bash)\"
@@ -142,7 +143,7 @@ pub(super) enum Command {
     /// Print the manual page homelab-deploy(1), or write the pages of all commands.
     #[command(after_help = help(&["man | man -l -", "man --out share/man/man1"], &[]))]
     Man(man::Man),
-    /// Supervise a run that the listener has written down.
+    /// Supervise a run that the listener has prepared.
     #[command(hide = true)]
     Supervise(listener::Supervise),
 }
@@ -177,8 +178,8 @@ impl Command {
 /// The exit codes of commands that deploy.
 const OF_ROLLOUT: &[&str] = &[
     "1    A host or a wave failed",
-    "4    The question was answered with no, or nobody could answer it",
-    "130  It was interrupted",
+    "4    The answer to a question was no, or nobody could answer it",
+    "130  Interrupted",
 ];
 
 /// Formats the end of a help: calls of this program as examples, then exit codes, these and those of all commands.
@@ -193,6 +194,6 @@ fn end_of_help(examples: &str, codes: &[&str]) -> String {
     format!(
         "Examples:\n{examples}\n\nExit codes:\n  0    Done\n{codes}  \
          2    The command line, a setting or a plan is wrong; nothing was done\n  \
-         3    Something that is needed is not there: NATS, a permission, a file"
+         3    Something needed is missing: NATS, a permission, a file"
     )
 }

@@ -13,7 +13,7 @@ use crate::operator::flake::Consent;
 use crate::rollout::{Confirmation, Summary, WaveIndex};
 
 #[derive(Debug, Error, Diagnostic)]
-#[error("there is nobody to ask whether to start")]
+#[error("nobody can be asked whether to start")]
 #[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
 struct NobodyToAsk;
 

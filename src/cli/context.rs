@@ -70,7 +70,7 @@ pub(super) enum ContextError {
     #[error("{} belongs to another user", .0.display())]
     #[diagnostic(help("its settings decide what is deployed where: if you trust it, name it with --config"))]
     NotOurs(PathBuf),
-    #[error("{path} is not a list of contexts: {why}", path = .0.display(), why = .1)]
+    #[error("{path} is not a valid context file: {why}", path = .0.display(), why = .1)]
     #[diagnostic(help(
         "a context is a table [context.NAME] with the keys {}, on-start, on-halt, on-finish, assistant-key, aliases",
         keys()
@@ -183,7 +183,7 @@ pub(super) fn select(file: &Path, name: Option<&String>) -> Result<Option<(Strin
     let malformed = |why: String| ContextError::Malformed(file.to_owned(), why);
     let config: ContextFile = toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
     if let Some(name) = config.context.keys().find(|name| !is_name(name)) {
-        return Err(malformed(format!("{name:?} is no name of a context: use letters, digits, - and _")));
+        return Err(malformed(format!("{name:?} cannot be the name of a context: use letters, digits, - and _")));
     }
     let names = || config.context.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let name = match name.or(config.default_context.as_ref()) {
@@ -223,7 +223,7 @@ fn users_file() -> Option<PathBuf> {
 
 fn no_file() -> String {
     let users = users_file().map(|file| format!(" and {}", file.display())).unwrap_or_default();
-    format!("there is no file of contexts: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
+    format!("there is no context file: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
 }
 
 /// Returns the three places for each setting that a command line lacks, or that is wrong without being on it. `None` if no

@@ -28,7 +28,7 @@ pub(super) struct DisplayArgs {
     #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     pub(super) json: bool,
 
-    /// Print the logs of the runs as they are written, each line with its host in front
+    /// Print the logs of the runs as they grow, each line prefixed with its host
     #[arg(long, short, env = "HOMELAB_DEPLOY_VERBOSE", conflicts_with = "json", value_parser = switch)]
     verbose: bool,
 }
@@ -101,7 +101,7 @@ impl Display {
         thread::spawn(move || {
             while let Ok(Some(show)) = from.recv() {
                 if let Err(error) = show(&mut *reporter, &mut state) {
-                    tracing::warn!("a display is given up: {error}");
+                    tracing::warn!("a display stopped: {error}");
                     break;
                 }
             }

@@ -163,28 +163,28 @@ mod tests {
         let mistakes = Plan::parse(text, "sunday", &|_: &str| None).unwrap_err().named("sunday.toml", text);
         let handler = OneByOne(opts().width(80).graphical_theme(GraphicalTheme::unicode_nocolor()).build());
         insta::assert_snapshot!(format!("{:?}", Shown(&handler, &mistakes)), @r#"
-      × the plan has 2 mistakes
+         × the plan has 2 mistakes
 
-      × unknown key `max_parralel`
-       ╭─[sunday.toml:3:1]
-     2 │ targets = 'prod.all'
-     3 │ max_parralel = 2
-       · ──────┬─────
-       ·       ╰── in this wave
-     4 │ [[wave]]
-       ╰────
-      help: did you mean `max_parallel`?
+         × unknown key `max_parralel`
+          ╭─[sunday.toml:3:1]
+        2 │ targets = 'prod.all'
+        3 │ max_parralel = 2
+          · ──────┬─────
+          ·       ╰── in this wave
+        4 │ [[wave]]
+          ╰────
+         help: did you mean `max_parallel`?
 
-      × `timeout` is a bare number, which does not say its unit
-       ╭─[sunday.toml:6:11]
-     5 │ targets = 'prod.x'
-     6 │ timeout = 30
-       ·           ─┬
-       ·            ╰── expected a duration
-       ╰────
-      help: write timeout = "30s" if you mean seconds; durations are written like
-            "90s", "10m" or "1h30m"
-    "#);
+         × `timeout` is a number without a unit
+          ╭─[sunday.toml:6:11]
+        5 │ targets = 'prod.x'
+        6 │ timeout = 30
+          ·           ─┬
+          ·            ╰── expected a duration
+          ╰────
+         help: write timeout = "30s" if you mean seconds; durations are written like
+               "90s", "10m" or "1h30m"
+        "#);
     }
 
     #[test]

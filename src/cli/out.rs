@@ -83,8 +83,8 @@ impl Write for Stream {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-#[error("what was printed is not complete: {0}")]
-#[diagnostic(help("what the command did is done; see that there is room where its output goes"))]
+#[error("the output is incomplete: {0}")]
+#[diagnostic(help("the command itself has done its work; make room where its output goes"))]
 struct Incomplete(&'static io::Error);
 
 /// Records that output could not be written. A pipe that its reader closed is no loss: the reader has what it wanted.

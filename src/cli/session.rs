@@ -37,8 +37,8 @@ pub(super) struct RolloutSession<'a> {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-#[error("the journal does not say what the rollout is about")]
-#[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
+#[error("the journal of the rollout is empty")]
+#[diagnostic(help("it ended before anything was recorded, so nothing was sent: start a new one"))]
 pub(super) struct NothingRecorded;
 
 /// Returns the preview of a rollout, in the style of this stream.

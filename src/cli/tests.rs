@@ -59,7 +59,7 @@ fn help_fits_a_terminal_of_80_columns_and_hides_what_is_not_for_people() {
 #[test]
 fn help_begins_with_what_the_command_does_and_ends_with_examples_and_exit_codes() {
     const VERBS: [&str; 13] = [
-        "Write", "Build", "Find", "Carry", "List", "Show", "Stop", "Deploy", "Return", "Make", "Print", "Take", "Serve",
+        "Create", "Write", "Build", "Check", "Carry", "List", "Show", "Stop", "Deploy", "Roll", "Print", "Run", "Serve",
     ];
     // Clap adds `help`.
     for mut command in commands().into_iter().filter(|command| command.get_name() != "help") {

@@ -107,9 +107,9 @@ impl FromStr for RebuildFlag {
         // The value of a short flag may follow it directly.
         let names = [long, word.get(..2).unwrap_or(word)];
         match names.into_iter().find(|name| FORBIDDEN_FLAGS.contains(name)) {
-            Some(name) => Err(format!(
-                "{name} makes nixos-rebuild deploy something else than the request asks for, or somewhere else"
-            )),
+            Some(name) => {
+                Err(format!("{name} makes nixos-rebuild deploy something other than requested, or somewhere else"))
+            }
             None => Ok(Self(word.to_owned())),
         }
     }
@@ -172,7 +172,7 @@ mod tests {
         for what in FORBIDDEN_FLAGS.into_iter().chain(["-pother", "-c=x", "-fdefault.nix", "-Ahosts.ns2"]) {
             assert!(refused(what).is_some(), "{what}");
         }
-        insta::assert_snapshot!(refused("--target-host=ns2").unwrap(), @"--target-host makes nixos-rebuild deploy something else than the request asks for, or somewhere else");
+        insta::assert_snapshot!(refused("--target-host=ns2").unwrap(), @"--target-host makes nixos-rebuild deploy something other than requested, or somewhere else");
     }
 
     #[test]

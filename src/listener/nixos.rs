@@ -343,7 +343,7 @@ pub(super) fn instance(folder: &Path, boot: Option<&str>) -> Uuid {
     let draft = folder.join("instance.new");
     let written = fs::write(&draft, format!("{new} {boot}")).and_then(|()| fs::rename(draft, file));
     if let Err(error) = written {
-        tracing::warn!("cannot keep the id of this boot in {}: {error}", folder.display());
+        tracing::warn!("cannot store the id of this boot in {}: {error}", folder.display());
     }
     new
 }

@@ -58,7 +58,8 @@ const LINES: (u32, Duration) = (50, Duration::from_secs(5));
 const REASON_BYTES: usize = 1_000;
 
 /// The rejection of a system by a host without trusted keys.
-const NO_KEY: &str = "this host takes no systems that were built elsewhere: for that, its configuration names a key that signs them \
+const NO_KEY: &str = "this host accepts no systems that were built elsewhere: its configuration trusts no key that \
+                      signs them \
     (services.homelab-deploy.listener.systems.trustedKeys, or --system-key of the listener)";
 
 const SHOWN_BYTES: usize = 200;
@@ -224,7 +225,7 @@ impl Service {
             Decision::Drop(_) if is_acknowledgement(&message.payload) => {}
             Decision::Drop(why) => match LogRequest::parse(&message.payload) {
                 Some(question) => self.give_log(&message.subject, question),
-                None => self.warn_limited(|| format!("a message on {} is dropped: {}", message.subject, for_log(&why))),
+                None => self.warn_limited(|| format!("dropped a message on {}: {}", message.subject, for_log(&why))),
             },
         }
     }
@@ -272,10 +273,10 @@ impl Service {
             let is_from_anybody = spec.system.is_some() && spec.settings.system_keys.is_empty();
             return if is_from_anybody { Err((ErrorCode::Untrusted, NO_KEY.to_owned())) } else { Ok(spec) };
         };
-        let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
+        let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot roll back: {why}"));
         let (action, end) = self.history.returnable(run.as_str()).map_err(cannot)?;
         let snapshot = self.state_dir.run_dir(run.as_str()).get(BEFORE);
-        let snapshot = snapshot.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
+        let snapshot = snapshot.ok_or_else(|| cannot(format!("there is no record of what ran before {run}")))?;
         let revision = snapshot.revision.clone().or_else(|| end.previous_revision.clone());
         let rollback_to = Some(Box::new(RollbackTarget {
             run: run.to_string(),
@@ -292,7 +293,7 @@ impl Service {
         if dir.phase() == Phase::Confirm && !dir.is_confirmed() {
             tracing::info!(key = for_log(key), "confirmed");
             if let Err(error) = dir.mark_confirmed() {
-                tracing::error!(key, "cannot note that it is confirmed: {error}");
+                tracing::error!(key, "cannot record the confirmation: {error}");
             }
         }
         self.publisher.respond(reply_to, &self.with_phase(state)).await;
@@ -351,7 +352,7 @@ impl Service {
             self.on_task_done(step).await;
         }
         if let Some(current) = &self.history.current {
-            tracing::info!(key = current.spec.key, "the run goes on without this listener");
+            tracing::info!(key = current.spec.key, "the run continues without this listener");
         }
         while self.delivering
             && let Ok(Some(step)) = timeout(DELIVER_WITHIN, self.tasks.join_next()).await

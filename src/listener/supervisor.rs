@@ -58,7 +58,7 @@ pub fn note_unit_end(dir: &RunDir, end: &UnitEnd) -> io::Result<()> {
 fn take_lock(dir: &RunDir) -> io::Result<File> {
     let lock = dir.wait_for_lock()?;
     if dir.has(RESULT) || dir.has(FINAL) {
-        return Err(io::Error::other("it is over: this process came too late"));
+        return Err(io::Error::other("the run is over: this process started too late"));
     }
     fcntl_setfd(&lock, FdFlags::empty())?;
     Ok(lock)

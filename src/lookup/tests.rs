@@ -39,7 +39,7 @@ async fn what_went_wrong_is_told_apart() {
     for (asked, next) in [
         ("nothere", "its branches and tags are main, v1"),
         ("mian", "did you mean \"main\"?"),
-        ("refs/tags/v1", "did you mean \"v1\"? A branch is called here what the repository calls it"),
+        ("refs/tags/v1", "did you mean \"v1\"? Give a branch the name that it has in the repository"),
         ("abcdef1", "no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits"),
     ] {
         match lookup(asked, &flake).await {

@@ -251,7 +251,8 @@ impl From<PreflightError> for ToolError {
             PreflightError::AnotherRollout(_) => ("another_rollout", "wait until it is over, then call again"),
             PreflightError::Downgrade { .. } => (
                 "downgrade",
-                "deploy a later commit, or call deploy with allow_downgrade: true or rollback where going back is meant",
+                "deploy a later commit, or call deploy with allow_downgrade: true or rollback if going back is \
+                 intended",
             ),
         };
         Self::new(code, error.to_string()).next(format!("nothing was sent; {next}"))
@@ -284,8 +285,8 @@ impl From<RollbackError> for ToolError {
                 ("still_running", "call abort_rollout, and wait with rollout_status until it is over")
             }
             RollbackError::SeveralCommits(_) => ("several_commits", "call rollback with hostname for each host"),
-            RollbackError::TwoTiers(_) => ("invalid_target", "give rollout_id to say which of both is meant"),
-            RollbackError::Silent(_) => ("unknown_host", "list_hosts shows who answers"),
+            RollbackError::TwoTiers(_) => ("invalid_target", "give rollout_id to say which one is meant"),
+            RollbackError::Silent(_) => ("unknown_host", "list_hosts shows the hosts that answer"),
             RollbackError::TooOld(_) | RollbackError::RanSince(_) => {
                 ("not_the_last_run", "deploy with branch and allow_downgrade goes to any commit")
             }

@@ -61,7 +61,7 @@ pub enum McpStartError {
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum ServeError {
-    #[error("the client did not begin as the Model Context Protocol has it: {0}")]
+    #[error("the client did not begin as the Model Context Protocol requires: {0}")]
     #[diagnostic(help("this command is for programs: `docs/mcp.md` says how to add it to an assistant"))]
     Opening(#[source] Box<ServerInitializeError>),
     #[error("the server ended unexpectedly: {0}")]

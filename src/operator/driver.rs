@@ -66,14 +66,14 @@ pub enum DriveError {
     /// The server does not grant this credential a permission that the rollout needs.
     #[error("{0}")]
     #[diagnostic(help(
-        "use the credential of an operator of this tier: its permissions in the server's configuration say what it may \
-         publish to. Requests to hosts that it may reach are on their way; ask `homelab-deploy hosts` how they are"
+        "use the key of an operator of this tier: its permissions in the server's configuration say where it may \
+         publish. The requests to the other hosts were sent; `homelab-deploy hosts` shows their state"
     ))]
     Refused(Violation),
     /// The journal could not be written, so no further request was sent.
     #[error("the journal cannot be written any more: {0}")]
     #[diagnostic(help(
-        "no further host was asked, and those in flight were awaited; once there is room on the disk again, resume it"
+        "no further host was sent a request, and those in flight were awaited; make room on the disk, then resume it"
     ))]
     Journal(#[source] io::Error),
     #[error("the connection to NATS ended unexpectedly")]

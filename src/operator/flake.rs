@@ -49,22 +49,22 @@ pub enum FlakeError {
     NotAccepted { url: FlakeUrl, was: Option<FlakeUrl> },
     #[error("the hosts name the flake {url}, and --accept-flake accepts {accepted}")]
     #[diagnostic(help(
-        "find out which of both is right; a full commit id of 40 digits needs no lookup, and `flake` in the plan goes before \
-         what hosts name"
+        "find out which one is right; a full commit id of 40 digits needs no lookup, and `flake` in the plan takes \
+         precedence over what hosts name"
     ))]
     AcceptedAnother { url: FlakeUrl, accepted: FlakeUrl },
     /// On this machine the path would be another file than on the hosts.
-    #[error("the hosts name the flake {0}, which is a place on their own disks")]
+    #[error("the hosts name the flake {0}, which is on their own disks")]
     #[diagnostic(help(
-        "where this machine looks revisions up is said by `flake` in the plan or by --flake; a full commit id of 40 digits \
-         needs no lookup"
+        "name the repository to look revisions up in with `flake` in the plan, or --flake; a full commit id of 40 \
+         digits needs no lookup"
     ))]
     Local(FlakeUrl),
     #[error(transparent)]
     #[diagnostic(transparent)]
     Folder(#[from] PrivateDirError),
-    #[error("{} is not what this program wrote there", .0.display())]
-    #[diagnostic(help("remove it; then each fleet's flake has to be accepted once more"))]
+    #[error("{} was not written by this program", .0.display())]
+    #[diagnostic(help("remove it; then the flake of each fleet has to be accepted again"))]
     Damaged(PathBuf),
 }
 
@@ -208,7 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let local = "git+file:///home/ops/secrets";
         let accepting = FlakeRules { accept: Some(url(local)), ..rules(&folder) };
-        let refused = format!("the hosts name the flake {local}, which is a place on their own disks");
+        let refused = format!("the hosts name the flake {local}, which is on their own disks");
         assert_eq!(accepted(&accepting, local).await, refused);
     }
 
@@ -223,6 +223,6 @@ mod tests {
         assert!(accepted(&rules, ours).await.contains("can be written to by other users"));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&file, "[]").unwrap();
-        assert!(accepted(&rules, ours).await.contains("is not what this program wrote"));
+        assert!(accepted(&rules, ours).await.contains("was not written by this program"));
     }
 }

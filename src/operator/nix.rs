@@ -76,14 +76,12 @@ impl SystemsFrom {
 #[derive(Debug, Error, Diagnostic)]
 pub enum NixError {
     #[error("nix is not on the PATH")]
-    #[diagnostic(help(
-        "systems are built where Nix is: run this there, or give the file that was written there with --systems"
-    ))]
+    #[diagnostic(help("run this on a machine with Nix, or give the file that was written there with --systems"))]
     NotHere,
     #[error("cannot run nix: {0}")]
     NotRun(#[source] io::Error),
     /// Nix failed and printed the reason to the terminal.
-    #[error("`nix {0}` failed; what it says is above")]
+    #[error("`nix {0}` failed; its output is above")]
     Failed(String),
     /// Nix failed; its output was captured and not shown.
     #[error("`nix {0}` failed: {1}")]

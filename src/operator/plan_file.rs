@@ -145,11 +145,11 @@ pub enum SavedPlanError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
     Unreadable(PathBuf, #[source] io::Error),
-    #[error("{path} is no plan that was saved: {error}", path = .0.display(), error = .1)]
+    #[error("{path} is not a saved plan: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
     Mistaken(PathBuf, #[source] serde_json::Error),
-    #[error("{} does not say what it said when it was written", .0.display())]
-    #[diagnostic(help("a host, the commit or a system in it is another: save the plan again"))]
+    #[error("{} has changed since it was written", .0.display())]
+    #[diagnostic(help("its hosts, commit or systems are not those that were saved: save the plan again"))]
     Changed(PathBuf),
     #[error("the hosts are not as they were when the plan was saved: {0}")]
     #[diagnostic(help("save the plan again, and look at what it would do now"))]
@@ -212,7 +212,7 @@ fn difference(then: &ResolvedHost, now: Option<&HostReport>) -> Option<String> {
         Some(now) if then.is_current && !then.system.as_ref().is_none_or(|system| now.is_current_system(system)) => {
             "does not run its system any more".to_owned()
         }
-        Some(now) if then.system.is_some() && !now.has(&Feature::System) => "takes no built systems now".to_owned(),
+        Some(now) if then.system.is_some() && !now.has(&Feature::System) => "accepts no built systems now".to_owned(),
         Some(_) | None => return None,
     };
     Some(format!("{} {what}", then.hostname))

@@ -24,7 +24,7 @@ pub enum PreflightError {
     ))]
     AnotherRollout(Box<RolloutReport>),
     #[error("{hosts} would go back in history: what runs there comes after {commit}")]
-    #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
+    #[diagnostic(help("deploy a later commit, or add --allow-downgrade"))]
     Downgrade { hosts: String, commit: String },
 }
 

@@ -100,7 +100,7 @@ impl HookRunner {
 
 /// Runs a hook. The error describes why it failed.
 async fn run_hook(command: Command, summary: &[u8]) -> Result<(), String> {
-    let limit = format!("{} s, and was ended", LIMIT.as_secs());
+    let limit = format!("{} s, and was stopped", LIMIT.as_secs());
     let (status, said) = run(command, summary, LIMIT, &limit).await?;
     if status.success() { Ok(()) } else { Err(failure(&status.to_string(), said)) }
 }

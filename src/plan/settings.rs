@@ -13,7 +13,7 @@ use super::value::{self, MAX_RETRIES, Parallel};
 use crate::protocol::Action;
 use crate::text::words;
 
-/// What every wave starts from. A wave that has the same key overrides it as a whole.
+/// The defaults of every wave. A wave that has the same key overrides it as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 #[expect(clippy::doc_markdown, reason = "the schema shows these comments to people as they are")]
@@ -22,22 +22,22 @@ pub struct Settings {
     /// boot, or only show what it would do.
     #[schemars(with = "String", extend("enum" = Action::ALL))]
     pub action: Action,
-    /// The most hosts at work at the same time: a number, or a share of the wave such as "25%", rounded down, but at
+    /// The most hosts in flight at the same time: a number, or a share of the wave such as "25%", rounded down, but at
     /// least one host.
     #[schemars(schema_with = "value::parallel_schema", extend("default" = "100%"))]
     pub max_parallel: Parallel,
-    /// The wave fails once more hosts than this have failed; then no further host is begun, and those at work are
-    /// waited for. Failed is whatever did not complete.
+    /// The wave fails once more hosts than this have failed. Then no further host is sent a request, and the hosts in
+    /// flight are awaited. A host that did not complete has failed.
     pub max_failures: usize,
-    /// With fewer hosts the plan is refused, and when fewer complete the wave has failed. 0 allows an empty wave.
+    /// With fewer hosts the plan is refused, and if fewer complete, the wave has failed. 0 allows an empty wave.
     pub min_hosts: usize,
-    /// Whether a host that never answers is told of without being counted as a failure. A host that began and fell
-    /// silent is always counted.
+    /// Whether a host that never answers is reported without counting as a failure. A host that began and fell silent
+    /// always counts.
     pub ignore_unreachable: bool,
-    /// How long a host may take to give a first sign; then it is unreachable. Shorter than `timeout`.
+    /// How long a host may take to answer its request; after that it is unreachable. Shorter than `timeout`.
     #[schemars(schema_with = "value::timeout_schema", extend("default" = "15s"))]
     pub accept_timeout: Spanned<Duration>,
-    /// How long a host may take from the request to its end; then it has timed out.
+    /// How long a host may take from the request to its final response; after that it has timed out.
     #[schemars(schema_with = "value::timeout_schema", extend("default" = "30m"))]
     pub timeout: Spanned<Duration>,
     /// How long the hosts run the new system, from the end of the last one, before the wave counts as good. After the
@@ -49,26 +49,26 @@ pub struct Settings {
     /// HOMELAB_DEPLOY_HOSTS in its environment.
     #[schemars(schema_with = "value::command_schema")]
     pub check: Option<Vec<String>>,
-    /// How long `check` may take; then it is killed and the wave has failed.
+    /// How long `check` may take; after that it is killed, and the wave has failed.
     #[schemars(schema_with = "value::timeout_schema", extend("default" = "1m"))]
     pub check_timeout: Duration,
-    /// Whether to ask before the first host of the wave; only `yes` goes on.
+    /// Whether to ask before the first host of the wave; only `yes` continues.
     pub confirm: bool,
-    /// How often a host is asked again that was unreachable, or busy with another deployment. A deployment that failed
-    /// is never repeated.
+    /// How often to send the request again to a host that was unreachable, or busy with another deployment. A failed
+    /// deployment is never repeated.
     #[schemars(range(max = MAX_RETRIES))]
     pub retries: u32,
-    /// How long to wait before a host is asked again.
+    /// How long to wait before the request is sent again.
     #[schemars(with = "String", regex(pattern = value::DURATION), extend("default" = "30s"))]
     pub retry_delay: Duration,
-    /// When a host returns to what it ran before: never; "auto": when its deployment fails, or when it cannot be
-    /// reached any more after its activation; "wave": then, and when its wave fails, newest first. After `boot` a host
-    /// is not waited for, and `dry-activate` leaves nothing to return from.
+    /// When a host rolls back to what it ran before. "none": never; "auto": when its deployment fails, or when it
+    /// cannot be reached after its activation; "wave": also when its wave fails, newest first. After `boot` no
+    /// confirmation is awaited, and after `dry-activate` there is nothing to undo.
     // Like `confirm_timeout`, `None` if the plan does not set it; then the command line may.
     #[schemars(with = "String", extend("enum" = Rollback::ALL, "default" = Rollback::None))]
     pub rollback: Option<Spanned<Rollback>>,
-    /// With `rollback`: how long a host that was activated may take to be reached again, from 5 seconds to an hour.
-    /// Then it returns.
+    /// With `rollback`: how long a host may be out of reach after its activation, from 5 seconds to an hour. After that
+    /// it rolls back.
     #[schemars(schema_with = "value::timeout_schema", extend("default" = "1m"))]
     pub confirm_timeout: Option<Duration>,
 }
@@ -86,7 +86,7 @@ pub enum Rollback {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is not a way to roll back: there are \"none\", \"auto\" and \"wave\"")]
+#[error("{0:?} is not a rollback policy: there are \"none\", \"auto\" and \"wave\"")]
 pub struct NotARollback(String);
 
 /// The program and its arguments for each hook, run without a shell.

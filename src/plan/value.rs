@@ -159,7 +159,7 @@ impl<'a, 'i> Entry<'a, 'i> {
     pub(super) fn duration(self) -> Read<Duration> {
         let key = self.key;
         if let Some(number) = self.value.get_ref().as_integer() {
-            let why = format!("`{key}` is a bare number, which does not say its unit");
+            let why = format!("`{key}` is a number without a unit");
             let help = format!("write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}");
             return Err(self.refused(why, "expected a duration", help));
         }
@@ -178,8 +178,8 @@ impl<'a, 'i> Entry<'a, 'i> {
     pub(super) fn timeout(self) -> Read<Duration> {
         let duration = self.duration()?;
         if duration.is_zero() {
-            let why = format!("`{}` leaves no time at all", self.key);
-            return Err(self.refused(why, "expected more than nothing", DURATION_HELP));
+            let why = format!("`{}` is zero", self.key);
+            return Err(self.refused(why, "expected more than 0", DURATION_HELP));
         }
         Ok(duration)
     }
@@ -188,8 +188,8 @@ impl<'a, 'i> Entry<'a, 'i> {
     pub(super) fn confirm_timeout(self) -> Read<Duration> {
         let key = self.key;
         confirm_timeout(self.duration()?).map_err(|error| {
-            let help = format!("write {key} = \"1m\", or what a host needs to be reached again after its activation");
-            self.refused(format!("`{key}` cannot be kept to"), error.to_string(), help)
+            let help = format!("write {key} = \"1m\", or as long as a host may be out of reach after its activation");
+            self.refused(format!("`{key}` is not possible"), error.to_string(), help)
         })
     }
 
@@ -334,14 +334,14 @@ fn one_or_list(least: usize) -> Schema {
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct HookKeys {
-    /// A program that is told when the rollout begins, or goes on: the program and its arguments, which no shell reads.
-    /// It finds the rollout on its standard input as JSON, has 30 seconds, and changes nothing.
+    /// A program to run when the rollout begins or resumes: the program and its arguments, without a shell. It gets the
+    /// rollout as JSON on its standard input, may take 30 seconds, and does not affect the rollout.
     #[schemars(rename = "on_start", schema_with = "command_schema", default)]
     start: (),
-    /// The same for when a wave fails.
+    /// The same, when a wave fails.
     #[schemars(rename = "on_halt", schema_with = "command_schema", default)]
     halt: (),
-    /// The same for when the rollout is over, however it ended.
+    /// The same, when the rollout has ended, whatever its outcome.
     #[schemars(rename = "on_finish", schema_with = "command_schema", default)]
     finish: (),
 }

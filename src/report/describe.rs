@@ -276,7 +276,7 @@ pub(super) fn unexpected_response(host: &HostName, response: &UnexpectedResponse
     };
     match response {
         UnexpectedResponse::Late { status } => match rollback {
-            Some(outcome) => format!("{name} said '{status}' too late; its return counts as {outcome}"),
+            Some(outcome) => format!("{name} said '{status}' too late; its rollback counts as {outcome}"),
             None => format!("{name} said '{status}' too late{counted}"),
         },
         UnexpectedResponse::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),

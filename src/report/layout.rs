@@ -153,7 +153,7 @@ impl<'a> Layout<'a> {
             }
             EventKind::Interrupted { how: Interrupt::Abort } => (Bad, "interrupted: leaving at once".to_owned()),
             EventKind::Connection { state: Connection::Down } => {
-                (Warning, "connection lost; what runs on the hosts goes on".to_owned())
+                (Warning, "connection lost; deployments on the hosts continue".to_owned())
             }
             EventKind::Connection { state: Connection::Up } => (Good, "reconnected".to_owned()),
             EventKind::Resolved { host, .. } => {
@@ -188,7 +188,8 @@ impl<'a> Layout<'a> {
 
     fn resumed(&self) -> String {
         let counts = self.summary.counts();
-        let at_it = if counts.in_flight > 0 { format!(", {} may be at it", counts.in_flight) } else { String::new() };
+        let at_it =
+            if counts.in_flight > 0 { format!(", {} may be in flight", counts.in_flight) } else { String::new() };
         let (name, id, hosts) = (self.rollout.name(), self.rollout.id.short(), count(counts.total, "host"));
         format!("Rollout {name} {id} resumes: {} of {hosts} completed before{at_it}", counts.completed + counts.current)
     }

@@ -234,7 +234,7 @@ impl Recap<'_> {
             (HostState::Final(_), _) => {
                 std::iter::once(detail).chain(describe::left_on(host, self.rollout)).collect::<Vec<_>>().join("   ")
             }
-            _ => "left in flight: it goes on by itself".to_owned(),
+            _ => "left in flight: its deployment continues".to_owned(),
         };
         format!("  {}", describe::host_row(host.name.as_str(), width, describe::state_word(host), took, &detail))
     }

@@ -171,7 +171,7 @@ async fn a_lock_that_somebody_else_has_is_named() {
         stage.machine.run(TAKE_LOCK).unwrap();
         stage.until("the lock is taken", "test -e /run/locked").await;
         stage.open_gate();
-        assert_failed(&deployer.hear_final().await.unwrap(), error, &["another activation goes on", word]);
+        assert_failed(&deployer.hear_final().await.unwrap(), error, &["another activation is in progress", word]);
         stage.machine.run("systemctl stop other; rm /run/locked").unwrap();
         stage.close_gate();
     }

@@ -71,7 +71,7 @@ async fn a_host_that_is_there_and_never_answers_the_request_is_named() {
     let ended = operator::run(&lab, &deploy(&[DNS, "--timeout", "3"])).await.unwrap();
     ended.expect(1).told("ns2 unreachable").told("it never answered").told("1 completed, 1 unreachable");
     let alone = operator::run(&lab, &["deploy", "deploy.prod.ns2", "--timeout", "1"]).await.unwrap();
-    alone.expect(1).told("ns2 unreachable").told("it never answered").not_told("nobody answers");
+    alone.expect(1).told("ns2 unreachable").told("it never answered").not_told("no host answers");
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn nobody_there_is_an_error_within_three_seconds_that_says_who_is() {
     for subject in subjects {
         let ended = operator::run(&lab, &["deploy", subject]).await.unwrap().expect(1);
         assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
-        ended.told(&format!("nobody answers on {subject}")).told("deploy.prod.nas").told("deploy.prod.ns1");
+        ended.told(&format!("no host answers on {subject}")).told("deploy.prod.nas").told("deploy.prod.ns1");
     }
     assert!(lab.fleet.rebuild().record().is_empty());
 }
@@ -123,7 +123,7 @@ async fn who_is_not_waited_for_is_not_said_to_be_missing() {
     deploy.interrupt().unwrap();
     deploy.tells("interrupted").await.unwrap();
     deploy.interrupt().unwrap();
-    deploy.ended().await.unwrap().expect(130).not_told("nobody answers");
+    deploy.ended().await.unwrap().expect(130).not_told("no host answers");
 }
 
 #[tokio::test]

@@ -122,7 +122,7 @@ async fn a_run_is_followed_over_a_restart_of_the_server() {
     .await
     .unwrap();
     // The log of a running run is printed as far as it is written.
-    let so_far = logs(&lab, &["prod.ns1"]).await.expect(0).told("The run goes on");
+    let so_far = logs(&lab, &["prod.ns1"]).await.expect(0).told("The run is in progress");
     assert!(so_far.stdout.ends_with("49999\n50000\n"), "{}", so_far.stderr);
 
     let mut following = operator::start(&lab, &["logs", "prod.ns1", "--id", &id, "--follow"]).unwrap();
@@ -183,7 +183,7 @@ async fn the_key_of_a_test_deployer_reads_no_log_of_prod() {
     };
     let ended = run(&["logs", "prod.ns1"]).await.expect(3).told("this credential may not deploy to prod");
     assert_eq!(ended.stdout, "");
-    let ended = run(&["logs", "ns1"]).await.expect(3).told("prod: this key may not hear it");
+    let ended = run(&["logs", "ns1"]).await.expect(3).told("prod: this key may not hear its hosts");
     assert_eq!(ended.stdout, "");
 
     // A raw question gets no log either, whether it is sent to the host itself or through a host that may be asked.

@@ -70,8 +70,8 @@ async fn a_host_returns_when_it_was_shown_to_what_and_somebody_said_yes() {
     let recorded = rollouts(&lab).await.pop().unwrap();
     assert_eq!((&recorded["name"], &recorded["revision"]), (&json!("prod.ns1"), &json!(first)), "{recorded:#}");
 
-    run(&lab, &["rollback", "ns1"]).await.expect(2).told("there is nobody to ask");
-    run(&lab, &["rollback", "ns1", "--json"]).await.expect(2).told("there is nobody to ask");
+    run(&lab, &["rollback", "ns1"]).await.expect(2).told("nobody can be asked");
+    run(&lab, &["rollback", "ns1", "--json"]).await.expect(2).told("nobody can be asked");
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_way_back_that_is_only_tried_changes_nothing() {
 async fn deploy_goes_back_to_what_it_is_told_without_a_flag_for_that() {
     let (lab, first, second) = two_commits().await;
     run(&lab, &["deploy", "prod.ns1", "--branch", &first]).await.expect(3).told("would go back in history");
-    run(&lab, &["deploy", "prod.ns1", "--to", &first]).await.expect(2).told("there is nobody to ask");
+    run(&lab, &["deploy", "prod.ns1", "--to", &first]).await.expect(2).told("nobody can be asked");
     run(&lab, &["deploy", "prod.ns1", "--to", &first, "--yes"]).await.expect(0);
     run(&lab, &["deploy", "prod.ns1", "--to", "previous", "--yes"]).await.expect(0);
     assert_eq!(commits(&lab, "ns1"), [&first, &second, &first, &second].map(String::as_str));

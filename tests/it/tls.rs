@@ -215,7 +215,7 @@ async fn lose_the_server(stage: &mut Stage) -> Running {
     deploy.tells("building").await.unwrap();
     stage.secure.stop();
     deploy.tells("connection lost").await.unwrap();
-    let tried = |log: String| (log.matches("cannot connect again").count() >= ATTEMPTS).then_some(());
+    let tried = |log: String| (log.matches("cannot reconnect").count() >= ATTEMPTS).then_some(());
     wait::until("the listener has tried to connect again", async || stage.log().map(tried)).await.unwrap();
     deploy
 }

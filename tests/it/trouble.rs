@@ -59,7 +59,7 @@ async fn two_interrupts_leave_at_once_and_the_run_goes_on() {
     deploy.interrupt().unwrap();
     deploy.tells("A second interrupt leaves at once").await.unwrap();
     deploy.interrupt().unwrap();
-    deploy.ended().await.unwrap().expect(130).told("left in flight: it goes on by itself");
+    deploy.ended().await.unwrap().expect(130).told("left in flight: its deployment continues");
     finish(&lab).await;
 }
 

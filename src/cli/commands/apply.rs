@@ -36,11 +36,11 @@ pub(in crate::cli) struct Apply {
     #[command(flatten)]
     guards: GuardArgs,
 
-    /// Take up a rollout where it was left: the one with this id, or the latest if it is not done
+    /// Resume a rollout: the one with this id, or the latest if it is not done
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
     resume: Option<String>,
 
-    /// Run in the background, where the end of this terminal does not matter; `status` shows how far it is
+    /// Run in the background, independent of this terminal; `status` shows the progress
     #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume", value_parser = switch)]
     detach: bool,
 
@@ -55,7 +55,7 @@ pub(in crate::cli) struct Apply {
 #[derive(Debug, Error, Diagnostic)]
 enum ApplyError {
     #[error("there is no rollout to resume")]
-    #[diagnostic(help("`homelab-deploy rollouts` lists those that were run from here"))]
+    #[diagnostic(help("`homelab-deploy rollouts` lists those that were started from this machine"))]
     NothingToResume,
     #[error("the latest rollout is done: {0}")]
     #[diagnostic(help("an older one is resumed by its id; `homelab-deploy rollouts` lists them"))]
@@ -63,7 +63,7 @@ enum ApplyError {
     #[error("rollout {} has no commit: an earlier version left it to the first host to find one", .0.short())]
     #[diagnostic(help("a host never chooses the commit of others: start anew with `homelab-deploy apply`"))]
     NeverResolved(RolloutId),
-    #[error("this process was not given the journal that it is to go on with: {0}")]
+    #[error("this process did not inherit the journal to continue: {0}")]
     NoJournal(#[source] io::Error),
 }
 
@@ -134,7 +134,7 @@ impl Apply {
         // The stop file was meant for the previous process, which was killed before it saw the file.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
-            out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
+            out::note(&format!("{} has changed since; the rollout continues with the plan as it was.", source.path));
         }
         self.session().resume(bus, left, journal).await
     }

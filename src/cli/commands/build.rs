@@ -22,7 +22,7 @@ use crate::protocol::{FlakeUrl, HostName, Revision};
 #[command(mut_arg("nats_url", |arg| arg.required(false)))]
 #[command(mut_arg("nkey_file", |arg| arg.required(false).default_value("/dev/null").hide_default_value(true)))]
 pub(in crate::cli) struct Build {
-    /// Whose systems: a plan, as `apply` takes one, or the names of hosts
+    /// A plan, as for `apply`, or the names of hosts
     #[arg(value_name = "PLAN|HOST", required = true)]
     what: Vec<String>,
 
@@ -33,7 +33,7 @@ pub(in crate::cli) struct Build {
     #[command(flatten)]
     how: BuildArgs,
 
-    /// Write to this file instead of stdout which system is for which host
+    /// Write the map of hosts and systems to this file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 
@@ -59,12 +59,10 @@ enum BuildError {
     #[error("{0:?} is neither a plan nor the name of a host: {1}")]
     #[diagnostic(help("a plan is a path that contains a slash or ends in .toml, or the name of a file in ./plans"))]
     NeitherOfBoth(String, String),
-    #[error("it is not known what to build: no revision was given")]
+    #[error("there is no revision to build")]
     #[diagnostic(help("add --revision main"))]
     NoRevision,
-    #[error(
-        "which hosts the plan is for, and which flake, has to be asked of the hosts: there is no NATS server to ask them over"
-    )]
+    #[error("the plan does not name its flake and every host, and there is no NATS server to ask the hosts")]
     #[diagnostic(help("give --nats-url and --nkey-file; or set `flake` in the plan and name its hosts one by one"))]
     NobodyToAsk,
 }

@@ -26,8 +26,8 @@ use crate::rollout::{HostOutcome, Outcome, Summary};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
-    /// Whom to deploy to: a subject such as deploy.prod.ns1 or deploy.test.all, prod.ns1 for short, or the name of an
-    /// alias, prod-dns for `HOMELAB_DEPLOY_ALIAS_PROD_DNS`
+    /// Hosts to deploy to: a subject such as deploy.prod.ns1 or deploy.test.all, prod.ns1 for short, or an alias such
+    /// as prod-dns, from `HOMELAB_DEPLOY_ALIAS_PROD_DNS`
     #[arg(value_name = "SUBJECT|ALIAS")]
     target: String,
 
@@ -35,11 +35,11 @@ pub(in crate::cli) struct Deploy {
     #[arg(long, env = "HOMELAB_DEPLOY_BRANCH", default_value = "master")]
     branch: Revision,
 
-    /// Go back to this commit, or let one host return to what it ran before: asks first, and earlier commits are no error
+    /// Go back to this commit, or roll one host back to what it ran before: asks first, and accepts earlier commits
     #[arg(long, value_name = "COMMIT|previous")]
     to: Option<Revision>,
 
-    /// What nixos-rebuild does: switch, boot, test or dry-activate
+    /// Action of nixos-rebuild: switch, boot, test or dry-activate
     #[arg(long, env = "HOMELAB_DEPLOY_ACTION", default_value = "switch")]
     action: Action,
 
@@ -48,7 +48,7 @@ pub(in crate::cli) struct Deploy {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 
-    /// Start without asking, where several prod hosts would be asked about on a terminal, and with --to
+    /// Do not ask before several prod hosts are deployed to, or with --to
     #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
     yes: bool,
 
@@ -72,7 +72,7 @@ pub(in crate::cli) struct Deploy {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-#[error("nobody answers on {subject}")]
+#[error("no host answers on {subject}")]
 struct NobodyThere {
     subject: Subject,
     #[help]
@@ -200,7 +200,7 @@ fn nobody_there<'a>(
         let subjects: Vec<&str> = hosts.iter().map(Subject::as_str).collect();
         let near = subject.target().ok().and_then(|target| nearest_subject(&target, known));
         let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
-        format!("{near}these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
+        format!("{near}these hosts answer: {}; `homelab-deploy hosts` shows more", subjects.join(", "))
     };
     Exit::Failed.with(NobodyThere { subject, help })
 }

@@ -30,12 +30,12 @@ use crate::text::safe;
                             homelab-deploy doctor FILE"
 )]
 pub(in crate::cli) struct Doctor {
-    /// Look at this configuration of nats-server only: what each key may do, and what it needs
+    /// Check only this configuration of nats-server: what each key may do, and what it needs
     #[arg(value_name = "FILE", conflicts_with = "listener")]
     file: Option<PathBuf>,
 
-    /// Look at this host as its listener would, with its key; takes --hostname, --tier, --role and --flake-url as the
-    /// listener does
+    /// Check this host with the key and the settings of its listener; accepts --hostname, --tier, --role and
+    /// --flake-url as the listener does
     #[arg(long)]
     listener: bool,
 
@@ -43,7 +43,7 @@ pub(in crate::cli) struct Doctor {
     #[arg(long, env = "HOMELAB_DEPLOY_FLEET", value_name = "FILE")]
     fleet: Option<PathBuf>,
 
-    /// Print one JSON array with everything that was found
+    /// Print all findings as one JSON array
     #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
 
@@ -63,7 +63,7 @@ pub(in crate::cli) struct Doctor {
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE_URL", value_name = "URL")]
     flake_url: Option<FlakeUrl>,
 
-    /// Flake in which a branch or tag is looked up
+    /// Flake in which to look up a branch or tag
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
     flake: Option<FlakeUrl>,
 
@@ -119,13 +119,13 @@ fn examine_server_file(file: &Path, fleet: Option<&FleetList>) -> Findings {
     let users = match read_server_file(file) {
         Ok(users) => users,
         Err(why) => {
-            findings.problem(file.display(), why, "nats-server -t --config FILE says more of it");
+            findings.problem(file.display(), why, "nats-server -t --config FILE says more");
             return findings;
         }
     };
     if users.is_empty() {
         let next = "include what `homelab-deploy nats-config` prints";
-        findings.problem(file.display(), "no user has an NKey, so nobody is told apart", next);
+        findings.problem(file.display(), "no user has an NKey, so the server cannot tell them apart", next);
     }
     let known = |user: &ServerUser| fleet.map(|fleet| fleet.holder(&user.key));
     let holder = |user: &ServerUser| known(user).flatten().or_else(|| Principal::guess(&user.permissions));

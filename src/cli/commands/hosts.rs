@@ -26,15 +26,15 @@ pub(in crate::cli) struct Hosts {
     #[arg(long, env = "HOMELAB_DEPLOY_TIER")]
     tier: Option<Tier>,
 
-    /// Print one JSON array with everything that the hosts say of themselves
+    /// Print one JSON array with all that the hosts report
     #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
 
-    /// Ask again and again, and show what is so now
+    /// Ask repeatedly, and update the list in place
     #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json", value_parser = switch)]
     watch: bool,
 
-    /// Flake whose server is asked how far behind its default branch hosts are, where no clone here knows that
+    /// Flake whose server tells how far hosts are behind its default branch, if no clone here does
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
     flake: Option<FlakeUrl>,
 
@@ -110,7 +110,7 @@ async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
 
 /// Returns remarks on the roll call that the list does not show.
 fn remarks(called: &Discovered) -> impl Iterator<Item = String> {
-    let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear it"));
+    let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear its hosts"));
     let hosts = called.clone().sorted();
     let twin =
         |twin| format!("two machines answer to the name {twin}: stop one listener, or give it another --hostname");

@@ -32,7 +32,7 @@ pub(in crate::cli) struct Init {
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
 
-    /// A host, as test.NAME, prod.NAME or prod.NAME.ROLE; may be repeated. A later `init` adds further ones
+    /// A host, as test.NAME, prod.NAME or prod.NAME.ROLE; may be repeated. A later `init` adds more
     #[arg(long = "host", value_name = "TIER.HOST[.ROLE]")]
     hosts: Vec<ListenerName>,
 
@@ -44,7 +44,7 @@ pub(in crate::cli) struct Init {
     #[arg(long, value_name = "URL")]
     flake: Option<FlakeUrl>,
 
-    /// Ask nothing: take the defaults for what no flag says
+    /// Ask nothing; use the defaults for all that no flag sets
     #[arg(long, short)]
     yes: bool,
 }
@@ -143,7 +143,7 @@ impl Init {
     fn names(&self, known: &FleetList) -> Result<Vec<ListenerName>, CommandError> {
         let mut names = self.hosts.clone();
         if names.is_empty() && self.is_asking() {
-            out::note("Hosts, each as test.NAME, prod.NAME or prod.NAME.ROLE; an empty line is the end.");
+            out::note("Hosts, each as test.NAME, prod.NAME or prod.NAME.ROLE; an empty line ends the list.");
             while let Some(name) = ask("Host", "")? {
                 names.push(name);
             }
@@ -187,7 +187,7 @@ impl Init {
         match fs::read_to_string(self.folder.join(path)) {
             Ok(text) if text == new || old == new => Ok(()),
             Ok(text) if text != old => {
-                out::note(&format!("{path} was changed by hand, and stays: take over what is new in {path}.new"));
+                out::note(&format!("{path} was changed by hand and is kept: take what is new from {path}.new"));
                 self.put(&format!("{path}.new"), new)
             }
             _ => self.put(path, new),

@@ -19,7 +19,7 @@ pub(in crate::cli) struct Keygen {
     /// Where to write the seed; the file must not exist yet
     seed_file: PathBuf,
 
-    /// Make nothing: print the public key of the seed in that file
+    /// Only print the public key of the seed in that file
     #[arg(long)]
     public: bool,
 }

@@ -31,7 +31,7 @@ pub(in crate::cli) struct Listener {
     #[command(flatten)]
     connection: ConnectionArgs,
 
-    /// Name of this host, in subjects and, unless --flake-attr says another, in nixosConfigurations
+    /// Name of this host in subjects and, without --flake-attr, in nixosConfigurations
     #[arg(long, env = "HOMELAB_DEPLOY_HOSTNAME", value_name = "HOST")]
     hostname: HostName,
 
@@ -51,12 +51,12 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE_ATTR", value_name = "NAME")]
     flake_attr: Option<FlakeAttr>,
 
-    /// Word to add to each call of nixos-rebuild, such as --show-trace; repeatable
+    /// Argument to add to each call of nixos-rebuild, such as --show-trace; may be repeated
     #[arg(long, env = "HOMELAB_DEPLOY_NIXOS_REBUILD_FLAG", value_name = "FLAG", allow_hyphen_values = true)]
     nixos_rebuild_flag: Vec<RebuildFlag>,
 
-    /// Public key of those who may sign systems for this host, as NAME:BASE64; repeatable. Without one, the host takes no
-    /// system that was built elsewhere
+    /// Public key that may sign systems for this host, as NAME:BASE64; may be repeated. Without one, the host accepts
+    /// no system that was built elsewhere
     #[arg(long, env = "HOMELAB_DEPLOY_SYSTEM_KEY", value_name = "KEY", value_delimiter = ' ')]
     system_key: Vec<SystemKey>,
 
@@ -65,22 +65,22 @@ pub(in crate::cli) struct Listener {
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 
-    /// What a deployment is after which units of a user fail, and none of the system
+    /// Result of a deployment after which only units of a user fail
     #[arg(long, env = "HOMELAB_DEPLOY_USER_UNITS", value_name = "fail|warn", value_parser = user_units())]
     #[arg(default_value = "fail", hide_default_value = true)]
     user_units: UserUnits,
 
-    /// Subject to take requests on; repeatable; <hostname>, <tier> and <role> are filled in
-    /// [default: deploy.<tier>.<hostname>, deploy.<tier>.all and deploy.<tier>.role.<role>]
+    /// Subject to accept requests on; may be repeated; <hostname>, <tier> and <role> are filled in [default:
+    /// deploy.<tier>.<hostname>, deploy.<tier>.all and deploy.<tier>.role.<role>]
     #[arg(long, env = "HOMELAB_DEPLOY_DEPLOY_SUBJECT", value_name = "SUBJECT", value_delimiter = ',')]
     deploy_subject: Vec<SubjectTemplate>,
 
-    /// Subject of roll calls
+    /// Subject of discovery requests
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = DISCOVER)]
     #[arg(help_heading = HEADING)]
     discover_subject: Subject,
 
-    /// Where to keep runs and their results [default: that of the unit, else /var/lib/homelab-deploy]
+    /// Folder for runs and their results [default: the state directory of the unit, else /var/lib/homelab-deploy]
     #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
@@ -133,9 +133,9 @@ enum UsageError {
     #[error("there is no subject to listen on: every --deploy-subject needs a role")]
     #[diagnostic(help("give --role, or a --deploy-subject without <role>"))]
     NoSubject,
-    #[error("a heartbeat of no time at all")]
+    #[error("the interval of heartbeats is zero")]
     Heartbeat,
-    #[error("cannot find out where this program is, which runs need: {0}")]
+    #[error("cannot find the path of this program, which runs need: {0}")]
     Program(#[source] io::Error),
 }
 
@@ -216,11 +216,11 @@ pub(in crate::cli) struct Supervise {
     /// The directory of the run
     run_dir: PathBuf,
 
-    /// Where on the disk is kept what outlives a reboot, unless that is the same directory
+    /// Directory on the disk for what outlives a reboot, if it is another one
     #[arg(long, value_name = "DIR")]
     kept: Option<PathBuf>,
 
-    /// Only note how the unit of the run ended, as systemd tells it in the environment of `ExecStopPost=`
+    /// Only record how the unit of the run ended, from the variables that systemd sets for `ExecStopPost=`
     #[arg(long)]
     unit_ended: bool,
 
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(subjects(&own), ["a.ns1"]);
         insta::assert_snapshot!(config(&["--deploy-subject", "b.<role>"]).unwrap_err(), @"there is no subject to listen on: every --deploy-subject needs a role");
         insta::assert_snapshot!(config(&["--deploy-subject", "b.<host>"]).unwrap_err(), @"invalid value for one of the arguments");
-        insta::assert_snapshot!(config(&["--heartbeat", "0s"]).unwrap_err(), @"a heartbeat of no time at all");
+        insta::assert_snapshot!(config(&["--heartbeat", "0s"]).unwrap_err(), @"the interval of heartbeats is zero");
         insta::assert_snapshot!(config(&["--timeout", "0"]).unwrap_err(), @"invalid value for one of the arguments");
     }
 

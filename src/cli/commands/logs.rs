@@ -23,15 +23,15 @@ const MAX_LINE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Logs {
-    /// The host: ns1, or prod.ns1 where two tiers have one of that name
+    /// The host: ns1, or prod.ns1 if two tiers have a host of that name
     #[arg(value_name = "HOST")]
     target: String,
 
-    /// Id of the run [default: the one that goes on, else the latest]
+    /// Id of the run [default: the one in progress, else the latest]
     #[arg(long = "id", value_name = "ID")]
     run: Option<RequestId>,
 
-    /// Go on with what is written from now on, until the run has ended
+    /// Follow the log until the run has ended
     #[arg(long, short)]
     follow: bool,
 
@@ -50,7 +50,7 @@ enum LogsError {
     #[error("several machines go by the name {0}")]
     #[diagnostic(help("write the tier as well, such as prod.ns1; within a tier, stop one of the listeners"))]
     Several(String),
-    #[error("the listener of {0} does not give out logs yet")]
+    #[error("the listener of {0} is too old to send logs")]
     #[diagnostic(help(
         "update it; until then, the logs are on the host, in the state directory of the listener, as runs/*/output.log"
     ))]
@@ -90,7 +90,7 @@ impl Logs {
         }
         let called = call.call(bus).await?;
         for tier in &called.unheard {
-            out::note(&format!("{tier}: this key may not hear it"));
+            out::note(&format!("{tier}: this key may not hear its hosts"));
         }
         let is_meant = |report: &HostReport| report.hostname == host && tier.is_none_or(|tier| tier == report.tier);
         let near = nearest(host.as_str(), called.hosts.iter().map(|answer| answer.report.hostname.as_str()));
@@ -110,7 +110,7 @@ impl Logs {
         loop {
             let page = reader.page(offset).await?;
             if page.offset > offset {
-                out::note(&format!("{} bytes are not kept any more", page.offset - offset));
+                out::note(&format!("{} bytes are no longer kept", page.offset - offset));
             }
             offset = page.next;
             let is_over = page.end || page.data.is_empty() && !self.follow;
@@ -123,7 +123,7 @@ impl Logs {
             }
             if is_over {
                 if !page.end {
-                    out::note("The run goes on; --follow shows the rest as it is written.");
+                    out::note("The run is in progress; --follow shows the rest.");
                 }
                 return Ok(Exit::Success);
             }

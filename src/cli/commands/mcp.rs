@@ -22,11 +22,11 @@ use crate::plan::Aliases;
 #[derive(Debug, Args)]
 #[command(mut_args(state_first))]
 pub(in crate::cli) struct Mcp {
-    /// Offer the tools that deploy to every tier as well
+    /// Also offer the tools that deploy to every tier
     #[arg(long, env = "HOMELAB_DEPLOY_ENABLE_ADMIN", requires = "admin_nkey_file", value_parser = switch)]
     enable_admin: bool,
 
-    /// File with the seed of the NKey that those tools connect with
+    /// File with the seed of the NKey for those tools
     #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_NKEY_FILE", value_name = "FILE")]
     admin_nkey_file: Option<PathBuf>,
 
@@ -42,7 +42,7 @@ pub(in crate::cli) struct Mcp {
     #[command(flatten)]
     flake: FlakeArgs,
 
-    /// A branch or tag that may be deployed to a tier, with * for any characters; may be repeated [default: test=*, and
+    /// Branch or tag that may be deployed to a tier; * matches any characters; may be repeated [default: test=*, and
     /// prod=main and prod=master]
     #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_REF", value_name = "TIER=GLOB", value_delimiter = ',')]
     allow_ref: Vec<AllowRef>,
@@ -51,11 +51,11 @@ pub(in crate::cli) struct Mcp {
     #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_WITHOUT_APPROVAL", requires = "enable_admin", value_parser = switch)]
     admin_without_approval: bool,
 
-    /// File to which a line of JSON is added for each call of a tool; it is created for you alone
+    /// File to record each tool call in, one line of JSON each; created for you alone
     #[arg(long, env = "HOMELAB_DEPLOY_AUDIT_FILE", value_name = "FILE")]
     audit_file: Option<PathBuf>,
 
-    /// Folder of the plans that there are [default: ~/.config/homelab-deploy/plans]
+    /// Folder of the plans that assistants may use [default: ~/.config/homelab-deploy/plans]
     #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
     plans_dir: Option<PathBuf>,
 

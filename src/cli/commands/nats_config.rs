@@ -21,7 +21,7 @@ use crate::protocol::SubjectError;
 #[group(skip)]
 #[command(group(ArgGroup::new("users").required(true).multiple(true)))]
 pub(in crate::cli) struct NatsConfig {
-    /// File with the hosts and operators, as `init` writes it; those that flags name are added
+    /// File with the hosts and operators, as `init` writes it; flags add more
     #[arg(group = "users", value_name = "FLEET")]
     fleet: Option<PathBuf>,
     /// A host and its public key; may be repeated
@@ -62,7 +62,7 @@ enum NatsConfigError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fleet(#[from] FleetListError),
-    #[error("there is nobody on the list")]
+    #[error("the list names no host and no operator")]
     #[diagnostic(help(
         "a server without users lets everybody in: `homelab-deploy init` makes a list of hosts and operators"
     ))]
@@ -187,6 +187,6 @@ mod tests {
         for nobody in [&["nats-config"][..], &["nats-config", "--compatible"]] {
             assert!(Alone::try_parse_from(nobody).is_err(), "a server without users lets everybody in");
         }
-        assert_eq!(refusal(&["/dev/null"]), "there is nobody on the list");
+        assert_eq!(refusal(&["/dev/null"]), "the list names no host and no operator");
     }
 }

@@ -37,11 +37,11 @@ pub(in crate::cli) struct Plan {
     #[command(flatten)]
     prepare: PrepareArgs,
 
-    /// Save what would be carried out in this file, which ends in .json: `apply` carries out exactly that
+    /// Save the rollout to this file, which ends in .json; `apply` then carries out exactly that
     #[arg(long, short, value_name = "FILE", value_parser = file_to_apply)]
     out: Option<PathBuf>,
 
-    /// Print the JSON Schema of plans instead, with which editors complete and explain their keys
+    /// Print the JSON Schema of plans instead, with which editors complete and explain keys
     #[arg(long)]
     schema: bool,
 }
@@ -72,8 +72,8 @@ impl Plan {
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder; one that `plan
-    /// --out` has saved ends in .json
+    /// The plan: a path if it contains a slash or ends in .toml, else the name of a file in the plans folder; one saved
+    /// by `plan --out` ends in .json
     #[arg(value_name = "FILE|NAME")]
     plan: Option<String>,
 
@@ -180,7 +180,7 @@ pub(super) struct PrepareArgs {
     #[arg(long, env = "HOMELAB_DEPLOY_FROM", value_name = "WAVE")]
     from: Option<String>,
 
-    /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
+    /// Include hosts that are current: they run and boot what the last deployment of this commit made
     #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = switch)]
     even_if_current: bool,
 
@@ -209,8 +209,8 @@ pub(super) struct PrepareArgs {
 struct ResolveOnHostIsGone;
 
 #[derive(Debug, Error, Diagnostic)]
-#[error("a plan that was saved says all of it: hosts, commit and systems")]
-#[diagnostic(help("leave the flags away that choose those, or apply the plan that it was made from"))]
+#[error("a saved plan determines the hosts, the commit and the systems")]
+#[diagnostic(help("omit the flags that select them, or apply the plan that it was made from"))]
 struct AllIsSaved;
 
 impl PrepareArgs {

@@ -17,7 +17,7 @@ use crate::report;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Rollback {
-    /// Hosts, ns1 or prod.ns1 where two tiers have one of that name; or the beginning of a rollout's id
+    /// Hosts, as ns1, or prod.ns1 if two tiers have a host of that name; or the beginning of a rollout's id
     #[arg(value_name = "HOST|ROLLOUT", required = true)]
     pub(super) hosts: Vec<String>,
 

@@ -26,7 +26,7 @@ pub(in crate::cli) struct Rollouts {
     #[arg(long)]
     prune: bool,
 
-    /// Print one JSON array with what became of each
+    /// Print one JSON array with the outcome of each
     #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
 
@@ -38,7 +38,7 @@ pub(in crate::cli) struct Rollouts {
 #[derive(Debug, Args)]
 #[command(mut_arg("verbose", |verbose| verbose.hide(true)))]
 pub(in crate::cli) struct Status {
-    /// The beginning of the rollout's id [default: the one that runs, else the latest]
+    /// The beginning of the rollout's id [default: the running rollout, else the latest]
     id: Option<String>,
 
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(in crate::cli) struct Status {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Abort {
-    /// The beginning of the rollout's id [default: the one that runs]
+    /// The beginning of the rollout's id [default: the running rollout]
     id: Option<String>,
 
     #[command(flatten)]
@@ -59,20 +59,22 @@ pub(in crate::cli) struct Abort {
 
 #[derive(Debug, Error, Diagnostic)]
 enum StatusError {
-    #[error("no rollout was run from here")]
-    #[diagnostic(help("`homelab-deploy apply FILE` runs one; --state-dir names another folder of records"))]
+    #[error("no rollout was started from this machine")]
+    #[diagnostic(help("`homelab-deploy apply FILE` starts one; --state-dir names another folder of records"))]
     None,
     #[error("rollout {0} is not running")]
     #[diagnostic(help("there is nothing to stop"))]
     NotRunning(String),
     #[error("no rollout is running")]
-    #[diagnostic(help("there is nothing to stop; `homelab-deploy rollouts` lists those that were run from here"))]
+    #[diagnostic(help(
+        "there is nothing to stop; `homelab-deploy rollouts` lists those that were started from this machine"
+    ))]
     NoneRuns,
     #[error("several rollouts are running: {}", .0.join(", "))]
     #[diagnostic(help("name the one to stop: `homelab-deploy abort ID`"))]
     SeveralRun(Vec<String>),
-    #[error("nothing was recorded of rollout {0}")]
-    #[diagnostic(help("it ended before anything was sent: start anew"))]
+    #[error("rollout {0} has no record")]
+    #[diagnostic(help("it ended before anything was sent: start a new one"))]
     Empty(String),
 }
 
@@ -90,7 +92,7 @@ impl Rollouts {
         if self.json {
             out::json(&report::rollouts_json(&rows));
         } else if rows.is_empty() {
-            out::note("No rollout was run from here.");
+            out::note("No rollout was started from this machine.");
         } else {
             out::data(&report::rollouts_table(&rows, clock::now(), out::stdout_line_limit()));
         }
@@ -179,10 +181,10 @@ fn running(journals: &Journals) -> Result<Vec<String>, JournalError> {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Report {
-    /// The beginning of the rollout's id [default: the one that runs, else the latest]
+    /// The beginning of the rollout's id [default: the running rollout, else the latest]
     id: Option<String>,
 
-    /// What to write: a page for a browser, text for an issue, results for a CI system, or JSON
+    /// Format: a page for a browser, text for an issue, results for a CI system, or JSON
     #[arg(long, value_enum, default_value_t = Format::Html)]
     format: Format,
 
@@ -204,7 +206,7 @@ enum Format {
 
 #[derive(Debug, Error, Diagnostic)]
 #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
-#[diagnostic(help("give a file that you may write, or leave --out away"))]
+#[diagnostic(help("give a file that you may write, or omit --out"))]
 struct ReportUnwritable(PathBuf, #[source] io::Error);
 
 impl Report {

@@ -83,7 +83,7 @@ fn a_file_that_says_nothing_clear_is_refused() {
     FOLDER/contexts.toml has these: a, b
     "#);
     insta::assert_snapshot!(settled("[context.a]\nsever = 'x'", &["hosts"]).unwrap_err(), @"
-    FOLDER/contexts.toml is not a list of contexts: TOML parse error at line 2, column 1
+    FOLDER/contexts.toml is not a valid context file: TOML parse error at line 2, column 1
       |
     2 | sever = 'x'
       | ^^^^^
@@ -92,7 +92,7 @@ fn a_file_that_says_nothing_clear_is_refused() {
     a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, on-start, on-halt, on-finish, assistant-key, aliases
     ");
     insta::assert_snapshot!(settled("[context.'../a']", &["hosts"]).unwrap_err(), @r#"
-    FOLDER/contexts.toml is not a list of contexts: "../a" is no name of a context: use letters, digits, - and _
+    FOLDER/contexts.toml is not a valid context file: "../a" cannot be the name of a context: use letters, digits, - and _
     a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, on-start, on-halt, on-finish, assistant-key, aliases
     "#);
 }

@@ -137,7 +137,7 @@ impl RunDir {
         }
         write(&self.live, name, &bytes)?;
         if let Err(error) = self.copy(name, &bytes) {
-            tracing::warn!("{name} of the run in {} cannot be kept over a reboot: {error}", self.live.display());
+            tracing::warn!("{name} of the run in {} cannot be stored for after a reboot: {error}", self.live.display());
         }
         Ok(())
     }

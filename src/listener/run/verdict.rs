@@ -93,7 +93,7 @@ fn interrupted(signal: i32, doing: &str) -> Verdict {
 fn timed_out(spec: &RunSpec, phase: Phase) -> Verdict {
     let (limit, doing) = (spec.settings.timeout().as_secs(), spec.doing(phase));
     let half_done = if phase == Phase::Activate { "; the system may be half switched" } else { "" };
-    Verdict::failed(ErrorCode::Timeout, format!("not over after {limit} s, and ended while {doing}{half_done}"))
+    Verdict::failed(ErrorCode::Timeout, format!("not finished after {limit} s, and stopped while {doing}{half_done}"))
 }
 
 /// Whether a failed run may have changed the host.
@@ -145,7 +145,7 @@ fn verify(action: Action, Attempt { before, after, built, .. }: &Attempt) -> Res
     }
     let (built, profile) = (built.as_deref(), after.profile_path());
     if action.sets_next_boot() {
-        let profile = profile.ok_or("there is no system profile after it")?;
+        let profile = profile.ok_or("there is no system profile after the run")?;
         if let Some(built) = built.filter(|&built| built != profile) {
             return Err(format!("{built} was built, and the system profile points at {profile}"));
         }
@@ -156,7 +156,7 @@ fn verify(action: Action, Attempt { before, after, built, .. }: &Attempt) -> Res
     let activated = built.or(profile.filter(|_| action.sets_next_boot()));
     match (activated, after.current_path()) {
         (Some(activated), Some(current)) if activated == current => Ok(None),
-        (_, None) => Err("/run/current-system is gone after it".to_owned()),
+        (_, None) => Err("/run/current-system is gone after the run".to_owned()),
         (Some(activated), Some(current)) => Err(format!("{activated} was built, and /run/current-system is {current}")),
         (None, current) if current != before.current_path() => Ok(None),
         (None, Some(_)) => {
@@ -224,13 +224,13 @@ fn activation_failure(spec: &RunSpec, code: i32, attempt: &Attempt) -> Verdict {
         return failed(format!("{check}{advice}"));
     }
     if output::is_locked_out(lines) {
-        return shut_out("another activation goes on, and holds the lock of switch-to-configuration", attempt);
+        return shut_out("another activation is in progress, and holds the lock of switch-to-configuration", attempt);
     }
     // Units of ended activations were removed before.
     if let Some(unit) = output::taken_unit(lines) {
         let remedy = format!("`systemctl stop {unit}; systemctl reset-failed {unit}`");
         return shut_out(
-            &format!("{unit} is there already: another activation goes on, or else {remedy} removes it"),
+            &format!("{unit} exists already: another activation is in progress, or else {remedy} removes it"),
             attempt,
         );
     }
@@ -260,7 +260,7 @@ fn old_failures(Attempt { before, lines, .. }: &Attempt) -> Option<String> {
     let before = before.failed_units.as_ref()?;
     let named = output::failed_units(lines);
     let are_old = !named.is_empty() && named.iter().all(|unit| before.contains(unit));
-    are_old.then(|| format!("failed before it already: {}", named.join(" ")))
+    are_old.then(|| format!("had failed before: {}", named.join(" ")))
 }
 
 /// Judges a run that another activation blocked. `nixos-rebuild` sets the profile before it notices.

@@ -143,10 +143,10 @@ fn compose(spec: &RunSpec, verdict: Verdict) -> Response {
 fn keep(dir: &RunDir, response: &Response) {
     if let Err(error) = dir.write_durable(FINAL, response) {
         // The response is delivered anyway; only a restarted listener would not know it.
-        tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
+        tracing::error!("cannot store how the run in {} ended: {error}", dir.path().display());
     }
     for error in dir.tidy_up().into_iter().filter_map(Result::err) {
-        tracing::warn!("cannot tidy up after the run in {}: {error}", dir.path().display());
+        tracing::warn!("cannot clean up after the run in {}: {error}", dir.path().display());
     }
 }
 
@@ -160,10 +160,10 @@ fn explain(spec: &RunSpec, phase: Phase, boot_id: Option<&str>, unit: Option<&Un
         }
         Some(UnitEnd { code, status, .. }) if code == "exited" => {
             format!(
-                "the process over the run failed with code {status} while {doing}; the journal of its unit tells more"
+                "the supervisor of the run failed with code {status} while {doing}; the journal of its unit says more"
             )
         }
-        Some(UnitEnd { status, .. }) => format!("signal {status} ended the process over the run while {doing}"),
+        Some(UnitEnd { status, .. }) => format!("signal {status} ended the supervisor of the run while {doing}"),
         // The phase is not durable.
         None if rebooted(spec, boot_id) => "the host rebooted in the middle of the run".to_owned(),
         None => format!("the run was ended from outside while {doing}, and left no result"),
@@ -270,11 +270,11 @@ mod tests {
     fn a_reboot_a_kill_and_a_failure_are_told_apart() {
         insta::assert_snapshot!(explained("second", None), @"the host rebooted in the middle of the run");
         insta::assert_snapshot!(explained("first", None), @"the run was ended from outside while building, and left no result");
-        insta::assert_snapshot!(explained("first", Some(("signal", "killed", "KILL"))), @"signal KILL ended the process over the run while building");
-        insta::assert_snapshot!(explained("second", Some(("signal", "killed", "KILL"))), @"signal KILL ended the process over the run while building");
+        insta::assert_snapshot!(explained("first", Some(("signal", "killed", "KILL"))), @"signal KILL ended the supervisor of the run while building");
+        insta::assert_snapshot!(explained("second", Some(("signal", "killed", "KILL"))), @"signal KILL ended the supervisor of the run while building");
         insta::assert_snapshot!(explained("first", Some(("oom-kill", "killed", "KILL"))), @"memory ran out while building");
         insta::assert_snapshot!(explained("first", Some(("timeout", "killed", "KILL"))), @"systemd ended the run while building: it did not end in time by itself");
-        insta::assert_snapshot!(explained("first", Some(("exit-code", "exited", "203"))), @"the process over the run failed with code 203 while building; the journal of its unit tells more");
+        insta::assert_snapshot!(explained("first", Some(("exit-code", "exited", "203"))), @"the supervisor of the run failed with code 203 while building; the journal of its unit says more");
     }
 
     #[test]

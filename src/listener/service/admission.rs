@@ -63,7 +63,7 @@ pub(super) fn addressed(
     let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
     // A rollout may update the listener in the middle of its own run, and then confirm it on the old form of subject.
     let why = if place == AnswerScope::Foreign || (place == AnswerScope::Outdated && !history.answers(key, reply_to)) {
-        format!("an answer to {reply_to} is not this host's to give")
+        format!("this host may not answer on {reply_to}")
     } else if permissions.allow(place) {
         return request;
     } else if place == AnswerScope::Own {
@@ -124,14 +124,13 @@ fn objection(
     elsewhere: impl FnOnce() -> Option<BusyWith>,
 ) -> Option<(ErrorCode, String, Option<BusyWith>)> {
     if request.confirmed {
-        let message = format!("{} is not known here, so there is nothing to confirm", request.key());
+        let message = format!("{} is unknown here, so there is nothing to confirm", request.key());
         return Some((ErrorCode::InvalidRequest, message, None));
     }
     if let Some(expired) = request.expires_at.filter(|&at| at < now) {
         let ago = SignedDuration::from_secs(now.duration_since(expired).as_secs());
         let message = format!(
-            "the request was over {ago:#} ago: it was long on its way, or the clock here, which shows {now:.0}, or that of the \
-             deployer is wrong"
+            "the request expired {ago:#} ago (host clock: {now:.0}): it was delayed, or one of the two clocks is wrong"
         );
         return Some((ErrorCode::Expired, message, None));
     }
@@ -141,7 +140,7 @@ fn objection(
         return Some((ErrorCode::AlreadyRunning, message, Some(holder)));
     }
     let why = history.returnable(request.returns.as_ref()?.as_str()).err()?;
-    Some((ErrorCode::InvalidRequest, format!("cannot return: {why}"), None))
+    Some((ErrorCode::InvalidRequest, format!("cannot roll back: {why}"), None))
 }
 
 #[cfg(test)]
@@ -192,7 +191,7 @@ mod tests {
         history.reached(RunStage::Running);
         insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &history)), @"to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
-        insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request was over 10s ago: it was long on its way, or the clock here, which shows 2026-11-18T11:07:40Z, or that of the deployer is wrong");
+        insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request expired 10s ago (host clock: 2026-11-18T11:07:40Z): it was delayed, or one of the two clocks is wrong");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &history)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &history)), @"to deploy.responses.z: started");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &history)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
@@ -223,18 +222,18 @@ mod tests {
         let bad = r#","id":"r-1","per_host":true,"expires_at":"soon""#;
         insta::assert_snapshot!(free("a", bad, &history), @"deploy.responses.prod.ns1.a.r-1: invalid_request");
         for foreign in ["prod.ns2.a.b", "test.ns1.a.b", "prod.ns1", "prod.ns10.a"] {
-            let why = format!("an answer to deploy.responses.{foreign} is not this host's to give");
+            let why = format!("this host may not answer on deploy.responses.{foreign}");
             assert_eq!(free(foreign, "", &history), why);
             assert_eq!(free(foreign, shared, &history), why);
         }
 
         // An older listener accepted a run; later requests ask about it.
         let outdated = "deploy.responses.4f.r-1".parse().unwrap();
-        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"this host may not answer on deploy.responses.4f.r-1");
         history.accepted(RunSpec { reply_to: outdated, ..spec("r-1") });
         insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"deploy.responses.4f.r-1");
-        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-2""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
-        insta::assert_snapshot!(free("4f.r-2", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-2 is not this host's to give");
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-2""#, &history), @"this host may not answer on deploy.responses.4f.r-1");
+        insta::assert_snapshot!(free("4f.r-2", r#","id":"r-1""#, &history), @"this host may not answer on deploy.responses.4f.r-2");
     }
 
     #[test]
@@ -256,13 +255,13 @@ mod tests {
     fn a_confirmation_confirms_and_never_runs_anything() {
         let mut history = RequestHistory::new("ns1".parse().unwrap());
         let confirmation = |id: &str| with(&request(id, 10), r#""confirmed":true"#);
-        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"invalid_request: a is not known here, so there is nothing to confirm");
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"invalid_request: a is unknown here, so there is nothing to confirm");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
         history.reached(RunStage::Running);
         // Even if late: the host decides how long it waits.
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm a, to deploy.responses.a: started");
-        insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is not known here, so there is nothing to confirm");
+        insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is unknown here, so there is nothing to confirm");
         history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: completed");
     }
@@ -273,7 +272,7 @@ mod tests {
         let end = |status| Response::new("ns1".parse().unwrap(), status, "");
         let failed = |error| Response { error: Some(error), ..end(Status::Failed) };
         let back = |from: &str| with(&request("back", 10), &format!(r#""returns":"{from}""#));
-        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"invalid_request: cannot return: this host does not know a");
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"invalid_request: cannot roll back: this host does not know a");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
         history.ended(spec("a"), end(Status::Completed));
@@ -284,10 +283,10 @@ mod tests {
         let returned = Response { rolled_back: Some(true), ..failed(ErrorCode::NotConfirmed) };
         history.ended(spec("returned"), returned);
         insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"accept back");
-        insta::assert_snapshot!(said(&ask(&back("dry"), 5, &history)), @"invalid_request: cannot return: dry is not what this host ran last: that was a");
+        insta::assert_snapshot!(said(&ask(&back("dry"), 5, &history)), @"invalid_request: cannot roll back: dry is not the last run of this host: that was a");
         history.ended(spec("b"), failed(ErrorCode::ActivationFailed));
-        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"invalid_request: cannot return: a is not what this host ran last: that was b");
-        insta::assert_snapshot!(said(&ask(&back("b"), 5, &history)), @"invalid_request: cannot return: b did not complete");
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"invalid_request: cannot roll back: a is not the last run of this host: that was b");
+        insta::assert_snapshot!(said(&ask(&back("b"), 5, &history)), @"invalid_request: cannot roll back: b did not complete");
     }
 
     #[test]

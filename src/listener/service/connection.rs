@@ -60,7 +60,7 @@ impl Service {
             }
             BusEvent::LockedOut if self.lockout.refused() => return Err(ListenerError::LockedOut),
             BusEvent::LockedOut => {
-                self.warn_limited(|| "cannot connect again: the server refuses this key".to_owned());
+                self.warn_limited(|| "cannot reconnect: the server refuses this key".to_owned());
             }
             BusEvent::Error(error) => self.warn_limited(|| for_log(&error)),
         }

@@ -85,7 +85,7 @@ impl Service {
             Ok(question) => question,
             Err(_) if is_acknowledgement(&message.payload) => return,
             Err(error) => {
-                return self.warn_limited(|| format!("a roll call is dropped: {}", for_log(&error.to_string())));
+                return self.warn_limited(|| format!("dropped a discovery request: {}", for_log(&error.to_string())));
             }
         };
         let (tier, host) = (self.config.tier, &self.config.run.host);
@@ -94,9 +94,8 @@ impl Service {
         }
         let Some(answer_to) = answer_to(&question, tier, host) else {
             let reply_to = for_log(question.reply_to.as_str());
-            return self.warn_limited(|| {
-                format!("a roll call is dropped: an answer to {reply_to} is not this host's to give")
-            });
+            return self
+                .warn_limited(|| format!("dropped a discovery request: this host may not answer on {reply_to}"));
         };
         if self.publisher.may_answer(&answer_to) && self.roll_calls.take(&message.subject, &answer_to) {
             let answer = DiscoveryAnswer::Host(Box::new(self.report().await));
@@ -226,9 +225,8 @@ impl Problems {
         }
         let by = SignedDuration::from_secs(ahead.as_secs().abs());
         let way = if ahead.is_negative() { "ahead of" } else { "behind" };
-        let message = format!(
-            "the clock here, which shows {now:.0}, is some {by:#} {way} that of a deployer: one of the two is wrong"
-        );
+        let message =
+            format!("the host's clock ({now:.0}) is some {by:#} {way} that of a deployer: one of the two is wrong");
         self.add(ProblemKind::Clock, "", &message);
     }
 }
@@ -253,7 +251,7 @@ pub async fn flake_problem(flake: FlakeUrl, after: Duration) -> Option<String> {
         Err(LookupError::NoAnswer { .. }) => "no answer".to_owned(),
         Err(error @ LookupError::Secret { .. }) => error.to_string(),
     };
-    Some(clean(&format!("the flake cannot be asked: {why} (git, {})", flake.public())))
+    Some(clean(&format!("the flake cannot be read: {why} (git, {})", flake.public())))
 }
 
 #[cfg(test)]
@@ -321,7 +319,7 @@ mod tests {
             problems.list().first().map(|problem| problem.message.clone())
         };
         assert_eq!((told(30), told(-30), told(3_600)), (None, None, None));
-        insta::assert_snapshot!(told(-3_600).unwrap(), @"the clock here, which shows 2026-11-23T10:00:00Z, is some 1h ahead of that of a deployer: one of the two is wrong");
+        insta::assert_snapshot!(told(-3_600).unwrap(), @"the host's clock (2026-11-23T10:00:00Z) is some 1h ahead of that of a deployer: one of the two is wrong");
         assert!(told(-1_000_000).is_some() && told(1_000_000).is_some());
         assert_eq!(told(30), None);
     }
@@ -331,7 +329,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = format!("git+file://{}/missing", folder.path().display());
         let why = flake_problem(missing.parse().unwrap(), Duration::ZERO).await.unwrap();
-        assert!(why.starts_with("the flake cannot be asked: fatal: "), "{why}");
+        assert!(why.starts_with("the flake cannot be read: fatal: "), "{why}");
         let secret =
             flake_problem("git+https://user:hunter2@localhost:1/x".parse().unwrap(), Duration::ZERO).await.unwrap();
         assert!(secret.contains("localhost") && !secret.contains("hunter2"), "{secret}");

@@ -165,7 +165,7 @@ impl RequestHistory {
     pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
         match self.last_change() {
             Some((spec, _)) if spec.key != key => {
-                Err(format!("{key} is not what this host ran last: that was {}", spec.key))
+                Err(format!("{key} is not the last run of this host: that was {}", spec.key))
             }
             Some((spec, response)) if response.status == Status::Completed => Ok((spec.action, response)),
             Some(_) => Err(format!("{key} did not complete")),
@@ -180,7 +180,7 @@ impl RequestHistory {
             ..Response::new(
                 self.hostname.clone(),
                 Status::Failed,
-                "it was begun, and its record on this host is damaged: what became of it is not known",
+                "it began, but its record on this host is damaged: its result is unknown",
             )
         };
         let end = end.unwrap_or_else(lost);

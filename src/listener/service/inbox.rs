@@ -151,7 +151,7 @@ impl BoundedQueue {
             let (subject, bytes) = (&self.subject, payload.len());
             tracing::warn!(
                 %subject, bytes, dropped_before = before,
-                "a message is dropped: it is over {MAX_REQUEST_BYTES} bytes, or too many wait already"
+                "dropped a message: it is over {MAX_REQUEST_BYTES} bytes, or too many are waiting"
             );
         }
     }

@@ -72,8 +72,8 @@ impl Metrics {
 
     fn page(&self, now: &SystemSnapshot) -> String {
         let mut page = PrometheusText(String::new());
-        page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        page.gauge("connected", "Whether the connection to NATS stands.", &[], u8::from(self.connected));
+        page.gauge("build_info", "The version of the listener.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.gauge("connected", "Whether the listener is connected to NATS.", &[], u8::from(self.connected));
         page.family("runs_total", "counter", "Runs that have ended since the listener was started.");
         for ((status, error), count) in &self.runs {
             let error = error.as_ref().map_or("", ErrorCode::as_str);
@@ -85,11 +85,11 @@ impl Metrics {
             let help = "How long the last run took, from its acceptance to its end.";
             let duration = at.duration_since(*accepted_at).as_secs_f64().max(0.0);
             page.gauge("last_run_duration_seconds", help, &[], duration);
-            let help = "Whether the last run did what was asked.";
+            let help = "Whether the last run completed.";
             page.gauge("last_run_success", help, &[], u8::from(*status == Status::Completed));
         }
         if let Some(commit) = self.deployed.as_ref().and_then(|deployed| deployed.commit_of(now.current_path())) {
-            let help = "The commit that runs, as far as the listener has deployed it.";
+            let help = "The running commit, if the listener has deployed it.";
             page.gauge("running_revision_info", help, &[("revision", commit.as_str())], 1);
         }
         if let Some(reboot_required) = now.reboot_required() {
@@ -134,7 +134,7 @@ pub(in crate::listener) async fn serve(socket: TcpListener, metrics: watch::Rece
                     clients.spawn(timeout(PATIENCE, serve_client(client, metrics.clone(), host.clone())));
                 }
                 Err(error) => {
-                    tracing::warn!("nobody can ask for metrics: {error}");
+                    tracing::warn!("cannot serve metrics: {error}");
                     sleep(PAUSE).await;
                 }
             },

@@ -92,7 +92,7 @@ impl Publisher {
     pub(super) async fn connect_anew(&mut self) {
         match self.renewal.connect_anew().await {
             Ok(()) => self.connected = false,
-            Err(error) => tracing::error!("cannot connect anew: {error}"),
+            Err(error) => tracing::error!("cannot reconnect: {error}"),
         }
     }
 

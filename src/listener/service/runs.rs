@@ -43,11 +43,13 @@ impl Service {
     pub(super) fn resume(&mut self, dir: RunDir, spec: RunSpec) {
         match finished(&dir, &spec, self.boot_id.as_deref()) {
             None if self.history.current.is_none() => {
-                tracing::info!(key = spec.key, "taking up the run that goes on");
+                tracing::info!(key = spec.key, "watching the run that is in progress");
                 self.history.accepted(spec);
                 self.watch(dir.phase());
             }
-            None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
+            None => {
+                tracing::error!(key = spec.key, "a second run is in progress; its result is read at the next start")
+            }
             Some(finished) => {
                 let deployed = self.history.last_deployed();
                 let response = conclude(&finished, &dir, &spec, self.boot_id.as_deref(), deployed.as_ref());
@@ -157,7 +159,7 @@ impl Service {
                 for (dir, ..) in &undelivered {
                     if let Err(error) = dir.mark_delivered() {
                         let dir = dir.path().display();
-                        tracing::warn!("cannot note that the end of the run in {dir} was told: {error}");
+                        tracing::warn!("cannot record that the result of the run in {dir} was delivered: {error}");
                     }
                 }
             });
@@ -175,9 +177,8 @@ impl Service {
             || !self.publisher.may_answer(&reply_to)
         {
             let reply_to = for_log(reply_to.as_str());
-            return self.warn_limited(|| {
-                format!("a question for a log on {subject} is dropped: it wants its answer on {reply_to}")
-            });
+            return self
+                .warn_limited(|| format!("dropped a log request on {subject}: it asks for an answer on {reply_to}"));
         }
         let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
         // Read before the output: the output of a run that has ended is complete.

@@ -55,8 +55,8 @@ pub enum StateError {
     /// The directory cannot be opened, or somebody else may have written what this host would believe to have run.
     #[error("cannot use the state directory: {0}")]
     #[diagnostic(help(
-        "give one that nobody but the listener may write to, with --state-dir, or StateDirectory= in its unit; shut this one \
-         with chmod go-w when what is in it is the listener's"
+        "give one that only the listener may write to, with --state-dir, or StateDirectory= in its unit; if the \
+         content of this one is the listener's, chmod go-w it"
     ))]
     Folder(#[from] PrivateDirError),
     #[error("another listener uses the state directory {0}")]
@@ -92,14 +92,17 @@ impl StateDir {
         for name in self.names()? {
             let dir = self.dir(&name.to_string());
             if let Err(error) = dir.copy_all() {
-                tracing::warn!("what is known of the run in {} cannot be kept: {error}", dir.path().display());
+                tracing::warn!("cannot store the record of the run in {}: {error}", dir.path().display());
             }
             match (dir.spec(), dir.final_response()) {
                 (Ok(spec), Ok(Some(response))) => ended.push((dir, spec, response)),
                 (Ok(spec), Ok(None)) => unfinished.push((dir, spec)),
                 (Ok(spec), Err(error)) => {
                     // The request must stay known, or it could be run a second time.
-                    tracing::warn!("{} is judged anew, as its end cannot be read: {error}", dir.path().display());
+                    tracing::warn!(
+                        "{} is judged again, because its result cannot be read: {error}",
+                        dir.path().display()
+                    );
                     unfinished.push((dir, spec));
                 }
                 (Err(error), response) => {
@@ -182,7 +185,7 @@ impl StateDir {
             let removed = oldest.map(|dir| (dir.remove(), dir));
             for (done, dir) in shrunk.into_iter().chain(removed) {
                 if let Err(error) = done {
-                    tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
+                    tracing::warn!("cannot remove the run in {}: {error}", dir.path().display());
                 }
             }
             prepare_spares(&runs);

@@ -59,13 +59,13 @@ impl Deployment {
             match self.wait_for_confirmation(limit).await {
                 Ok(()) => return self.recheck_after_confirmation(verdict, attempt.after).await,
                 Err(ProcessEnd::TimedOut) => {
-                    let why = format!("nobody confirmed within {} s that the host was heard from", limit.as_secs());
+                    let why = format!("no deployer confirmed within {} s that it heard the host", limit.as_secs());
                     Verdict::failed(ErrorCode::NotConfirmed, why)
                 }
                 // A supervisor that is told to stop starts no further activation.
                 Err(end) => {
                     attempt.end = end;
-                    return (self.judge(&mut attempt).await.with("what was deployed stays"), attempt.after);
+                    return (self.judge(&mut attempt).await.with("the deployed system is kept"), attempt.after);
                 }
             }
         } else if !may_have_changed(&verdict, &attempt)
@@ -215,7 +215,7 @@ impl Deployment {
     async fn begin_to_change(&self, attempt: &mut Attempt) -> Result<(), ProcessEnd> {
         let before = SystemSnapshot::capture(&self.host).await;
         note_baseline(&self.host, &self.dir, &before).map_err(|error| {
-            let why = format!("cannot note what runs now, and so could not return to it: {error}");
+            let why = format!("cannot record what runs now, so it could not be restored: {error}");
             ProcessEnd::Refused(ErrorCode::BuildFailed, why)
         })?;
         (attempt.before, attempt.activated) = (before, true);
@@ -279,7 +279,7 @@ fn with_all(verdict: Verdict, additions: impl IntoIterator<Item = String>) -> Ve
 
 fn what_runs(now: &SystemSnapshot) -> String {
     let generation = now.generation().map(|generation| format!(", generation {generation} boots next"));
-    format!("it runs {}{}", now.current_path().unwrap_or("nothing that is known"), generation.unwrap_or_default())
+    format!("it runs {}{}", now.current_path().unwrap_or("an unknown system"), generation.unwrap_or_default())
 }
 
 fn unresolved(error: &LookupError) -> ProcessEnd {

@@ -188,7 +188,7 @@ impl ProcessTree {
             match rustix::process::waitpid(Some(program), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => return end_of(status),
                 Ok(None) | Err(Errno::INTR) => {}
-                Err(error) => return ProcessEnd::NotStarted(format!("the program was lost: {error}")),
+                Err(error) => return ProcessEnd::NotStarted(format!("cannot wait for the program: {error}")),
             }
             self.deaths.recv().await;
         }

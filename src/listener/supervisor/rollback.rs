@@ -60,7 +60,7 @@ impl Changes {
 
     /// Describes what somebody else did; `None` if nothing.
     pub(super) fn theirs(self, now: &SystemSnapshot) -> Option<String> {
-        let path = |path: Option<&str>| path.unwrap_or("nothing that is known").to_owned();
+        let path = |path: Option<&str>| path.unwrap_or("an unknown system").to_owned();
         match self {
             Self { current: Change::Theirs, .. } => {
                 Some(format!("meanwhile the host was switched to {} by other means", path(now.current_path())))
@@ -223,7 +223,7 @@ fn failed_before(end: &ProcessEnd, before: &SystemSnapshot, now: &SystemSnapshot
 /// Describes how the host differs from the baseline, apart from the changes of others.
 fn difference(before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Option<String> {
     if before.current.is_none() || before.profile.is_none() {
-        return Some("what ran before is not on record".to_owned());
+        return Some("there is no record of what ran before".to_owned());
     }
     let is_not = |what: &str, change: Change, now: Option<&str>, before: Option<&str>| {
         let path = |path: Option<&str>| path.unwrap_or("nothing").to_owned();
@@ -334,7 +334,7 @@ mod tests {
         insta::assert_snapshot!(differs(&old, &snapshot("old", "new")).unwrap(), @"the system profile is new and was old");
         let gone = SystemSnapshot { current: None, ..old.clone() };
         insta::assert_snapshot!(differs(&old, &gone).unwrap(), @"/run/current-system is nothing and was old");
-        insta::assert_snapshot!(differs(&gone, &old).unwrap(), @"what ran before is not on record");
+        insta::assert_snapshot!(differs(&gone, &old).unwrap(), @"there is no record of what ran before");
     }
 
     #[test]

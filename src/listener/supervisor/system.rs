@@ -81,7 +81,7 @@ async fn check_signature(
 ) -> Result<(), ProcessEnd> {
     let untrusted = |why: String| Err(ProcessEnd::Refused(ErrorCode::Untrusted, why));
     let Some(said) = nix(&["path-info", "--sigs", system.as_str()]).await else {
-        return untrusted(format!("nix does not say who signed {system}"));
+        return untrusted(format!("nix does not report who signed {system}"));
     };
     // Nix trusts content-addressed paths without a signature, no matter who built them.
     if said.split_whitespace().any(|word| word.strip_prefix("ca:").is_some_and(|method| method.contains(':'))) {
@@ -122,8 +122,7 @@ fn verification(system: &SystemPath, keys: &[SystemKey]) -> Command {
 fn check_host(host: &Host, spec: &RunSpec, system: &SystemPath) -> Result<(), String> {
     let names = [Some(spec.settings.host.as_str()), spec.settings.attr.as_ref().map(FlakeAttr::as_str)];
     let file = host.at(system.as_str()).join("etc/hostname");
-    let name =
-        fs::read_to_string(&file).map_err(|error| format!("{system} does not say which host it is of: {error}"))?;
+    let name = fs::read_to_string(&file).map_err(|error| format!("{system} does not name its host: {error}"))?;
     let name = clean(name.trim());
     if names.into_iter().flatten().any(|known| known == name) {
         return Ok(());

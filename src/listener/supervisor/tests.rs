@@ -343,7 +343,7 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     };
     let (result, output, _) = run().ended();
     assert_eq!(output, "");
-    insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while resolving");
+    insta::assert_snapshot!(verdict(&result), @"failed timeout: not finished after 1 s, and stopped while resolving");
 
     drop(server.accept().unwrap());
     let mut run =

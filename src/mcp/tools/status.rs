@@ -202,7 +202,7 @@ fn rollout_report(
     let (phases, last_error) = output.unwrap_or_default();
     let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
     let turned_up = summary.late_hosts.keys().take(5);
-    let turned_up = turned_up.map(|host| format!("{host} turned up meanwhile and was not deployed"));
+    let turned_up = turned_up.map(|host| format!("{host} answered meanwhile and was not deployed"));
     let warned = warnings.iter().take(10).map(|warning| redactor.first(warning, 300));
     let mut warnings: Vec<String> = warned.chain(turned_up).collect();
     if state == "cut_off" && !last_error.is_empty() {

@@ -99,7 +99,7 @@ impl KnownHosts {
         let text = serde_json::to_vec(&fleets).expect("names can be written as JSON");
         let written = PrivateDir::create(&self.folder).and_then(|folder| folder.replace(FILE, &text));
         if let Err(error) = written {
-            tracing::debug!("who answers cannot be remembered: {error}");
+            tracing::debug!("cannot record which hosts answer: {error}");
         }
     }
 
@@ -109,7 +109,7 @@ impl KnownHosts {
             Ok(text) => text.unwrap_or_default(),
             Err(error) => {
                 if !error.is_missing() {
-                    tracing::warn!("who answered before is not known: {error}");
+                    tracing::warn!("cannot read which hosts answered before: {error}");
                 }
                 return BTreeMap::new();
             }

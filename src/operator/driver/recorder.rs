@@ -107,7 +107,7 @@ fn on_displays<'a>(
         if let Err(error) = &shown
             && error.kind() != io::ErrorKind::BrokenPipe
         {
-            tracing::warn!("a display is given up: {error}");
+            tracing::warn!("a display stopped: {error}");
         }
         shown.is_ok()
     });

@@ -39,7 +39,7 @@ pub enum LogError {
     #[error("{0}")]
     #[diagnostic(help("a key that may deploy to a host may read its logs: use that of a deployer to its tier"))]
     Refused(Violation),
-    #[error("{tier}.{host} gave no page of its log for {} s", PATIENCE.as_secs(), tier = .0.tier, host = .0.host)]
+    #[error("{tier}.{host} sent no page of its log for {} s", PATIENCE.as_secs(), tier = .0.tier, host = .0.host)]
     #[diagnostic(help("check that the server and the host are up; `homelab-deploy hosts` shows who answers"))]
     Silent(Sender),
     #[error("{tier}.{host} does not know the run {id}", tier = .0.tier, host = .0.host, id = .1)]

@@ -273,7 +273,7 @@ impl FleetTask {
             BusEvent::Down => FleetEvent::Input(Input::Connection(Connection::Down)),
             BusEvent::SlowConsumer => FleetEvent::Input(Input::ResponsesLost),
             BusEvent::Refused(violation) if self.is_dispensable(&violation) => {
-                tracing::debug!("a rollout does without this: {violation}");
+                tracing::debug!("not needed for a rollout: {violation}");
                 return None;
             }
             BusEvent::Refused(violation) => FleetEvent::Refused(violation),

@@ -109,7 +109,7 @@ async fn a_program_that_hangs_is_ended_with_all_that_it_started() {
         std::thread::yield_now();
     }
     let Some(EventKind::HookFailed { reason, .. }) = hooks.next_failure().await else { panic!("it did not fail") };
-    assert_eq!(reason, "sh did not end within 30 s, and was ended");
+    assert_eq!(reason, "sh did not end within 30 s, and was stopped");
     let pid = std::fs::read_to_string(pid_file).unwrap();
     while is_running(pid.trim()) {
         assert!(Instant::now() < deadline, "what it started still runs");

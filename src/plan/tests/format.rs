@@ -29,41 +29,41 @@ timeout = 90
 "#;
     let mistakes = parse(text).unwrap_err().named("sunday.toml", text);
     insta::assert_snapshot!(report(&mistakes), @r#"
-  × the plan has 3 mistakes
+      × the plan has 3 mistakes
 
-Error:
-  × `max_parallel` does not belong here
-   ╭─[sunday.toml:2:1]
- 1 │ revision = "main"
- 2 │ max_parallel = 2
-   · ──────┬─────
-   ·       ╰── at the top of the file
- 3 │
-   ╰────
-  help: it belongs in [defaults], for every wave, or in the [[wave]] that it is for
+    Error:
+      × `max_parallel` does not belong here
+       ╭─[sunday.toml:2:1]
+     1 │ revision = "main"
+     2 │ max_parallel = 2
+       · ──────┬─────
+       ·       ╰── at the top of the file
+     3 │
+       ╰────
+      help: it belongs in [defaults], for every wave, or in the [[wave]] that it is for
 
-Error:
-  × the host name "ns2.lan" contains '.', which cannot be part of one
-   ╭─[sunday.toml:6:24]
- 5 │ name = "dns"
- 6 │ targets = ["prod.ns1", "prod.ns2.lan"]
-   ·                        ───────┬──────
-   ·                               ╰── this target
- 7 │ timeout = 90
-   ╰────
-  help: the name of a host is a single word: write prod.ns2 if that is what its listener goes by
+    Error:
+      × the host name "ns2.lan" contains '.', which cannot be part of one
+       ╭─[sunday.toml:6:24]
+     5 │ name = "dns"
+     6 │ targets = ["prod.ns1", "prod.ns2.lan"]
+       ·                        ───────┬──────
+       ·                               ╰── this target
+     7 │ timeout = 90
+       ╰────
+      help: the name of a host is a single word: write prod.ns2 if that is what its listener goes by
 
-Error:
-  × `timeout` is a bare number, which does not say its unit
-   ╭─[sunday.toml:7:11]
- 6 │ targets = ["prod.ns1", "prod.ns2.lan"]
- 7 │ timeout = 90
-   ·           ─┬
-   ·            ╰── expected a duration
-   ╰────
-  help: write timeout = "90s" if you mean seconds; durations are written like "90s", "10m" or
-        "1h30m"
-"#);
+    Error:
+      × `timeout` is a number without a unit
+       ╭─[sunday.toml:7:11]
+     6 │ targets = ["prod.ns1", "prod.ns2.lan"]
+     7 │ timeout = 90
+       ·           ─┬
+       ·            ╰── expected a duration
+       ╰────
+      help: write timeout = "90s" if you mean seconds; durations are written like "90s", "10m" or
+            "1h30m"
+    "#);
 }
 
 #[test]
@@ -247,9 +247,9 @@ fn a_wrong_value_says_what_to_write() {
   write a whole number from 0 to 1000
 ");
     insta::assert_snapshot!(wrong_line("timeout = 90"), @r#"
-`timeout` is a bare number, which does not say its unit
-  write timeout = "90s" if you mean seconds; durations are written like "90s", "10m" or "1h30m"
-"#);
+    `timeout` is a number without a unit
+      write timeout = "90s" if you mean seconds; durations are written like "90s", "10m" or "1h30m"
+    "#);
     insta::assert_snapshot!(wrong_line("timeout = '90'"), @r#"
 `timeout` is not a duration
   durations are written like "90s", "10m" or "1h30m"
@@ -263,9 +263,9 @@ fn a_wrong_value_says_what_to_write() {
   durations are written like "90s", "10m" or "1h30m"
 "#);
     insta::assert_snapshot!(wrong_line("check_timeout = '0s'"), @r#"
-`check_timeout` leaves no time at all
-  durations are written like "90s", "10m" or "1h30m"
-"#);
+    `check_timeout` is zero
+      durations are written like "90s", "10m" or "1h30m"
+    "#);
     insta::assert_snapshot!(wrong_line("accept_timeout = '30m'"), @"
 `accept_timeout` (30m) is not shorter than `timeout` (30m)
   a host that has not begun in time is unreachable: give it seconds, and the run minutes
@@ -275,20 +275,20 @@ fn a_wrong_value_says_what_to_write() {
       write rollback = "…"
     "#);
     insta::assert_snapshot!(wrong_line("rollback = 'always'"), @r#"
-    "always" is not a way to roll back: there are "none", "auto" and "wave"
+    "always" is not a rollback policy: there are "none", "auto" and "wave"
       such as rollback = "auto"
     "#);
     insta::assert_snapshot!(wrong_line("confirm_timeout = '2s'"), @r#"
-    `confirm_timeout` cannot be kept to
-      write confirm_timeout = "1m", or what a host needs to be reached again after its activation
+    `confirm_timeout` is not possible
+      write confirm_timeout = "1m", or as long as a host may be out of reach after its activation
     "#);
     insta::assert_snapshot!(wrong_line("confirm_timeout = '61m'"), @r#"
-    `confirm_timeout` cannot be kept to
-      write confirm_timeout = "1m", or what a host needs to be reached again after its activation
+    `confirm_timeout` is not possible
+      write confirm_timeout = "1m", or as long as a host may be out of reach after its activation
     "#);
     insta::assert_snapshot!(wrong_line("confirm_timeout = '1500ms'"), @r#"
-    `confirm_timeout` cannot be kept to
-      write confirm_timeout = "1m", or what a host needs to be reached again after its activation
+    `confirm_timeout` is not possible
+      write confirm_timeout = "1m", or as long as a host may be out of reach after its activation
     "#);
     insta::assert_snapshot!(wrong_line("confirm = 'yes'"), @"
 `confirm` is a string

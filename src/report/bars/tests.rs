@@ -96,7 +96,7 @@ fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
     insta::assert_snapshot!(second, @"
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
     ✔ 1/3 test    2/2   15s
-    ⚠ connection lost; what runs on the hosts goes on
+    ⚠ connection lost; deployments on the hosts continue
     ◌ 2/3 dns     0/2   2 of 6 hosts
         ◌ ns1    building    1m20s   of 45m
         ◷ ns2    pending
@@ -112,7 +112,7 @@ fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
     insta::assert_snapshot!(over, @"
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
     ✔ 1/3 test    2/2   15s
-    ⚠ connection lost; what runs on the hosts goes on
+    ⚠ connection lost; deployments on the hosts continue
     ✔ reconnected
     ✖ 2/3 dns     ns1    failed      1m20s   build: attribute 'unboundd' missing
     ✖ 2/3 dns     halted: 1 failed, 0 may fail; nothing is in flight
@@ -159,7 +159,7 @@ fn a_question_is_not_written_over() {
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
     ✔ 1/3 test    2/2   24s
     Start wave 2? yes
-    ⚠ connection lost; what runs on the hosts goes on
+    ⚠ connection lost; deployments on the hosts continue
     ◌ 2/3 dns     0/2   2 of 6 hosts
         ◌ ns1    sent        0s      of 45m
         ◷ ns2    pending

@@ -181,7 +181,7 @@ fn the_first_interrupt_waits_and_the_second_leaves() {
 
     ✖ Rollout demo was interrupted in wave 2/3 "dns". Wave 3 was not started.
 
-      ns1  activating  5s      left in flight: it goes on by itself
+      ns1  activating  5s      left in flight: its deployment continues
       ns2  skipped             interrupted
 
       6 hosts: 2 completed, 3 skipped, 1 in flight   29s
@@ -288,7 +288,7 @@ fn once_a_minute_hosts_in_flight_are_shown() {
         ◌ jelly  building    4s
         ◌ sonos  sent        1m      of 45m
         ◌ jelly  building    1m04s   of 45m
-    ⚠ connection lost; what runs on the hosts goes on
+    ⚠ connection lost; deployments on the hosts continue
         ◌ sonos  sent        2m      of 45m
         ◌ jelly  building    2m04s   of 45m
     ✔ reconnected

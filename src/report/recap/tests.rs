@@ -144,7 +144,7 @@ fn every_kind_of_end_is_counted_and_told() {
       refused  rejected    30s     already running: a deployment by kim@laptop runs   (still on a91be77)
       silent   unreachable 30s     it never answered   (was on a91be77)
       stuck    timed out   30s     it did not end within 45m   (was on a91be77)
-      left     sent        9s      left in flight: it goes on by itself
+      left     sent        9s      left in flight: its deployment continues
 
       7 hosts: 1 completed, 1 failed, 1 rejected, 1 unreachable, 1 timed out, 1 skipped, 1 in flight   39s
     "#);
@@ -270,7 +270,7 @@ fn a_host_that_returns_after_it_was_given_up_is_named() {
     let anomaly = UnexpectedResponse::Late { status: Status::Completed };
     story.event(EventKind::UnexpectedResponse { host: name("ns3"), anomaly }).ends(Outcome::Failed);
     let told = story.told();
-    assert!(told.contains("ns3 said 'completed' too late; its return counts as unreachable"), "{told}");
+    assert!(told.contains("ns3 said 'completed' too late; its rollback counts as unreachable"), "{told}");
 }
 
 #[test]

@@ -124,7 +124,7 @@ async fn a_local_flake_is_not_for_hosts_to_name() {
     let _ns1 = host(&lab, "prod", "ns1", &lab.flake.url()).await;
     let mut apply = command(&lab, "main", NS1);
     apply.args(["--accept-flake", &lab.flake.url()]);
-    run(apply).await.expect(3).told("a place on their own disks");
+    run(apply).await.expect(3).told("which is on their own disks");
     let ended = run(command(&lab, &lab.flake.head().unwrap(), NS1)).await.expect(0);
     ended.not_told("warning: git");
 }

@@ -55,7 +55,7 @@ async fn two_leave_at_once_and_the_run_on_the_host_goes_on() {
     operator.tells("interrupted: nothing new is sent").await.unwrap();
     operator.signal(Signal::INT).unwrap();
     let ended = operator.ended().await.unwrap().expect(130);
-    expect_recap(&ended, "left in flight: it goes on by itself");
+    expect_recap(&ended, "left in flight: its deployment continues");
     assert_eq!(story(&lab), ["test1 start"]);
     open(&lab, "test1");
     until(&lab, "test1 end 0").await;

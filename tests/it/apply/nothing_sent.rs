@@ -107,7 +107,7 @@ async fn without_a_terminal_it_wants_to_be_told_to_start() {
     let ended = stage::start(command).ended().await.unwrap().expect(2);
     assert_eq!(tap.heard().await, [""; 0]);
     insta::assert_snapshot!(plain(&ended.stderr), @r"
-× there is nobody to ask whether to start
+× nobody can be asked whether to start
 help: add --yes: with --json, and without a terminal, no question can be
 answered
 ");

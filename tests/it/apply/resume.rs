@@ -93,10 +93,10 @@ async fn one_that_was_cut_off_shows_how_it_goes_on_and_one_without_a_record_that
     let resume = format!("homelab-deploy apply --resume {}", &id[..8]);
     status.told("Rollout plan was cut off").told(&resume);
     let found = operator::run(&lab, &["doctor"]).await.unwrap().stdout;
-    assert!(found.contains("the rollout plan was broken off") && found.contains(&resume), "{found}");
+    assert!(found.contains("the rollout plan was cut off") && found.contains(&resume), "{found}");
     File::create(&journal).unwrap();
     for command in ["status", "report"] {
-        operator::run(&lab, &[command, &id]).await.unwrap().expect(3).told("nothing was recorded of rollout");
+        operator::run(&lab, &[command, &id]).await.unwrap().expect(3).told("has no record");
     }
 }
 
@@ -132,14 +132,14 @@ async fn a_plan_that_was_changed_meanwhile_is_named_and_not_used() {
     write_plan(&lab, "revision = 'nowhere'\n[[wave]]\ntargets = 'prod.ns1'\n");
     let ended = resume(&lab, &[]).await.expect(0);
     expect_recap(&ended, "3 hosts completed in 2 waves");
-    ended.told("plan.toml was changed since; this goes on with the plan as it was.");
+    ended.told("plan.toml has changed since; the rollout continues with the plan as it was.");
     assert_eq!(ran(&lab), ["test1", "test2", "ns1"]);
 }
 
 #[tokio::test]
 async fn a_plan_that_is_as_it_was_is_not_talked_about() {
     let lab = cut_off().await;
-    resume(&lab, &[]).await.expect(0).not_told("was changed since");
+    resume(&lab, &[]).await.expect(0).not_told("has changed since");
 }
 
 #[tokio::test]

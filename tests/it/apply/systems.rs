@@ -323,7 +323,7 @@ async fn a_plan_that_was_saved_is_carried_out_as_it_was_or_not_at_all() {
         carry_out(&[]).await.expect(2).told("planned.json does not say what it said when it was written");
     }
     fs::write(&file, &saved).unwrap();
-    carry_out(&["--exclude", "ns1"]).await.expect(2).told("a plan that was saved says all of it");
+    carry_out(&["--exclude", "ns1"]).await.expect(2).told("a saved plan determines");
     drop(test1_listens);
     carry_out(&[]).await.expect(3).told("the hosts are not as they were").told("test1 does not answer now");
     let mut elsewhere = report(&lab, "test", "test1");
@@ -410,7 +410,7 @@ async fn what_cannot_be_built_says_why_and_what_to_do() {
     ended(&["ns1.x"], &[]).await.0.expect(2).told("\"ns1.x\" is neither a plan nor the name of a host");
 
     stage::write_plan(&lab, "revision = 'main'\n[[wave]]\ntargets = 'test.all'");
-    ended(&["plan"], &[]).await.0.expect(2).told("there is no NATS server to ask them over");
+    ended(&["plan"], &[]).await.0.expect(2).told("there is no NATS server to ask the hosts");
 
     let (mut nowhere, folder) = build(&lab, &[&["ns1"], &main[..]].concat(), &[]);
     fs::remove_file(folder.join("nix")).unwrap();

@@ -61,7 +61,7 @@ async fn certificates_are_told_apart_by_what_is_wrong_with_them() {
     for (shown, told, next) in [
         ("ca", "that of an authority (CA:TRUE)", "make the server a certificate of its own"),
         ("client", "not for 127.0.0.1, but for client.example.com", "use a name of the certificate"),
-        ("old", "its certificate ran out", "set the clock of this machine"),
+        ("old", "its certificate expired", "set the clock of this machine"),
     ] {
         let server = stage.server(&stage.authority.configuration_showing(shown)).await;
         stage.hosts("tls", server.url(), &["--tls-ca", path(&ca)]).await.expect(3).told(told).told(next);
@@ -99,7 +99,7 @@ async fn a_server_that_wants_a_certificate_of_its_clients_says_so() {
     let server = stage.server(&stage.authority.configuration_with_clients()).await;
     let ca = stage.authority.certificate();
     let ended = stage.hosts("tls", server.url(), &["--tls-ca", path(&ca)]).await.expect(3);
-    ended.told("the server wants a certificate of its clients").told("--tls-cert");
+    ended.told("the server requires a client certificate").told("--tls-cert");
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn what_is_no_nats_server_is_told_from_one_that_is_not_there() {
             }
         });
         let ended = stage.hosts("nats", &url, &[]).await.expect(3);
-        ended.told("what answers there is no NATS server").told("check the port");
+        ended.told("no NATS server answers there").told("check the port");
     }
     stage.hosts("nats", "nats://127.0.0.1:1", &[]).await.expect(3).told("Connection refused");
 }
@@ -137,7 +137,7 @@ async fn a_login_that_came_too_late_is_no_server_that_is_not_there() {
         }
     });
     let ended = stage.hosts("nats", &url, &[]).await.expect(3);
-    ended.told("the server waited for the key in vain").told("try again").not_told("check that nats-server runs");
+    ended.told("the server did not get the key in time").told("try again").not_told("check that nats-server runs");
 }
 
 #[tokio::test]

@@ -64,11 +64,11 @@ impl Checkup<'_> {
 
     async fn programs(&mut self) {
         let Some(flake) = &self.args.flake_url else {
-            return self.findings.note("flake", "it was not looked at", "give --flake-url as the listener has it");
+            return self.findings.note("flake", "it was not checked", "give --flake-url as the listener has it");
         };
         let missing = listener::missing(flake).await;
         if missing.is_empty() {
-            self.findings.ok("programs", "nixos-rebuild, nix and git are there, and the flake can be asked");
+            self.findings.ok("programs", "nixos-rebuild, nix and git are there, and the flake can be read");
         }
         let next = "the NixOS module brings the programs; see docs/operations.md for keys of git";
         for what in missing {
@@ -83,8 +83,8 @@ impl Checkup<'_> {
         if let Some(flake) = &self.args.flake {
             match listener::flake_problem(flake.clone(), Duration::ZERO).await {
                 // Nix would have to fetch the whole flake to answer.
-                None if flake.git_remote().is_none() => self.findings.ok("flake", "it is not for git to ask"),
-                None => self.findings.ok("flake", "it can be asked"),
+                None if flake.git_remote().is_none() => self.findings.ok("flake", "not checked: git cannot read it"),
+                None => self.findings.ok("flake", "it can be read"),
                 Some(why) => {
                     let next = "check --flake, git on this machine, and its access to the repository";
                     self.findings.problem("flake", why, next);
@@ -110,7 +110,7 @@ impl Checkup<'_> {
         let servers: Vec<String> = settings.servers.iter().map(ToString::to_string).collect();
         self.findings.ok("server", format!("{} accepts the key", servers.join(", ")));
         for warning in &bus.warnings {
-            self.findings.problem("key", warning, "the seed is for you alone");
+            self.findings.problem("key", warning, "only you may be able to read the seed");
         }
         let known = self.holder_of_key(&settings);
         match &known {
@@ -262,7 +262,7 @@ impl Checkup<'_> {
                 {
                     let of_tier = known.iter().filter(|(known, _)| known == tier).map(|(_, name)| *name);
                     let near = did_you_mean(name.as_str(), of_tier);
-                    let what = format!("it names {}, of which nothing is known", selector.value.text);
+                    let what = format!("it names {}, which is not known", selector.value.text);
                     let next = format!("{near}it is misspelt, or its listener does not run");
                     self.findings.note(&path_shown, what, next);
                 }
@@ -287,7 +287,7 @@ impl Checkup<'_> {
         }
         for Recorded { summary, .. } in all.iter().filter(|recorded| !recorded.running) {
             let left = match summary.outcome {
-                None => "was broken off",
+                None => "was cut off",
                 Some(Outcome::Paused) => "is paused",
                 Some(_) => continue,
             };

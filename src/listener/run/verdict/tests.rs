@@ -112,8 +112,8 @@ fn exit_code_0_is_not_believed() {
     insta::assert_snapshot!(switched(host(OLD, 42, NEW), ""), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos");
     insta::assert_snapshot!(switched(host(NEW, 42, NEW), other), @"failed verify_failed: /nix/store/other-nixos was built, and the system profile points at /nix/store/new-nixos");
     insta::assert_snapshot!(switched(host(NEW, 41, OLD), named), @"failed verify_failed: /nix/store/new-nixos was built, and the system profile points at /nix/store/old-nixos");
-    insta::assert_snapshot!(switched(SystemSnapshot { profile: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: there is no system profile after it");
-    insta::assert_snapshot!(switched(SystemSnapshot { current: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: /run/current-system is gone after it");
+    insta::assert_snapshot!(switched(SystemSnapshot { profile: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: there is no system profile after the run");
+    insta::assert_snapshot!(switched(SystemSnapshot { current: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: /run/current-system is gone after the run");
 
     let boot = |after, output| Run { output, ..action(Action::Boot, after) }.judged();
     insta::assert_snapshot!(boot(host(OLD, 42, NEW), named), @"completed (reboot): generation 42 is the one for the next boot");
@@ -209,12 +209,12 @@ fn units_that_fail_now_and_did_not_before_fail_the_activation() {
 
 #[test]
 fn units_that_had_failed_before_are_a_note() {
-    insta::assert_snapshot!(judged(4, Phase::Activate, UNITS_NG), @"completed: switched to generation 42; failed before it already: old.service");
-    insta::assert_snapshot!(judged(1, Phase::Build, UNITS_BASH), @"completed: switched to generation 42; failed before it already: old.service");
+    insta::assert_snapshot!(judged(4, Phase::Activate, UNITS_NG), @"completed: switched to generation 42; had failed before: old.service");
+    insta::assert_snapshot!(judged(1, Phase::Build, UNITS_BASH), @"completed: switched to generation 42; had failed before: old.service");
     insta::assert_snapshot!(judged(4, Phase::Activate, "warning: user activation for alice failed"), @"failed activation_failed: user units failed: the activation of alice; the next boot starts generation 42");
     // It is verified anyway.
     let not_switched = Run { after: host(OLD, 42, NEW), ..switch(4, Phase::Activate, UNITS_NG) };
-    insta::assert_snapshot!(not_switched.judged(), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos; failed before it already: old.service");
+    insta::assert_snapshot!(not_switched.judged(), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos; had failed before: old.service");
     // Code 4 hides that the activation script failed, too.
     let script = "Activation script snippet 'users' failed (1)\nwarning: the following units failed: old.service";
     insta::assert_snapshot!(judged(4, Phase::Activate, script), @r#"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42"#);
@@ -229,7 +229,7 @@ fn units_that_had_failed_before_are_a_note() {
 #[test]
 fn a_failed_activation_is_told_from_a_failed_build() {
     insta::assert_snapshot!(judged(2, Phase::Activate, "activating the configuration...\nActivation script snippet 'users' failed (1)\nsetting up /etc...\nFailed to run activate script\nCommand 'x' returned non-zero exit status 2."), @"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42");
-    insta::assert_snapshot!(refused(1, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: another activation goes on, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(refused(1, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: another activation is in progress, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
     let unmoved = Run { after: host(OLD, 41, OLD), ..action(Action::Test, SystemSnapshot::default()) };
     let unmoved = Run { end: ProcessEnd::Exited(2), ..unmoved };
     insta::assert_snapshot!(unmoved.judged(), @"failed activation_failed: the activation ended with code 2");
@@ -254,7 +254,7 @@ fn a_needed_reboot_is_success_for_boot_only() {
     }
     let boot = |after| Run { end: ProcessEnd::Exited(100), ..action(Action::Boot, after) }.judged();
     insta::assert_snapshot!(boot(host(OLD, 42, NEW)), @"completed (reboot): built, and takes effect with the next boot");
-    insta::assert_snapshot!(boot(SystemSnapshot { profile: None, ..host(OLD, 42, NEW) }), @"failed verify_failed (reboot): there is no system profile after it");
+    insta::assert_snapshot!(boot(SystemSnapshot { profile: None, ..host(OLD, 42, NEW) }), @"failed verify_failed (reboot): there is no system profile after the run");
 }
 
 #[test]
@@ -267,9 +267,9 @@ fn a_system_that_refuses_to_be_switched_to_says_what_to_do() {
 #[test]
 fn runs_that_were_ended_say_by_what() {
     let ended = |end, phase| Run { end, after: host(OLD, 41, OLD), ..switch(0, phase, "") }.judged();
-    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Resolve), @"failed timeout: not over after 10 s, and ended while resolving");
-    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Build), @"failed timeout: not over after 10 s, and ended while building");
-    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Activate), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched");
+    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Resolve), @"failed timeout: not finished after 10 s, and stopped while resolving");
+    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Build), @"failed timeout: not finished after 10 s, and stopped while building");
+    insta::assert_snapshot!(ended(ProcessEnd::TimedOut, Phase::Activate), @"failed timeout: not finished after 10 s, and stopped while activating; the system may be half switched");
     insta::assert_snapshot!(ended(ProcessEnd::Killed(9), Phase::Build), @"failed interrupted: signal 9 ended the run while building");
     insta::assert_snapshot!(judged(137, Phase::Activate, ""), @"failed interrupted: signal 9 ended the run while activating; the profile points at generation 42, and it is not known whether the boot loader does");
 }
@@ -299,7 +299,7 @@ fn an_exit_code_that_nothing_explains_is_a_failure() {
     insta::assert_snapshot!(judged(4, Phase::Activate, ""), @"failed activation_failed: the activation ended with code 4; the next boot starts generation 42");
     // A failed job is no failed unit: a dependency may have failed.
     insta::assert_snapshot!(judged(4, Phase::Activate, "Failed to start dns.service\nwarning: the following units failed: old.service"), @r#"failed activation_failed ["dns.service"]: the following units failed: dns.service; the next boot starts generation 42"#);
-    insta::assert_snapshot!(judged(4, Phase::Activate, "Failed to start old.service\nwarning: the following units failed: old.service"), @"completed: switched to generation 42; failed before it already: old.service");
+    insta::assert_snapshot!(judged(4, Phase::Activate, "Failed to start old.service\nwarning: the following units failed: old.service"), @"completed: switched to generation 42; had failed before: old.service");
 }
 
 #[test]
@@ -313,9 +313,9 @@ fn a_death_is_told_with_all_its_causes() {
 #[test]
 fn who_finds_the_lock_taken_has_failed_only_if_something_moved() {
     let locked = "Could not acquire lock\nCommand 'x/switch-to-configuration test' returned non-zero exit status 11.";
-    insta::assert_snapshot!(refused(11, locked), @"failed activation_failed: another activation goes on, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(refused(11, locked), @"failed activation_failed: another activation is in progress, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
     let test = Run { end: ProcessEnd::Exited(11), output: locked, ..action(Action::Test, host(OLD, 41, OLD)) };
-    insta::assert_snapshot!(test.judged(), @"failed already_running: another activation goes on, and holds the lock of switch-to-configuration");
+    insta::assert_snapshot!(test.judged(), @"failed already_running: another activation is in progress, and holds the lock of switch-to-configuration");
     assert!(!test.leaves_traces());
     assert!(Run { after: host(OLD, 42, NEW), ..test }.leaves_traces());
 }
@@ -332,9 +332,9 @@ fn what_the_next_boot_starts_is_said_when_it_is_known() {
     };
     insta::assert_snapshot!(tested.judged(), @"failed activation_failed: Failed to install bootloader: cp: error writing '/boot/kernel': No space left on device; the profile points at generation 42, the boot loader does not: a reboot starts generation 41");
     let stopped = |output| Run { end: ProcessEnd::TimedOut, ..switch(0, Phase::Activate, output) }.judged();
-    insta::assert_snapshot!(stopped("activating the configuration..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the next boot starts generation 42");
-    insta::assert_snapshot!(stopped("updating GRUB 2 menu..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the profile points at generation 42, and it is not known whether the boot loader does");
-    insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: nixos-rebuild-switch-to-configuration.service is there already: another activation goes on, or else `systemctl stop nixos-rebuild-switch-to-configuration.service; systemctl reset-failed nixos-rebuild-switch-to-configuration.service` removes it; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(stopped("activating the configuration..."), @"failed timeout: not finished after 10 s, and stopped while activating; the system may be half switched; the next boot starts generation 42");
+    insta::assert_snapshot!(stopped("updating GRUB 2 menu..."), @"failed timeout: not finished after 10 s, and stopped while activating; the system may be half switched; the profile points at generation 42, and it is not known whether the boot loader does");
+    insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: nixos-rebuild-switch-to-configuration.service exists already: another activation is in progress, or else `systemctl stop nixos-rebuild-switch-to-configuration.service; systemctl reset-failed nixos-rebuild-switch-to-configuration.service` removes it; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
 }
 
 #[test]

@@ -96,10 +96,10 @@ async fn who_says_nothing_keeps_others_waiting_for_a_moment_and_no_longer() {
 fn a_listener_that_has_done_nothing_shows_zeros_and_only_what_it_knows() {
     let page = Metrics::of(&nothing()).page(&SystemSnapshot::default());
     insta::assert_snapshot!(page, @r#"
-    # HELP homelab_deploy_build_info The listener that runs.
+    # HELP homelab_deploy_build_info The version of the listener.
     # TYPE homelab_deploy_build_info gauge
     homelab_deploy_build_info{version="0.1.0"} 1
-    # HELP homelab_deploy_connected Whether the connection to NATS stands.
+    # HELP homelab_deploy_connected Whether the listener is connected to NATS.
     # TYPE homelab_deploy_connected gauge
     homelab_deploy_connected 0
     # HELP homelab_deploy_runs_total Runs that have ended since the listener was started.

@@ -41,7 +41,7 @@ fn a_build_that_fails_undoes_nothing() {
 #[test]
 fn what_was_switched_to_during_the_build_is_what_the_host_returns_to() {
     let (result, _, run) = meanwhile(BY_HAND, SWITCH).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: no deployer confirmed within 0 s that it heard the host; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
     assert_eq!(run.dir.get(BEFORE).unwrap().current_path(), Some("/nix/store/hand"));
 }
@@ -52,7 +52,7 @@ const UNTIL_KNOWN: &str = r#"until grep -q '"current":{"path":"/nix/store/hand"'
 #[test]
 fn what_was_switched_to_before_anything_moves_is_what_the_host_returns_to() {
     let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{SWITCH}")).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: no deployer confirmed within 0 s that it heard the host; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
     assert_eq!(run.dir.get(BEFORE).unwrap().current_path(), Some("/nix/store/hand"));
 
@@ -60,7 +60,7 @@ fn what_was_switched_to_before_anything_moves_is_what_the_host_returns_to() {
     let another = SWITCH.replace("new", "another");
     let said = "Done. The new configuration is /nix/store/another";
     let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{another}\necho {said}")).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: no deployer confirmed within 0 s that it heard the host; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
     assert_eq!(run.dir.get(BEFORE).unwrap().current_path(), Some("/nix/store/old"));
 }
@@ -98,7 +98,7 @@ fn what_was_switched_to_while_the_run_waits_to_be_confirmed_stays() {
         assert_eq!(result.after.current_path(), Some("/nix/store/hand"));
         verdict(&result)
     };
-    insta::assert_snapshot!(switched(false), @"failed not_confirmed: nobody confirmed within 1 s that the host was heard from; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
+    insta::assert_snapshot!(switched(false), @"failed not_confirmed: no deployer confirmed within 1 s that it heard the host; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
     insta::assert_snapshot!(switched(true), @"failed verify_failed: meanwhile the host was switched to /nix/store/hand by other means");
 }
 

@@ -62,7 +62,7 @@ fn a_host_that_is_confirmed_in_time_stays_as_it_is() {
 fn a_host_that_nobody_confirms_returns() {
     // A confirmation from before the activation does not count.
     let (result, output, run) = switch(&format!("{SWITCH}\necho >run/confirmed"), 300).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: no deployer confirmed within 0 s that it heard the host; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
     assert_eq!((result.verdict.rolled_back, result.after.profile_path()), (Some(true), Some("/nix/store/old")));
     assert!(output.ends_with("activating the configuration...\n"), "{output}");
@@ -88,19 +88,19 @@ fn an_activation_that_takes_too_long_is_undone_in_a_time_of_its_own() {
         (spec.confirm_timeout_ms, spec.settings.timeout_ms) = (Some(20_000), 1_500);
     };
     let (result, _, run) = Supervised::on(host(), &hanging, limited).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while activating; the system may be half switched; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed timeout: not finished after 1 s, and stopped while activating; the system may be half switched; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(true), "set old, switch old 1"));
 
     // The old system hangs as well.
     let (result, _, _) = Supervised::on(host(), &format!(">hang\n{hanging}"), limited).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while activating; the system may be half switched; the host could not return to what ran before: /nix/store/old/bin/switch-to-configuration switch took too long; it runs /nix/store/new, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed timeout: not finished after 1 s, and stopped while activating; the system may be half switched; the host could not return to what ran before: /nix/store/old/bin/switch-to-configuration switch took too long; it runs /nix/store/new, generation 43 boots next");
     assert_eq!(result.verdict.rolled_back, Some(false));
 }
 
 #[test]
 fn a_return_that_fails_says_what_runs_now() {
     let (result, _, run) = switch(&format!("{SWITCH}\necho 2 >code"), 300).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host could not return to what ran before: /nix/store/old/bin/switch-to-configuration switch ended with code 2; it runs /nix/store/old, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: no deployer confirmed within 0 s that it heard the host; the host could not return to what ran before: /nix/store/old/bin/switch-to-configuration switch ended with code 2; it runs /nix/store/old, generation 43 boots next");
     assert_eq!(result.verdict.rolled_back, Some(false));
     assert_eq!(run.record(), "set old, switch old 1");
 
@@ -147,7 +147,7 @@ fn a_supervisor_that_is_asked_to_end_while_it_waits_leaves_the_host_as_it_is() {
     run.reaches(Phase::Confirm);
     terminate(&run.supervisor.id().to_string());
     let (result, _, run) = run.ended();
-    insta::assert_snapshot!(verdict(&result), @"failed interrupted: signal 15 ended the run while confirming; what was deployed stays");
+    insta::assert_snapshot!(verdict(&result), @"failed interrupted: signal 15 ended the run while confirming; the deployed system is kept");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
 }
 

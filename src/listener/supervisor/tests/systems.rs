@@ -135,7 +135,7 @@ fn the_system_of_another_host_is_not_activated() {
     insta::assert_snapshot!(said, @"failed wrong_host: /nix/store/SYSTEM is the system of ns2, and this host is ns1");
     assert_eq!(did, "");
     let (said, did) = named(None, "web");
-    insta::assert_snapshot!(said, @"failed wrong_host: /nix/store/SYSTEM does not say which host it is of: No such file or directory (os error 2)");
+    insta::assert_snapshot!(said, @"failed wrong_host: /nix/store/SYSTEM does not name its host: No such file or directory (os error 2)");
     assert_eq!(did, "");
     assert!(
         named(Some("web"), "web").0.starts_with("completed"),
@@ -156,7 +156,7 @@ fn what_runs_in_the_end_has_to_be_what_was_asked_for() {
     insta::assert_snapshot!(lying(says_another, Action::Switch), @"failed verify_failed: /nix/store/SYSTEM was built, and /run/current-system is /nix/store/old (set SYSTEM)");
     insta::assert_snapshot!(lying(says_another, Action::Test), @"failed verify_failed: /nix/store/SYSTEM was built, and /run/current-system is /nix/store/old ()");
     insta::assert_snapshot!(lying("ln -sfn /nix/store/old root/run/current-system", Action::Switch), @"failed verify_failed: /nix/store/SYSTEM was built, and /run/current-system is /nix/store/old (set SYSTEM)");
-    insta::assert_snapshot!(lying("rm root/nix/var/nix/profiles/system; exit 0", Action::Boot), @"failed verify_failed: there is no system profile after it (set SYSTEM)");
+    insta::assert_snapshot!(lying("rm root/nix/var/nix/profiles/system; exit 0", Action::Boot), @"failed verify_failed: there is no system profile after the run (set SYSTEM)");
 }
 
 #[test]
@@ -187,6 +187,6 @@ fn an_activation_that_fails_is_taken_back() {
 #[test]
 fn a_fetch_that_takes_too_long_is_ended() {
     let (said, run) = run(&[("fetch", "sleep 600")], |spec| spec.settings.timeout_ms = 1_000);
-    insta::assert_snapshot!(said, @"failed timeout: not over after 1 s, and ended while fetching");
+    insta::assert_snapshot!(said, @"failed timeout: not finished after 1 s, and stopped while fetching");
     assert_eq!(run.did(), "");
 }
