@@ -47,7 +47,7 @@ async fn a_server_that_swallows_packets_costs_a_moment() {
     assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
 
     let ended = run(&lab, &[&silent[0].url(), DEAD], &["hosts"]).await.expect(3);
-    ended.told("(something takes connections there").told("127.0.0.1:1");
+    ended.told("(something accepts connections there").told("127.0.0.1:1");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn a_silent_host_of_a_group_is_asked_in_any_case_and_not_charged() {
     assert!(ended.took >= WINDOW, "{:?}", ended.took);
     ended.told("1 unreachable").told("test2");
     let ended = run(&lab, &["deploy", "deploy.test.role.dns"]).await.expect(1);
-    ended.told("nobody answers on deploy.test.role.dns");
+    ended.told("no host answers on deploy.test.role.dns");
     // A plan is for the hosts that answer.
     let ended = stage::apply(&lab, PLAN).ended().await.unwrap().expect(0);
     ended.told("2 hosts completed");

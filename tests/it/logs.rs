@@ -84,7 +84,7 @@ async fn what_there_is_no_log_of_is_told_with_what_to_do() {
         Vec::new()
     });
     let _fake = fake.await;
-    logs(&lab, &["prod.old", "--id", "r-1"]).await.expect(3).told("prod.old does not give out logs yet").told("update");
+    logs(&lab, &["prod.old", "--id", "r-1"]).await.expect(3).told("prod.old is too old to send logs").told("update");
     assert!(questions.try_recv().is_err(), "it was asked");
 }
 

@@ -125,7 +125,7 @@ async fn the_journal_gets_levels_and_no_times() {
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
     deployer.hear_final().await.unwrap();
     deployer.say_bytes(NS1, b"nonsense".to_vec()).await.unwrap();
-    let warned = async || Ok(log(&mut lab).contains("<4>a message on deploy.prod.ns1 is dropped").then_some(()));
+    let warned = async || Ok(log(&mut lab).contains("<4>dropped a message on deploy.prod.ns1").then_some(()));
     wait::until("the message is dropped", warned).await.unwrap();
 
     let log = log(&mut lab);

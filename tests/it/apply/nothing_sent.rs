@@ -56,7 +56,7 @@ help: did you mean `max_parallel`?
 10 │ timeout = 90
 ╰────
 help: write a number without quotes, such as max_failures = 1
-× `timeout` is a bare number, which does not say its unit
+× `timeout` is a number without a unit
 ╭─[plans/plan.toml:10:11]
 9 │ max_failures = "two"
 10 │ timeout = 90

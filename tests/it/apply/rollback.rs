@@ -236,5 +236,5 @@ async fn a_deployment_that_nobody_listens_for_is_told_as_ever() {
     let lab = stage::empty(&["test.test1"]).await;
     let arguments = ["deploy", "deploy.test.test1", "--auto-rollback", "--discover-window", "300ms"];
     let ended = operator::run(&lab, &arguments).await.unwrap().expect(1);
-    ended.told("nobody answers on deploy.test.test1");
+    ended.told("no host answers on deploy.test.test1");
 }

@@ -320,7 +320,7 @@ async fn a_plan_that_was_saved_is_carried_out_as_it_was_or_not_at_all() {
     ] {
         assert!(saved.contains(&what));
         fs::write(&file, saved.replace(&what, other)).unwrap();
-        carry_out(&[]).await.expect(2).told("planned.json does not say what it said when it was written");
+        carry_out(&[]).await.expect(2).told("planned.json has changed since it was written");
     }
     fs::write(&file, &saved).unwrap();
     carry_out(&["--exclude", "ns1"]).await.expect(2).told("a saved plan determines");

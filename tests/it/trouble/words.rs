@@ -88,7 +88,7 @@ async fn each_name_that_is_not_there_is_answered_with_the_one_that_is_most_like_
     }
     stage::write_plan(&lab, "revision = 'main'\n[[wave]]\ntargets = ['prod.nas', 'prod.nsl']\n");
     let found = operator::run(&lab, &["doctor"]).await.unwrap().expect(0).stdout;
-    assert!(found.contains("it names prod.nsl, of which nothing is known"), "{found}");
+    assert!(found.contains("it names prod.nsl, which is not known"), "{found}");
     unheard.extend((!found.contains("did you mean ns1?")).then_some(found));
     for (target, help) in [("evrybody", "did you mean everybody?"), ("prod.role.dsn", "did you mean prod.role.dns?")] {
         stage::write_plan(&lab, &format!("revision = 'main'\n[[wave]]\ntargets = '{target}'\n"));
