@@ -65,7 +65,7 @@ pub(super) enum Command {
     /// Show the state of a rollout; follow a running one until it ends.
     #[command(after_help = help(&["status", "status 01J9ZK3V --json"], OF_ROLLOUT))]
     Status(rollouts::Status),
-    /// Write a report of a rollout: a self-contained HTML page, Markdown, JUnit XML or JSON.
+    /// Write a report of a rollout: a self-contained HTML page, Markdown, XML for a CI system, or JSON.
     #[command(after_help = help(&[
         "report > rollout.html",
         "report 01J9ZK3V --format markdown",

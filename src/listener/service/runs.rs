@@ -48,7 +48,7 @@ impl Service {
                 self.watch(dir.phase());
             }
             None => {
-                tracing::error!(key = spec.key, "a second run is in progress; its result is read at the next start")
+                tracing::error!(key = spec.key, "a second run is in progress; its result is read at the next start");
             }
             Some(finished) => {
                 let deployed = self.history.last_deployed();

@@ -324,7 +324,7 @@ impl<'a> Ledger<'a> {
                 if let (Some(index), Some(id)) = (index, &dispatch.request.id) {
                     match &mut self.hosts[index].rollback {
                         Some(rollback) if dispatch.request.returns.is_some() => {
-                            rollback.was_sent_by_this_process = true
+                            rollback.was_sent_by_this_process = true;
                         }
                         _ => self.hosts[index].was_sent(at, id.clone()),
                     }
