@@ -59,7 +59,7 @@ pub(super) enum Command {
         "apply --resume",
     ], OF_ROLLOUT))]
     Apply(Box<apply::Apply>),
-    /// List the rollouts that were started from this machine, the latest last.
+    /// List the rollouts on record here, the latest last.
     #[command(after_help = help(&["rollouts", "rollouts --json | jq '.[-1].outcome'"], &[]))]
     Rollouts(rollouts::Rollouts),
     /// Show the state of a rollout; follow a running one until it ends.

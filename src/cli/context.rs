@@ -96,21 +96,27 @@ fn keys() -> String {
 
 /// Adds the settings of the selected context to a command line.
 pub(super) fn with_context(command: &Command, mut words: Vec<OsString>) -> Result<Vec<OsString>, CommandError> {
-    let written = command.clone().ignore_errors(true).try_get_matches_from(&words);
+    let mut parser = command.clone().ignore_errors(true);
+    let written = parser.try_get_matches_from_mut(&words);
     let Some((name, written)) = written.ok().and_then(|mut written| written.remove_subcommand()) else {
         return Ok(words);
     };
-    let flags = flags_of_context(&name, &written).or_usage()?;
+    let Some(command) = parser.find_subcommand(&name) else { return Ok(words) };
+    let flags = flags_of_context(command, &written).or_usage()?;
     let behind_the_name = words.iter().skip(1).position(|word| *word == *name).map_or(words.len(), |place| place + 2);
     words.splice(behind_the_name..behind_the_name, flags);
     Ok(words)
 }
 
 /// Returns the flags to add to a command.
-fn flags_of_context(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextError> {
-    // A command that takes no context has no such flag.
-    let Ok(named) = written.try_get_one::<PathBuf>("config") else { return Ok(Vec::new()) };
-    let named = named.filter(|file| !file.as_os_str().is_empty());
+fn flags_of_context(command: &Command, written: &ArgMatches) -> Result<Vec<OsString>, ContextError> {
+    // Asked of the command: a release build of clap gives matches that do not know which flags there are.
+    let has = |id: &str| command.get_arguments().any(|flag| flag.get_id() == id);
+    if !has("config") {
+        return Ok(Vec::new());
+    }
+    let command = command.get_name();
+    let named = written.get_one::<PathBuf>("config").filter(|file| !file.as_os_str().is_empty());
     let wanted = written.get_one::<String>("context").filter(|name| !name.is_empty());
     let file = named.map_or_else(|| usual_file(command), |file| Ok(Some(file.clone())))?;
     let file = match (file, wanted) {
@@ -123,7 +129,7 @@ fn flags_of_context(command: &str, written: &ArgMatches) -> Result<Vec<OsString>
     let mut flags: Vec<_> = context.flags(command, folder).map(|(_, flag, value)| (flag, value)).into();
     flags.push(("context", Some(name.into())));
     let hooks = context.hooks(folder);
-    if written.try_contains_id("hooks").is_ok() && !hooks.is_empty() {
+    if has("hooks") && !hooks.is_empty() {
         // The repository in the current folder must not decide which programs run on this machine.
         if named.is_none() && file == Path::new(LOCAL_FILE) {
             return Err(ContextError::HooksOfFolder(file));
@@ -135,8 +141,7 @@ fn flags_of_context(command: &str, written: &ArgMatches) -> Result<Vec<OsString>
     ALIASES.set(by_variable.collect()).ok();
     let is_open = |flag: &str| {
         let id = flag.replace('-', "_");
-        written.try_contains_id(&id).is_ok()
-            && written.value_source(&id).is_none_or(|source| source == ValueSource::DefaultValue)
+        has(&id) && written.value_source(&id).is_none_or(|source| source == ValueSource::DefaultValue)
     };
     let open = flags.into_iter().filter(|(flag, _)| is_open(flag));
     Ok(open.filter_map(|(flag, value)| Some([format!("--{flag}=").into(), value?].into_iter().collect())).collect())

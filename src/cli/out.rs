@@ -84,7 +84,7 @@ impl Write for Stream {
 
 #[derive(Debug, Error, Diagnostic)]
 #[error("the output is incomplete: {0}")]
-#[diagnostic(help("the command itself has done its work; make room where its output goes"))]
+#[diagnostic(help("only the output is affected; make room where it goes"))]
 struct Incomplete(&'static io::Error);
 
 /// Records that output could not be written. A pipe that its reader closed is no loss: the reader has what it wanted.

@@ -20,7 +20,7 @@ use super::out::{self, Stream};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
-use crate::operator::{Driver, Fleet, FleetTask, LogReader, Prepared};
+use crate::operator::{Driver, Fleet, FleetTask, LogError, LogReader, Prepared};
 use crate::plan::ResolvedWave;
 use crate::protocol::{Action, RequestId, Sender};
 use crate::report::{self, Document, Liveness};
@@ -152,12 +152,16 @@ impl RolloutSession<'_> {
         let Ok(mut bus) = Bus::connect(&self.operator.settings()).await else { return };
         for (host, id) in runs {
             let name = host.host.clone();
-            if let Some(log) = read(&mut bus, host, id).await {
-                let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
-                let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
-                let nothing = || format!("  {name}  would change no unit");
-                out::note(&if lines.is_empty() { nothing() } else { lines.join("\n") });
-            }
+            let log = match read(&mut bus, host, id).await {
+                Ok(log) => log,
+                Err(LogError::Unknown(..) | LogError::NotKept(..)) => continue,
+                // The next host would be waited for just as long.
+                Err(LogError::Silent(_) | LogError::Refused(_)) => return,
+            };
+            let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
+            let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
+            let nothing = || format!("  {name}  would change no unit");
+            out::note(&if lines.is_empty() { nothing() } else { lines.join("\n") });
         }
     }
 }
@@ -176,15 +180,15 @@ fn run_to_read(view: &HostProgress, wave: &ResolvedWave) -> Option<(Sender, Requ
     Some((Sender { tier: host.tier, host: host.hostname.clone() }, id))
 }
 
-async fn read(bus: &mut Bus, host: Sender, id: RequestId) -> Option<String> {
-    let mut reader = LogReader::open(bus, host, id).await.ok()?;
+async fn read(bus: &mut Bus, host: Sender, id: RequestId) -> Result<String, LogError> {
+    let mut reader = LogReader::open(bus, host, id).await?;
     let (mut log, mut offset) = (String::new(), 0);
     loop {
-        let page = reader.page(offset).await.ok()?;
+        let page = reader.page(offset).await?;
         offset = page.next;
         log.push_str(&page.data);
         if page.end || page.data.is_empty() || log.len() > MAX_LOG_BYTES {
-            return Some(log);
+            return Ok(log);
         }
     }
 }

@@ -347,5 +347,6 @@ pub(super) fn instance(folder: &Path, boot: Option<&str>) -> Uuid {
     }
     new
 }
+
 #[cfg(test)]
 pub(in crate::listener) mod tests;

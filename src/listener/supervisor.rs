@@ -47,11 +47,11 @@ pub async fn supervise(dir: RunDir, mut starter: Systemd) -> io::Result<()> {
     let host = Host::new(spec.settings.root.clone());
     // Boxed, since every caller's future would otherwise contain it.
     let result = Box::pin(Deployment { dir: dir.clone(), spec, host, runner }.carry_out()).await?;
-    dir.write_durable(RESULT, &result)
+    dir.write_and_copy(RESULT, &result)
 }
 
 pub fn note_unit_end(dir: &RunDir, end: &UnitEnd) -> io::Result<()> {
-    dir.write_durable(UNIT, end)
+    dir.write_and_copy(UNIT, end)
 }
 
 /// Takes the lock of the run, for this process and all that it starts. Fails if the run has been concluded.

@@ -67,7 +67,7 @@ pub enum DriveError {
     #[error("{0}")]
     #[diagnostic(help(
         "use the key of an operator of this tier: its permissions in the server's configuration say where it may \
-         publish. The requests to the other hosts were sent; `homelab-deploy hosts` shows their state"
+         publish. Deployments that were requested before continue; `homelab-deploy hosts` shows their state"
     ))]
     Refused(Violation),
     /// The journal could not be written, so no further request was sent.

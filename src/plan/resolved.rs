@@ -28,8 +28,8 @@ pub struct ResolvedPlan {
     /// The hosts of the waves that were not selected.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
-    /// Hosts of a group that answered an earlier roll call and not this one. They are sent a request too, and
-    /// their silence is no failure.
+    /// Hosts of a group that answered an earlier roll call and not this one. Their silence is no failure. They are sent
+    /// a request too, unless the wave rolls back or has built systems and they stay silent.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
     #[serde(default, deserialize_with = "known_hooks", skip_serializing_if = "BTreeMap::is_empty")]

@@ -90,7 +90,7 @@ impl ReplySubject {
     }
 
     /// Returns which hosts may answer on this subject, as this host sees it.
-    pub fn place(&self, tier: Tier, host: &HostName) -> AnswerScope {
+    pub fn scope(&self, tier: Tier, host: &HostName) -> AnswerScope {
         let names_a_tier = || {
             let first = self.as_str().strip_prefix(RESPONSES).and_then(|rest| rest.split('.').next());
             first.is_some_and(|token| token.parse::<Tier>().is_ok())
@@ -260,7 +260,7 @@ mod tests {
     fn a_host_tells_its_own_place_from_those_of_others() {
         let place = |subject: &str| {
             let subject: ReplySubject = format!("deploy.responses.{subject}").parse().unwrap();
-            subject.place(Tier::Prod, &"ns1".parse().unwrap())
+            subject.scope(Tier::Prod, &"ns1".parse().unwrap())
         };
         assert_eq!(place("prod.ns1.a"), AnswerScope::Own);
         assert_eq!(place("prod.ns1.a.b"), AnswerScope::Own);

@@ -276,8 +276,11 @@ pub(super) fn unexpected_response(host: &HostName, response: &UnexpectedResponse
     };
     match response {
         UnexpectedResponse::Late { status } => match rollback {
-            Some(outcome) => format!("{name} said '{status}' too late; its rollback counts as {outcome}"),
-            None => format!("{name} said '{status}' too late{counted}"),
+            // Only a rollback that was given up can have a late response.
+            Some(outcome @ (HostOutcome::Unreachable | HostOutcome::TimedOut)) => {
+                format!("{name} said '{status}' too late; its rollback counts as {outcome}")
+            }
+            Some(_) | None => format!("{name} said '{status}' too late{counted}"),
         },
         UnexpectedResponse::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
         UnexpectedResponse::WrongHost { said, tier } => {

@@ -16,7 +16,7 @@ use crate::rollout::{Event, EventKind, Summary};
 /// How often a host in flight is shown while no event arrives for it.
 const REMINDER: Duration = Duration::from_mins(1);
 
-/// The buffer is written once it holds this many bytes, and shrinks back to this size.
+/// The buffer is written once it holds this many bytes.
 const FULL: usize = 64 * 1024;
 
 /// Writes lines that are never redrawn.

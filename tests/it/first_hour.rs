@@ -76,7 +76,7 @@ async fn each_context_has_records_of_its_own() {
     let rollouts =
         async |context: &str| run(&lab, &["rollouts"], &[("HOMELAB_DEPLOY_CONTEXT", context)]).await.expect(0);
     assert!(rollouts("home").await.stdout.contains("prod.ns1"), "the rollout is on record");
-    rollouts("other").await.told("No rollout was started from this machine");
+    rollouts("other").await.told("No rollout is on record here");
     assert!(lab.home().join("state/homelab-deploy/contexts/home/rollouts").is_dir());
 }
 

@@ -55,7 +55,7 @@ pub(in crate::cli) struct Apply {
 #[derive(Debug, Error, Diagnostic)]
 enum ApplyError {
     #[error("there is no rollout to resume")]
-    #[diagnostic(help("`homelab-deploy rollouts` lists those that were started from this machine"))]
+    #[diagnostic(help("`homelab-deploy rollouts` lists those on record"))]
     NothingToResume,
     #[error("the latest rollout is done: {0}")]
     #[diagnostic(help("an older one is resumed by its id; `homelab-deploy rollouts` lists them"))]

@@ -62,7 +62,7 @@ const VALUES: [(Option<&str>, &str, Values); 17] = [
     (None, "exclude", host_names),
     (Some("logs"), "target", hosts_with_tiers),
     (None, "target", targets),
-    (None, "hosts", hosts_and_rollouts),
+    (Some("rollback"), "hosts", hosts_and_rollouts),
     (Some("build"), "what", plans_and_hosts),
     (Some("abort"), "id", running_rollouts),
     (None, "id", rollouts),
@@ -245,6 +245,7 @@ mod tests {
         assert_eq!(completed(&["apply", path.to_str().unwrap(), "--unknown", "--from", "r"]), ["rest"]);
         assert_eq!(completed(&["apply", "--plans-dir", plans, "monday", "--from", ""]), [""; 0]);
         assert_eq!(completed(&["apply", "--from", ""]), [""; 0]);
+        assert_eq!(completed(&["init", "--host", ""]), [""; 0]);
     }
 
     #[test]

@@ -59,16 +59,14 @@ pub(in crate::cli) struct Abort {
 
 #[derive(Debug, Error, Diagnostic)]
 enum StatusError {
-    #[error("no rollout was started from this machine")]
+    #[error("no rollout is on record here")]
     #[diagnostic(help("`homelab-deploy apply FILE` starts one; --state-dir names another folder of records"))]
     None,
     #[error("rollout {0} is not running")]
     #[diagnostic(help("there is nothing to stop"))]
     NotRunning(String),
     #[error("no rollout is running")]
-    #[diagnostic(help(
-        "there is nothing to stop; `homelab-deploy rollouts` lists those that were started from this machine"
-    ))]
+    #[diagnostic(help("there is nothing to stop; `homelab-deploy rollouts` lists those on record"))]
     NoneRuns,
     #[error("several rollouts are running: {}", .0.join(", "))]
     #[diagnostic(help("name the one to stop: `homelab-deploy abort ID`"))]
@@ -92,7 +90,7 @@ impl Rollouts {
         if self.json {
             out::json(&report::rollouts_json(&rows));
         } else if rows.is_empty() {
-            out::note("No rollout was started from this machine.");
+            out::note("No rollout is on record here.");
         } else {
             out::data(&report::rollouts_table(&rows, clock::now(), out::stdout_line_limit()));
         }

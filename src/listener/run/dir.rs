@@ -11,7 +11,7 @@
 //! writes in place, as most do, needs no more room for that.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ impl RunDir {
         private_directory(&self.live)?;
         let lock = self.lock()?;
         self.clear()?;
-        self.write_durable(REQUEST, spec)?;
+        self.write_and_copy(REQUEST, spec)?;
         Ok(lock)
     }
 
@@ -118,15 +118,17 @@ impl RunDir {
     }
 
     pub(in crate::listener) fn is_locked(&self) -> bool {
-        match self.lock() {
+        // Not created if it is missing: this is asked in each roll call, and the disk may be slow.
+        let Ok(file) = File::open(self.live.join(LOCK)) else { return false };
+        match file.try_lock() {
             // Unlocked explicitly: a process that is being spawned has a copy of the file until it execs.
-            Ok(lock) => lock.unlock().is_err(),
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            Ok(()) => file.unlock().is_err(),
+            Err(error) => matches!(error, TryLockError::WouldBlock),
         }
     }
 
     /// Writes a record in memory, and on disk unless that is full. Missing copies are made [later](Self::copy_all).
-    pub(in crate::listener) fn write_durable<T: Serialize>(
+    pub(in crate::listener) fn write_and_copy<T: Serialize>(
         &self,
         Record(name, _): Record<T>,
         value: &T,

@@ -79,16 +79,16 @@ fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     drop(dir.create(&spec("a")).unwrap());
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(ErrorCode::Timeout, "");
-    dir.write_durable(
+    dir.write_and_copy(
         RESULT,
         &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
     )
     .unwrap();
-    dir.write_durable(BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     dir.write_volatile(COMMIT, &"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
     fs::write(&dir.output_files()[0], "old").unwrap();
     dir.write_volatile(PHASE, &Phase::Activate).unwrap();
-    dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
 
     let _lock = dir.create(&spec("a")).unwrap();
     assert_eq!((dir.get(RESULT), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
@@ -143,7 +143,7 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     let lock = dir.create(&spec("a")).unwrap();
     assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(lock);
-    dir.write_durable(BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     dir.write_volatile(PHASE, &Phase::Confirm).unwrap();
     dir.mark_confirmed().unwrap();
     dir.write_environment("A=1").unwrap();
@@ -151,9 +151,9 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     let verdict = Verdict::failed(ErrorCode::Timeout, "");
     let result =
         RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() };
-    dir.write_durable(RESULT, &result).unwrap();
+    dir.write_and_copy(RESULT, &result).unwrap();
     let response = Response::new("ns1".parse().unwrap(), Status::Completed, "");
-    dir.write_durable(FINAL, &response).unwrap();
+    dir.write_and_copy(FINAL, &response).unwrap();
     assert_eq!((dir.spec().unwrap(), dir.get(BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
     assert_eq!((dir.phase(), dir.is_confirmed(), dir.get(RESULT)), (Phase::Confirm, true, Some(result)));
     assert_eq!(dir.final_response().unwrap(), Some(response));
@@ -167,10 +167,10 @@ fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
     fs::write(folder.path().join("disk"), "in the way").unwrap();
     let dir = RunDir::new(live.clone(), kept.clone());
     drop(dir.create(&spec("a")).unwrap());
-    dir.write_durable(BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     dir.copy_all().unwrap_err();
     fs::remove_file(folder.path().join("disk")).unwrap();
-    dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     dir.copy_all().unwrap();
 
     // The reboot.
@@ -200,7 +200,7 @@ fn memory_is_given_back_once_the_disk_has_it_all() {
     drop(dir.create(&spec("a")).unwrap());
     dir.shrink().unwrap();
     assert!(live.exists(), "the disk does not have its end");
-    dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     dir.shrink().unwrap();
     assert!(!live.exists() && kept.join("final.json").exists());
     dir.remove().unwrap();
@@ -220,15 +220,15 @@ fn a_run_is_written_over_room_that_was_there_before() {
     let room = inodes("spares/1", ".new");
     let dir = RunDir::new(at("live"), at("runs/a"));
     drop(dir.create(&spec("a")).unwrap());
-    dir.write_durable(BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(ErrorCode::Timeout, "");
-    dir.write_durable(
+    dir.write_and_copy(
         RESULT,
         &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
     )
     .unwrap();
-    dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     assert_eq!(inodes("runs/a", ""), room);
     let kept = RunDir::in_one(at("runs/a"));
     assert!(kept.spec().is_ok() && kept.get(BEFORE).is_some() && kept.get(RESULT).is_some() && kept.lock().is_ok());
@@ -248,11 +248,11 @@ fn what_is_on_the_disk_already_needs_no_more_room() {
     let dir = RunDir::in_one(folder.path().join("a"));
     drop(dir.create(&spec("a")).unwrap());
     let found = SystemSnapshot::default();
-    dir.write_durable(BEFORE, &found).unwrap();
+    dir.write_and_copy(BEFORE, &found).unwrap();
     // Nothing can be written there any more.
     fs::create_dir(dir.path().join("before.json.new")).unwrap();
-    dir.write_durable(BEFORE, &found).unwrap();
+    dir.write_and_copy(BEFORE, &found).unwrap();
     let other = SystemSnapshot { specialisation: Some("lab".to_owned()), ..found.clone() };
-    dir.write_durable(BEFORE, &other).unwrap_err();
+    dir.write_and_copy(BEFORE, &other).unwrap_err();
     assert_eq!(dir.get(BEFORE), Some(found));
 }

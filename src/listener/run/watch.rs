@@ -141,7 +141,7 @@ fn compose(spec: &RunSpec, verdict: Verdict) -> Response {
 }
 
 fn keep(dir: &RunDir, response: &Response) {
-    if let Err(error) = dir.write_durable(FINAL, response) {
+    if let Err(error) = dir.write_and_copy(FINAL, response) {
         // The response is delivered anyway; only a restarted listener would not know it.
         tracing::error!("cannot store how the run in {} ended: {error}", dir.path().display());
     }

@@ -59,14 +59,14 @@ pub(super) fn addressed(
         Ok(Request { reply_to, id, .. }) | Err(BadRequest::Rejected { reply_to, id, .. }) => (reply_to, id),
         Err(BadRequest::Unanswerable(_)) => return request,
     };
-    let place = reply_to.place(tier, host);
+    let scope = reply_to.scope(tier, host);
     let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
     // A rollout may update the listener in the middle of its own run, and then confirm it on the old form of subject.
-    let why = if place == AnswerScope::Foreign || (place == AnswerScope::Outdated && !history.answers(key, reply_to)) {
+    let why = if scope == AnswerScope::Foreign || (scope == AnswerScope::Outdated && !history.answers(key, reply_to)) {
         format!("this host may not answer on {reply_to}")
-    } else if permissions.allow(place) {
+    } else if permissions.allow(scope) {
         return request;
-    } else if place == AnswerScope::Own {
+    } else if scope == AnswerScope::Own {
         format!("the server does not let this host answer on {reply_to}")
     } else {
         format!(

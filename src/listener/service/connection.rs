@@ -68,8 +68,8 @@ impl Service {
     }
 
     async fn begin_probe(&mut self) {
-        if let Some(server_replied) = self.config.deploy_subjects.first() {
-            self.probe = Some(self.publisher.probe_permissions(server_replied).await);
+        if let Some(subject) = self.config.deploy_subjects.first() {
+            self.probe = Some(self.publisher.probe_permissions(subject).await);
         }
     }
 
@@ -112,7 +112,7 @@ impl Service {
             Operation::Publish => {
                 if subject
                     .parse::<ReplySubject>()
-                    .is_ok_and(|subject| self.publisher.place(&subject) == AnswerScope::Shared)
+                    .is_ok_and(|subject| self.publisher.scope(&subject) == AnswerScope::Shared)
                 {
                     self.publisher.permissions.shared = Grant::Refused;
                 }

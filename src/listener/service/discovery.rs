@@ -72,7 +72,7 @@ impl RollCalls {
 /// Returns the subject of this host's answer; `None` if the host may not answer there.
 fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option<ReplySubject> {
     let reply_to = &question.reply_to;
-    match (reply_to.place(tier, host), reply_to.single_token()) {
+    match (reply_to.scope(tier, host), reply_to.single_token()) {
         (AnswerScope::Shared, Some(token)) if question.per_host => Some(ReplySubject::of_host(tier, host, token)),
         (AnswerScope::Shared | AnswerScope::Own, _) => Some(reply_to.clone()),
         (AnswerScope::Outdated | AnswerScope::Foreign, _) => None,

@@ -27,8 +27,10 @@ use crate::protocol::request::MAX_REQUEST_BYTES;
 /// The capacity of the client's own channel of a subscription. The channel is emptied with each message that arrives.
 pub const SUBSCRIPTION_CAPACITY: usize = 16;
 
-/// The room for waiting messages of one subject, in bytes, and the least that each takes: a usual request has 500.
+/// The room for waiting messages of one subject, in bytes.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
+
+/// What each message takes of that room at least. A usual request has 500 bytes.
 const LEAST_BYTES: usize = 4 * 1024;
 
 /// The interval at which dropped messages of a subject are logged.
@@ -94,7 +96,7 @@ impl Wake for DrainingWaker {
 impl DrainingWaker {
     /// Takes all messages from the channel, and registers itself for the next one.
     fn empty(self: &Arc<Self>) {
-        // When another thread, or this call itself, wakes the waker meanwhile, the loop looks once more.
+        // When another thread, or this call itself, uses this waker meanwhile, the loop looks once more.
         let mut wakes = 1;
         if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
             return;

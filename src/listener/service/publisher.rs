@@ -13,6 +13,7 @@ use crate::listener::config::Config;
 use crate::listener::run::{RunDir, RunSpec};
 use crate::protocol::{AnswerScope, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
+/// The time limit for flushing published messages.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// The first and the longest interval between two looks for a sign of life from the server.
@@ -55,13 +56,13 @@ impl Publisher {
         PermissionProbe::of(own, shared, others)
     }
 
-    pub(super) fn place(&self, subject: &ReplySubject) -> AnswerScope {
-        subject.place(self.config.tier, &self.config.run.host)
+    pub(super) fn scope(&self, subject: &ReplySubject) -> AnswerScope {
+        subject.scope(self.config.tier, &self.config.run.host)
     }
 
     /// Whether an answer on this subject is this host's to give, and permitted as far as is known.
     pub(super) fn may_answer(&self, subject: &ReplySubject) -> bool {
-        self.permissions.allow(self.place(subject))
+        self.permissions.allow(self.scope(subject))
     }
 
     pub(super) async fn respond(&self, to: &ReplySubject, response: &Response) {

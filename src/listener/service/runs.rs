@@ -173,7 +173,7 @@ impl Service {
         let LogRequest { log: LogPosition { id, offset }, reply_to } = question;
         let own = Target::Host(self.config.tier, self.config.run.host.clone()).subject();
         if *subject != own
-            || self.publisher.place(&reply_to) != AnswerScope::Own
+            || self.publisher.scope(&reply_to) != AnswerScope::Own
             || !self.publisher.may_answer(&reply_to)
         {
             let reply_to = for_log(reply_to.as_str());

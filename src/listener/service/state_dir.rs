@@ -225,7 +225,7 @@ mod tests {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
-        dir.write_durable(FINAL, &response).unwrap();
+        dir.write_and_copy(FINAL, &response).unwrap();
         state_dir.ended(dir)();
     }
 
@@ -295,7 +295,7 @@ mod tests {
     fn conclude_only(state_dir: &StateDir, key: &str) {
         let dir = state_dir.run_dir(key);
         dir.create(&spec(key)).unwrap();
-        dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
+        dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Deployment {
     pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
         let started_at = clock::now();
         let found = SystemSnapshot::capture(&self.host).await;
-        self.dir.write_durable(BEFORE, &found)?;
+        self.dir.write_and_copy(BEFORE, &found)?;
         let (verdict, after) = match self.spec.rollback_to.clone() {
             Some(target) => self.roll_back_run(&target).await,
             None => self.deploy_and_confirm(found).await,
@@ -65,7 +65,8 @@ impl Deployment {
                 // A supervisor that is told to stop starts no further activation.
                 Err(end) => {
                     attempt.end = end;
-                    return (self.judge(&mut attempt).await.with("the deployed system is kept"), attempt.after);
+                    let after = attempt.after.clone();
+                    return (self.judge(&mut attempt).await.with("the deployed system is kept"), after);
                 }
             }
         } else if !may_have_changed(&verdict, &attempt)

@@ -100,7 +100,7 @@ pub(super) async fn follow_baseline(
 /// Records the baseline, and keeps its systems from the garbage collector.
 pub(super) fn note_baseline(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
     host.protect_from_gc(before.current_path(), before.profile_path());
-    dir.write_durable(BEFORE, before)
+    dir.write_and_copy(BEFORE, before)
 }
 
 /// A step from one system to another.

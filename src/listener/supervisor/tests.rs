@@ -231,7 +231,7 @@ fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
     let dir = RunDir::in_one(folder.path().join("run"));
     give_back(&dir.create(&spec("r-1")).unwrap());
     give_back(&take_lock(&dir).unwrap());
-    dir.write_durable(FINAL, &Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
+    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
     assert!(take_lock(&dir).is_err());
 }
 

@@ -48,9 +48,11 @@ impl<'a> Recorder<'a> {
     /// Shows an event and appends it to the journal, which is [written](Self::write) within `BATCH_WITHIN`.
     pub(super) fn record(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
         self.due.get_or_insert_with(|| Instant::now() + BATCH_WITHIN);
-        let json = self.journal.as_mut().map_or(Ok(&[][..]), |journal| journal.record_as_json(event))?;
+        let recorded = self.journal.as_mut().map_or(Ok(&[][..]), |journal| journal.record_as_json(event));
+        // An event that cannot be written is shown, because it has happened.
+        let (json, result) = recorded.map_or_else(|error| (&[][..], Err(error)), |json| (json, Ok(())));
         on_displays(&mut self.reporters, |reporter| reporter.event(event, json, state));
-        Ok(())
+        result
     }
 
     /// Shows lines of a host's log.

@@ -72,14 +72,14 @@ pub(super) fn exclude_hosts(
     silent: &HostsByTier,
 ) -> Result<(), SelectionError> {
     for host in excluded {
-        if roster.knows(host) || plan.names_host(host) {
-            plan.exclude(host);
-        } else if !silent.values().any(|hosts| hosts.contains_key(host)) {
+        let is_silent = silent.values().any(|hosts| hosts.contains_key(host));
+        if !is_silent && !roster.knows(host) && !plan.names_host(host) {
             let named = plan.named_hosts();
             let known = roster.hosts().map(|report| &report.hostname).chain(named.iter().map(|named| &named.host));
             let near = did_you_mean(host.as_str(), known.map(HostName::as_str));
             return Err(SelectionError::NoSuchHost { host: host.clone(), near });
         }
+        plan.exclude(host);
     }
     if plan.waves.is_empty() { Err(SelectionError::Nothing) } else { Ok(()) }
 }

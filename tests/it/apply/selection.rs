@@ -88,17 +88,19 @@ async fn what_cannot_be_left_out_is_named_and_nothing_is_sent() {
 #[tokio::test]
 async fn a_host_that_was_there_the_last_time_is_missed() {
     let lab = stage::empty(&[]).await;
-    let plan = || {
+    let plan = |flags: &[&str]| {
         let mut command = stage::command(&lab, "plan", PLAN);
-        command.args(["--discover-window", "500ms"]);
+        command.args(["--discover-window", "500ms"]).args(flags);
         stage::start(command)
     };
     let all = crowd(&lab, HOSTS).await;
     stage::apply(&lab, PLAN).ended().await.unwrap().expect(0).not_told("does not answer now");
     drop(all);
     let _rest = crowd(&lab, HOSTS.into_iter().filter(|(_, host)| *host != "jelly").chain([("prod", "nas")])).await;
-    let shown = plan().ended().await.unwrap().expect(0).stdout;
+    let shown = plan(&[]).ended().await.unwrap().expect(0).stdout;
     assert!(shown.contains("warning: jelly was there on 20") && shown.contains("and does not answer now"), "{shown}");
+    let shown = plan(&["--exclude", "jelly"]).ended().await.unwrap().expect(0).stdout;
+    assert!(!shown.contains("jelly"), "{shown}");
 }
 
 /// Without contexts, two fleets share the records of their rollouts.
