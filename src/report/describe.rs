@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::format::{DisplayDuration, count, first_line, pad, safe, shorten};
+use super::format::{DisplayDuration, count, first_line, push_padded, safe, shorten};
 use crate::clock;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
@@ -115,8 +115,15 @@ pub(super) fn host_row(
     detail: &str,
 ) -> String {
     let took = took.map(|took| took.to_string()).unwrap_or_default();
-    let row = format!("{}  {state:<11} {took:<5}   {detail}", pad(name, name_width));
-    row.trim_end().to_owned()
+    let mut row = String::with_capacity(name_width + detail.len() + 32);
+    push_padded(&mut row, name, name_width);
+    row.push_str("  ");
+    push_padded(&mut row, state, 11);
+    row.push(' ');
+    push_padded(&mut row, &took, 5);
+    row.extend(["   ", detail]);
+    row.truncate(row.trim_end().len());
+    row
 }
 
 /// Returns the current state of a host as a word for people, its rollback included.

@@ -1,6 +1,7 @@
 //! Formats the building blocks of every display: durations, symbols, columns and tables.
 
 use std::fmt::{self, Display};
+use std::iter;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -66,15 +67,15 @@ pub(super) enum Symbol {
 
 impl Symbol {
     /// Returns the symbol and the code of its color.
-    pub(super) const fn with_color(self) -> (char, u8) {
+    pub(super) const fn with_color(self) -> (&'static str, &'static str) {
         match self {
-            Self::Good => ('✔', 32),
-            Self::Bad => ('✖', 31),
-            Self::UnderWay => ('◌', 36),
-            Self::Waits => ('◷', 33),
-            Self::Skipped => ('○', 90),
-            Self::Warning => ('⚠', 33),
-            Self::Others => ('…', 90),
+            Self::Good => ("✔", "32"),
+            Self::Bad => ("✖", "31"),
+            Self::UnderWay => ("◌", "36"),
+            Self::Waits => ("◷", "33"),
+            Self::Skipped => ("○", "90"),
+            Self::Warning => ("⚠", "33"),
+            Self::Others => ("…", "90"),
         }
     }
 }
@@ -96,7 +97,15 @@ pub(super) fn widest<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> usize
 
 /// Pads a text with spaces on the right. A longer text stays as it is.
 pub(super) fn pad(text: &str, width: usize) -> String {
-    format!("{text}{:1$}", "", width.saturating_sub(columns(text)))
+    let mut padded = String::with_capacity(text.len() + width);
+    push_padded(&mut padded, text, width);
+    padded
+}
+
+/// Appends a text padded with spaces. Cheaper than `format!`: a large fleet has many rows.
+pub(super) fn push_padded(line: &mut String, text: &str, width: usize) {
+    line.push_str(text);
+    line.extend(iter::repeat_n(' ', width.saturating_sub(columns(text))));
 }
 
 /// Wraps words into lines of at most `width` columns. A longer word gets a line of its own: host names are never cut.

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use super::Style;
 use super::describe::{self, is_deployment};
-use super::format::{DisplayDuration, Symbol, columns, count, first_line, pad, safe, shorten, widest, wrap_indented};
+use super::format::{
+    DisplayDuration, Symbol, columns, count, first_line, pad, push_padded, safe, shorten, widest, wrap_indented,
+};
 use crate::plan::ResolvedWave;
 use crate::protocol::HostName;
 use crate::rollout::summary::{Counts, HostProgress, HostState};
@@ -66,10 +68,14 @@ impl Line {
 
     pub(super) fn in_style(&self, style: Style) -> String {
         let (Self { text, indent, .. }, (symbol, color)) = (self, self.symbol.with_color());
+        let mut line = String::with_capacity(indent + text.len() + 16);
+        push_padded(&mut line, "", *indent);
         match style {
-            Style::Plain => format!("{:indent$}{symbol} {text}", ""),
-            Style::Colored => format!("{:indent$}\x1b[{color}m{symbol}\x1b[0m {text}", ""),
+            Style::Plain => line.push_str(symbol),
+            Style::Colored => line.extend(["\x1b[", color, "m", symbol, "\x1b[0m"]),
         }
+        line.extend([" ", text]);
+        line
     }
 
     /// Formats the whole line, wrapped between words to `width` columns.

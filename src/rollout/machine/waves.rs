@@ -150,7 +150,10 @@ impl Machine {
     }
 
     fn next_pending(&self) -> Option<usize> {
-        (self.current.next..self.range().end).find(|&index| self.host(index).state == HostState::Pending)
+        // Not by the range of the wave, which is searched for: this is asked after each response.
+        let (first, wave) = (self.current.next, self.state.current_wave);
+        let mut rest = self.state.hosts.get(first..)?.iter().take_while(|host| host.wave == wave);
+        Some(first + rest.position(|host| host.state == HostState::Pending)?)
     }
 
     pub(super) fn sends_no_more(&self) -> bool {
