@@ -51,7 +51,7 @@ impl Stream {
     }
 }
 
-/// Returns a variable that tells of the terminal. An empty one counts as unset.
+/// Returns a variable that describes the terminal. An empty one counts as unset.
 fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }

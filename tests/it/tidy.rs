@@ -68,6 +68,7 @@ const OLD_STYLE: &[&str] = &[
     "knows not ",
     "of its own accord",
     "nobody who has not",
+    "tells of ",
 ];
 
 /// Names of several types: commands, named as on the command line; settings, qualified by their module; and types that
