@@ -2,14 +2,12 @@
 //! asks clones on this machine and the git server. Both are optional: without them nothing is known about commits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use miette::Diagnostic;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::fs;
 use tokio::process::Command;
@@ -20,7 +18,7 @@ use crate::lookup::{LookupError, Remote, commit_of, commits_of_all_refs, in_engl
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
-use crate::text::safe;
+use crate::text::{fingerprint, safe};
 
 /// How long git may take to answer. No answer is essential.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -335,11 +333,7 @@ enum Depth {
 impl RepositoryServer {
     /// Uses the server at this URL. Its folder in `cache` is named by a hash of the flake's URL.
     fn new(url: &str, cache: &Path, flake: &FlakeUrl) -> Result<Self, PrivateDirError> {
-        let digest = Sha256::digest(flake.as_str());
-        let name = digest.iter().take(16).fold(String::new(), |mut name, byte| {
-            write!(name, "{byte:02x}").ok();
-            name
-        });
+        let name = fingerprint(flake.as_str());
         // The folder is private, as git runs programs that a repository's configuration names.
         let folder = PrivateDir::create(cache)?.create_folder("commits")?.create_folder(&name)?;
         let cache = Repository { option: "--git-dir", folder: folder.path().to_owned() };

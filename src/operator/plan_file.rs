@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
 use crate::plan::{Aliases, Plan, PlanErrors, ResolvedHost, ResolvedPlan, Roster, Systems};
 use crate::protocol::{Feature, HostReport, RequestIds, Revision, RolloutId};
 use crate::rollout::{PlanSource, Rollout};
+use crate::text::fingerprint;
 
 /// The largest plan file that is read, in bytes.
 pub(crate) const MAX_PLAN_BYTES: u64 = 1024 * 1024;
@@ -188,9 +188,7 @@ impl SavedPlan {
 
 impl Settled {
     fn hash(&self) -> String {
-        let text = serde_json::to_vec(self).expect("what was settled has string keys only");
-        let half = Sha256::digest(text).first_chunk().copied().unwrap_or_default();
-        format!("{:032x}", u128::from_be_bytes(half))
+        fingerprint(serde_json::to_vec(self).expect("what was settled has string keys only"))
     }
 }
 

@@ -7,7 +7,6 @@ use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::deploy::{Launch, MOST_PACKAGES, within_deadline};
 use crate::mcp::answer::{MAX_HOSTS, MAX_WAVES, ToolError, answer, subject};
@@ -20,6 +19,7 @@ use crate::operator::{PrepareOptions, Prepared, SystemsFrom, WaveSelection};
 use crate::plan::{Plan, ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{HostName, Tier};
 use crate::report;
+use crate::text::fingerprint;
 
 const MAX_NAME_BYTES: usize = 63;
 
@@ -249,10 +249,7 @@ fn plan_hash(text: &str, asked: &PreviewArguments, prepared: &Prepared) -> Strin
         })
         .collect();
     let shown = serde_json::to_vec(&(text, &asked.until, &asked.exclude, prepared.rollout.revision.as_str(), waves));
-    let shown = shown.expect("texts only, so this cannot fail");
-    // 128 bits are enough to tell previews apart.
-    let half = Sha256::digest(shown).first_chunk().copied().unwrap_or_default();
-    format!("{:032x}", u128::from_be_bytes(half))
+    fingerprint(shown.expect("texts only, so this cannot fail"))
 }
 
 #[cfg(test)]
