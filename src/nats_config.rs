@@ -12,13 +12,14 @@ use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use nkeys::{KeyPair, KeyPairType};
+use serde::Deserialize;
 use thiserror::Error;
 
 pub use self::audit::{Deviation, sample};
-pub use self::fleet::{FleetFileError, FleetList};
-pub use self::server::{ServerFileError, ServerUser, server_users};
+pub use self::fleet::FleetList;
+pub use self::server::{ServerUser, server_users};
 use crate::protocol::subject::DISCOVER;
-use crate::protocol::{HostName, NameError, Role, SubjectError, SubjectTemplate, Tier};
+use crate::protocol::{HostName, ParseError, Role, Target, Tier, text_type};
 
 const EVERYTHING: &str = "deploy.>";
 /// The reply subjects of the predecessor's deployers, which end in a single token that they choose.
@@ -42,7 +43,7 @@ const MAX_PAYLOAD: &str = "\
 ";
 
 /// The public half of a user's NKey. It starts with `U` and is no secret.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublicKey(String);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,12 +53,15 @@ pub struct ListenerName {
     pub role: Option<Role>,
 }
 
-/// The owner of a key, which decides its permissions.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The owner of a key, which decides its permissions. Operators are read as the tiers that they deploy to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub enum Principal {
     /// A host, which receives its own requests and responds to them.
+    #[serde(skip)]
     Listener(ListenerName),
+    #[serde(rename = "test")]
     TestDeployer,
+    #[serde(rename = "all")]
     Admin,
 }
 
@@ -67,25 +71,18 @@ pub struct User {
     pub key: PublicKey,
 }
 
-/// Errors of parsing a user's public key. No message repeats the text, which may be a seed.
+/// The reason why a text is not the public key of a user. It does not repeat the text, which may be a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum PublicKeyError {
-    #[error("this is a seed, which is secret: give the public key that goes with it, which starts with U")]
-    Seed,
-    #[error("this is not the key of a user: those start with U")]
-    NotAUser,
-    /// Not a key, or a mistyped one.
-    #[error("this is not a public key: one has 56 characters, starts with U, and its last ones are a checksum")]
-    Malformed,
-}
+#[error("{0}")]
+pub struct PublicKeyError(&'static str);
 
-/// Errors of parsing `<tier>.<host>` or `<tier>.<host>.<role>`.
+/// A mistake in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ListenerNameError {
-    #[error("{0:?} is not <tier>.<host> or <tier>.<host>.<role>")]
-    Form(String),
-    #[error(transparent)]
-    Name(#[from] NameError),
+#[error("line {line}: {why}")]
+pub struct FileError {
+    /// Counted from 1.
+    pub line: usize,
+    pub why: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,14 +110,14 @@ pub struct Permissions {
 }
 
 /// Returns the `authorization` block for the server's configuration, with these users in this order.
-pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, SubjectError> {
+pub fn authorization(users: &[User], strictness: Strictness) -> String {
     let proof = match strictness {
         Strictness::Strict => STRICT,
         Strictness::Compatible => COMPATIBLE,
     };
     let mut text = format!("{proof}{MAX_PAYLOAD}authorization {{\n  users = [\n");
     for User { holder, key } in users {
-        let Permissions { allowed, denied } = holder.permissions(strictness)?;
+        let Permissions { allowed, denied } = holder.permissions(strictness);
         let publish = quoted_list(&allowed, Operation::Publish);
         let mut subscribe = quoted_list(&allowed, Operation::Subscribe);
         if !denied.is_empty() {
@@ -134,7 +131,7 @@ pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, S
         );
     }
     text.push_str("  ]\n}\n");
-    Ok(text)
+    text
 }
 
 fn subjects(permissions: &[Permission], operation: Operation) -> impl Iterator<Item = &str> {
@@ -177,10 +174,10 @@ impl Operation {
 
 impl Principal {
     /// Returns exactly the permissions that the program needs.
-    pub fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
+    pub fn permissions(&self, strictness: Strictness) -> Permissions {
         let mut denied = Vec::new();
         let allowed = match (self, strictness) {
-            (Self::Listener(listener), _) => listener.permissions(strictness)?,
+            (Self::Listener(listener), _) => listener.permissions(strictness),
             (Self::TestDeployer, Strictness::Strict) => deployer(Tier::Test, answers_of(Tier::Test)),
             (Self::TestDeployer, Strictness::Compatible) => {
                 // `deploy.responses.*` would cover the old form, but would also allow a subscription to all answers.
@@ -191,25 +188,23 @@ impl Principal {
                 [Operation::Publish, Operation::Subscribe].map(|operation| (operation, EVERYTHING.to_owned())).into()
             }
         };
-        Ok(Permissions { allowed, denied })
+        Permissions { allowed, denied }
     }
 }
 
 impl ListenerName {
-    fn permissions(&self, strictness: Strictness) -> Result<Vec<Permission>, SubjectError> {
+    fn permissions(&self, strictness: Strictness) -> Vec<Permission> {
         let Self { tier, hostname, role } = self;
         let mut publish = vec![format!("deploy.responses.{tier}.{hostname}.>")];
         if strictness == Strictness::Compatible {
             publish.extend([OLD_ANSWERS, DISCOVER].map(str::to_owned));
         }
-        let mut permissions: Vec<_> = publish.into_iter().map(|subject| (Operation::Publish, subject)).collect();
-        for template in SubjectTemplate::defaults() {
-            let subject = template.expand(hostname, *tier, role.as_ref())?;
-            permissions.extend(subject.map(|subject| (Operation::Subscribe, subject.to_string())));
-        }
-        let questions = [DISCOVER.to_owned(), discover(*tier)];
-        permissions.extend(questions.map(|subject| (Operation::Subscribe, subject)));
-        Ok(permissions)
+        let targets = [Target::Host(*tier, hostname.clone()), Target::All(*tier)];
+        let of_role = role.clone().map(|role| Target::Role(*tier, role));
+        let requests = targets.into_iter().chain(of_role).map(|target| target.subject().to_string());
+        let subscribe = requests.chain([DISCOVER.to_owned(), discover(*tier)]);
+        let publish = publish.into_iter().map(|subject| (Operation::Publish, subject));
+        publish.chain(subscribe.map(|subject| (Operation::Subscribe, subject))).collect()
     }
 }
 
@@ -227,14 +222,14 @@ impl fmt::Display for Principal {
 }
 
 impl FromStr for ListenerName {
-    type Err = ListenerNameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, ListenerNameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let parts: Vec<&str> = text.split('.').collect();
         let (tier, hostname, role) = match parts.as_slice() {
             [tier, hostname] => (tier, hostname, None),
             [tier, hostname, role] => (tier, hostname, Some(role.parse()?)),
-            _ => return Err(ListenerNameError::Form(text.to_owned())),
+            _ => return Err(ParseError::new(text, "a host", "write <tier>.<host> or <tier>.<host>.<role>")),
         };
         Ok(Self { tier: tier.parse()?, hostname: hostname.parse()?, role })
     }
@@ -245,21 +240,20 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<Self, PublicKeyError> {
         if nkeys::decode_seed(text).is_ok() {
-            return Err(PublicKeyError::Seed);
+            let why = "this is a seed, which is secret: give the public key that goes with it, which starts with U";
+            return Err(PublicKeyError(why));
         }
-        let pair = KeyPair::from_public_key(text).map_err(|_| PublicKeyError::Malformed)?;
-        match pair.key_pair_type() {
-            KeyPairType::User => Ok(Self(text.to_owned())),
-            _ => Err(PublicKeyError::NotAUser),
+        match KeyPair::from_public_key(text).map(|pair| pair.key_pair_type()) {
+            Ok(KeyPairType::User) => Ok(Self(text.to_owned())),
+            Ok(_) => Err(PublicKeyError("this is not the key of a user: those start with U")),
+            Err(_) => Err(PublicKeyError(
+                "this is not a public key: one has 56 characters, starts with U, and its last ones are a checksum",
+            )),
         }
     }
 }
 
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_type!(PublicKey);
 
 #[cfg(test)]
 mod tests {
@@ -293,7 +287,7 @@ mod tests {
 
     #[test]
     fn each_user_gets_what_its_holder_needs() {
-        insta::assert_snapshot!(authorization(&users(), Strictness::Strict).unwrap(), @r#"
+        insta::assert_snapshot!(authorization(&users(), Strictness::Strict), @r#"
         # Each host answers below deploy.responses.<tier>.<host> only, so the server proves which key answered. It proves no more:
         # a host can lie about itself, and an admin key may publish everything.
         # The longest message of homelab-deploy has less than 256 KiB. On a server that serves nothing else, set at the top level:
@@ -339,7 +333,7 @@ mod tests {
 
     #[test]
     fn compatible_permissions_let_the_predecessors_deployers_work_too() {
-        insta::assert_snapshot!(authorization(&users(), Strictness::Compatible).unwrap(), @r#"
+        insta::assert_snapshot!(authorization(&users(), Strictness::Compatible), @r#"
         # Compatible with the predecessor's deployers, which wait for answers on deploy.responses.<one token>. Every host may
         # publish there, so hosts can answer such a deployer, and old-form discovery questions, in the name of another host, and
         # test deployers can read those answers. Print this block without --compatible once the predecessor is gone.
@@ -387,11 +381,11 @@ mod tests {
     #[test]
     fn a_listener_is_named_by_tier_host_and_role() {
         let refusal = |text: &str| text.parse::<ListenerName>().unwrap_err().to_string();
-        insta::assert_snapshot!(refusal("ns1"), @r#""ns1" is not <tier>.<host> or <tier>.<host>.<role>"#);
-        insta::assert_snapshot!(refusal("prod.ns1.dns.x"), @r#""prod.ns1.dns.x" is not <tier>.<host> or <tier>.<host>.<role>"#);
+        insta::assert_snapshot!(refusal("ns1"), @r#""ns1" is not a host: write <tier>.<host> or <tier>.<host>.<role>"#);
+        insta::assert_snapshot!(refusal("prod.ns1.dns.x"), @r#""prod.ns1.dns.x" is not a host: write <tier>.<host> or <tier>.<host>.<role>"#);
         insta::assert_snapshot!(refusal("staging.ns1"), @r#""staging" is not a tier: the tiers are test and prod"#);
-        insta::assert_snapshot!(refusal("prod.all"), @r#""all" is a reserved word of the subjects and cannot name a host"#);
-        insta::assert_snapshot!(refusal("prod.ns1."), @"a role name is empty");
+        insta::assert_snapshot!(refusal("prod.all"), @r#""all" is not a host name: it is a reserved word of the subjects"#);
+        insta::assert_snapshot!(refusal("prod.ns1."), @r#""" is not a role name: it is empty"#);
     }
 
     #[test]
@@ -400,14 +394,14 @@ mod tests {
         let public = user.public_key();
         assert_eq!(public.parse::<PublicKey>().unwrap().to_string(), public);
 
-        let refusal = |text: &str| text.parse::<PublicKey>().unwrap_err();
-        assert_eq!(refusal(&user.seed().unwrap()), PublicKeyError::Seed);
-        assert_eq!(refusal(&pair(KeyPairType::Account, 1).public_key()), PublicKeyError::NotAUser);
+        let refusal = |text: &str| text.parse::<PublicKey>().unwrap_err().to_string();
+        assert!(refusal(&user.seed().unwrap()).starts_with("this is a seed, which is secret: "));
+        assert!(refusal(&pair(KeyPairType::Account, 1).public_key()).starts_with("this is not the key of a user: "));
         let mut mistyped = public.clone();
         mistyped.replace_range(5..6, if mistyped[5..].starts_with('A') { "B" } else { "A" });
-        assert_eq!(refusal(&mistyped), PublicKeyError::Malformed);
-        assert_eq!(refusal(&public[..50]), PublicKeyError::Malformed);
-        assert_eq!(refusal(""), PublicKeyError::Malformed);
+        for malformed in [mistyped.as_str(), &public[..50], ""] {
+            assert!(refusal(malformed).starts_with("this is not a public key: "), "{malformed}");
+        }
     }
 
     #[test]
@@ -426,7 +420,7 @@ mod tests {
         #[test]
         fn no_name_gives_a_user_a_wildcard_of_its_own(name in "\\PC{1,12}|[a-z.*>]{1,9}", role in "[a-z*>.]{1,5}") {
             let Ok(listener) = format!("prod.{name}.{role}").parse::<ListenerName>() else { return Ok(()) };
-            let permissions = listener.permissions(Strictness::Strict).unwrap();
+            let permissions = listener.permissions(Strictness::Strict);
             let (publish, subscribe) = permissions.split_at(1);
             let prefix = format!("deploy.responses.prod.{}.>", listener.hostname);
             prop_assert_eq!(publish, [(Operation::Publish, prefix)]);

@@ -14,16 +14,18 @@ pub mod revision;
 pub mod subject;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 
 pub use discovery::{
     DiscoveryAnswer, DiscoveryRequest, Feature, HostAnswer, HostReport, LastRun, Problem, RolloutReport,
 };
 pub use flake::{FlakeAttr, FlakeUrl};
 pub use ids::{RequestId, RequestIds, RolloutId};
-pub use names::{Action, HostName, NameError, Role, Tier};
+pub use names::{Action, HostName, Role, Tier};
 pub use reply_subject::{AnswerScope, Replies, ReplySubject, Sender};
 pub use request::{LogPosition, LogRequest, ROLLBACK_WITHIN, Request};
 pub use response::{BusyWith, ErrorCode, LogAnswer, LogPage, NoLog, Phase, Response, Status};
-pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError, SystemPath, SystemPathError};
-pub use subject::{Subject, SubjectError, SubjectTemplate, Target, alias_variable};
+pub use revision::{Commit, MAX_REVISION_BYTES, Revision, SystemPath};
+pub use subject::{Subject, SubjectTemplate, Target, alias_variable};
+pub use text::ParseError;
+pub(crate) use text::text_type;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
+use crate::protocol::{FlakeAttr, FlakeUrl, HostName, ParseError, Role, Subject, SubjectTemplate, Tier};
 
 /// The flags that make `nixos-rebuild` deploy something else, or somewhere else, than the request asks for. The listener
 /// could not see on this host whether that succeeded.
@@ -147,7 +147,7 @@ pub fn deploy_subjects(
     host: &HostName,
     tier: Tier,
     role: Option<&Role>,
-) -> Result<Vec<Subject>, SubjectError> {
+) -> Result<Vec<Subject>, ParseError> {
     let mut subjects: Vec<Subject> = Vec::new();
     for template in templates {
         if let Some(subject) = template.expand(host, tier, role)?

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::answer::ToolError;
 use crate::plan::ResolvedPlan;
-use crate::protocol::{HostName, NameError, Revision, Tier};
+use crate::protocol::{HostName, ParseError, Revision, Tier};
 
 /// The rules of a tier without rules in the settings: prod takes the branches that people review.
 const DEFAULT: [(Tier, &str); 3] = [(Tier::Test, "*"), (Tier::Prod, "main"), (Tier::Prod, "master")];
@@ -32,7 +32,7 @@ pub enum AllowRefError {
     #[error("{0:?} is not TIER=GLOB, such as prod=main or test=feature/*")]
     Form(String),
     #[error(transparent)]
-    Tier(#[from] NameError),
+    Tier(#[from] ParseError),
     /// The glob could never match: no revision has this character.
     #[error("the glob {0:?} contains {1:?}: letters, digits, . _ / + - and * are what can match")]
     Character(String, char),

@@ -1,7 +1,7 @@
 //! Compares the permissions of a key with those that it needs.
 
 use super::{ListenerName, Operation, Permission, Permissions, Principal, Strictness, answers_of, deployer, subjects};
-use crate::protocol::{SubjectError, Tier};
+use crate::protocol::Tier;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deviation {
@@ -22,28 +22,28 @@ impl Permissions {
 }
 
 impl Principal {
-    pub fn needs(&self) -> Result<Vec<Permission>, SubjectError> {
+    pub fn needs(&self) -> Vec<Permission> {
         let mut needs: Vec<Permission> = match self {
             Self::Admin => Tier::ALL.into_iter().flat_map(|tier| deployer(tier, answers_of(tier))).collect(),
-            Self::TestDeployer | Self::Listener(_) => self.permissions(Strictness::Strict)?.allowed,
+            Self::TestDeployer | Self::Listener(_) => self.permissions(Strictness::Strict).allowed,
         };
         // The tiers share a subject of the roll call.
         needs.sort();
         needs.dedup();
-        Ok(needs)
+        needs
     }
 
     /// Returns permissions that a key of this owner must not have and that can be tried without side effects.
-    pub fn must_not(&self) -> Result<Vec<Permission>, SubjectError> {
+    pub fn must_not(&self) -> Vec<Permission> {
         if *self == Self::Admin {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let needs = self.needs()?;
+        let needs = self.needs();
         let of_tier = |tier: Tier| [format!("deploy.{tier}.>"), answers_of(tier), format!("deploy.operators.{tier}.>")];
         let all = Tier::ALL.into_iter().flat_map(of_tier).flat_map(|subject| {
             [Operation::Publish, Operation::Subscribe].map(|operation| (operation, subject.clone()))
         });
-        Ok(all.filter(|permission| !covered(&needs, permission)).collect())
+        all.filter(|permission| !covered(&needs, permission)).collect()
     }
 
     /// Guesses the owner of a key from its permissions.
@@ -130,7 +130,7 @@ mod tests {
         for holder in [ns1(), Principal::TestDeployer, Principal::Admin, Principal::Listener("test.a".parse().unwrap())]
         {
             for strictness in [Strictness::Strict, Strictness::Compatible] {
-                let printed = holder.permissions(strictness).unwrap();
+                let printed = holder.permissions(strictness);
                 assert_eq!(printed.deviations_from(&printed), [], "{holder} {strictness:?}");
                 assert_eq!(Principal::guess(&printed), Some(holder.clone()), "{strictness:?}");
             }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_and_what_is_too_much_is_named() {
-        let strict = ns1().permissions(Strictness::Strict).unwrap();
+        let strict = ns1().permissions(Strictness::Strict);
         let predecessors = permissions(
             &["deploy.responses.>", "deploy.discover"],
             &["deploy.prod.ns1", "deploy.prod.all", "deploy.discover", "deploy.prod.role.dns"],
@@ -167,9 +167,9 @@ mod tests {
             ),
         ]
         "#);
-        let mut open = Principal::TestDeployer.permissions(Strictness::Compatible).unwrap();
+        let mut open = Principal::TestDeployer.permissions(Strictness::Compatible);
         open.denied.clear();
-        let needed = Principal::TestDeployer.permissions(Strictness::Compatible).unwrap();
+        let needed = Principal::TestDeployer.permissions(Strictness::Compatible);
         insta::assert_debug_snapshot!(open.deviations_from(&needed), @r#"
         [
             Exceeds(
@@ -185,8 +185,8 @@ mod tests {
     #[test]
     fn what_a_key_needs_is_never_what_it_must_not_have() {
         for holder in [ns1(), Principal::TestDeployer, Principal::Admin] {
-            let (needs, must_not) = (holder.needs().unwrap(), holder.must_not().unwrap());
-            let permitted = holder.permissions(Strictness::Strict).unwrap().allowed;
+            let (needs, must_not) = (holder.needs(), holder.must_not());
+            let permitted = holder.permissions(Strictness::Strict).allowed;
             for (operation, subject) in &needs {
                 assert!(covered(&permitted, &(*operation, sample(subject, "x"))), "{holder} {subject}");
             }

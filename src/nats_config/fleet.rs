@@ -3,9 +3,8 @@
 use std::fmt::Write;
 
 use serde::Deserialize;
-use thiserror::Error;
 
-use super::{ListenerName, Principal, PublicKey, PublicKeyError, User};
+use super::{FileError, ListenerName, Principal, PublicKey, User};
 use crate::protocol::{HostName, Role, Tier};
 
 const TITLE: &str = "\
@@ -19,19 +18,6 @@ pub struct FleetList {
     pub hosts: Vec<(ListenerName, PublicKey)>,
     /// The name, kind and key of each operator.
     pub operators: Vec<(String, Principal, PublicKey)>,
-}
-
-/// Errors of parsing the file. No message repeats a value of the file, which may be a seed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum FleetFileError {
-    #[error("line {line}: {why}")]
-    Form {
-        /// Counted from 1.
-        line: usize,
-        why: String,
-    },
-    #[error("the key of {0}: {1}")]
-    Key(String, PublicKeyError),
 }
 
 #[derive(Deserialize)]
@@ -49,45 +35,30 @@ struct HostEntry {
     name: HostName,
     tier: Tier,
     role: Option<Role>,
-    key: String,
+    key: PublicKey,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OperatorEntry {
     name: String,
-    deploys_to: DeploysTo,
-    key: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DeploysTo {
-    All,
-    Test,
+    deploys_to: Principal,
+    key: PublicKey,
 }
 
 impl FleetList {
-    pub fn parse(text: &str) -> Result<Self, FleetFileError> {
+    /// Parses the file. No error repeats a key, which may be a seed.
+    pub fn parse(text: &str) -> Result<Self, FileError> {
         let entries: Entries = toml::from_str(text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            FleetFileError::Form { line: before.matches('\n').count() + 1, why: error.message().to_owned() }
+            FileError { line: before.matches('\n').count() + 1, why: error.message().to_owned() }
         })?;
-        let key = |of: &str, key: &str| key.parse().map_err(|error| FleetFileError::Key(of.to_owned(), error));
-        let mut fleet = Self::default();
-        for entry in entries.host {
-            let key = key(entry.name.as_str(), &entry.key)?;
-            fleet.hosts.push((ListenerName { tier: entry.tier, hostname: entry.name, role: entry.role }, key));
-        }
-        for entry in entries.operator {
-            let key = key(&entry.name, &entry.key)?;
-            let holder = match entry.deploys_to {
-                DeploysTo::All => Principal::Admin,
-                DeploysTo::Test => Principal::TestDeployer,
-            };
-            fleet.operators.push((entry.name, holder, key));
-        }
-        Ok(fleet)
+        let host = |HostEntry { name: hostname, tier, role, key }| (ListenerName { tier, hostname, role }, key);
+        let operator = |OperatorEntry { name, deploys_to, key }| (name, deploys_to, key);
+        Ok(Self {
+            hosts: entries.host.into_iter().map(host).collect(),
+            operators: entries.operator.into_iter().map(operator).collect(),
+        })
     }
 
     pub fn users(&self) -> Vec<User> {
@@ -97,7 +68,7 @@ impl FleetList {
     }
 
     pub fn holder(&self, key: &str) -> Option<Principal> {
-        self.users().into_iter().find(|user| user.key.to_string() == key).map(|user| user.holder)
+        self.users().into_iter().find(|user| user.key.as_str() == key).map(|user| user.holder)
     }
 
     pub fn text(&self) -> String {
@@ -183,9 +154,10 @@ mod tests {
             told
         };
         let host = "[[host]]\nname = 'ns1'\ntier = 'prod'\n";
-        insta::assert_snapshot!(told(&format!("{host}key = '{seed}'")), @"the key of ns1: this is a seed, which is secret: give the public key that goes with it, which starts with U");
+        insta::assert_snapshot!(told(&format!("{host}key = '{seed}'")), @"line 4: this is a seed, which is secret: give the public key that goes with it, which starts with U");
         insta::assert_snapshot!(told(&format!("{host}key = {seed}")), @"line 4: string values must be quoted, expected literal string");
-        insta::assert_snapshot!(told(&format!("{host}roles = ['dns']\nkey = ''")), @"line 4: unknown field `roles`, expected one of `name`, `tier`, `role`, `key`");
-        insta::assert_snapshot!(told("[[host]]\nname = 'a.b'\ntier = 'prod'\nkey = ''"), @r#"line 2: the host name "a.b" contains '.', which cannot be part of one"#);
+        let key = pair(1).public_key();
+        insta::assert_snapshot!(told(&format!("{host}roles = ['dns']\nkey = '{key}'")), @"line 4: unknown field `roles`, expected one of `name`, `tier`, `role`, `key`");
+        insta::assert_snapshot!(told(&format!("[[host]]\nname = 'a.b'\ntier = 'prod'\nkey = '{key}'")), @r#"line 2: "a.b" is not a host name: it contains '.'"#);
     }
 }

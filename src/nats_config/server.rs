@@ -1,8 +1,6 @@
 //! Parses the permissions of each key in a nats-server's configuration.
 
-use thiserror::Error;
-
-use super::{Operation, Permissions};
+use super::{FileError, Operation, Permissions};
 
 /// How deep blocks and included files may be nested.
 const MAX_DEPTH: usize = 32;
@@ -14,14 +12,6 @@ const ANYTHING: &str = ">";
 pub struct ServerUser {
     pub key: String,
     pub permissions: Permissions,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("line {line}: {why}")]
-pub struct ServerFileError {
-    /// Counted from 1.
-    pub line: usize,
-    pub why: String,
 }
 
 /// Reads an included file by its name in the including one.
@@ -37,7 +27,7 @@ enum ConfigValue {
 type Block = Vec<(String, ConfigValue)>;
 
 /// Returns the users with an NKey, in the order of the file.
-pub fn server_users(text: &str, include: Include<'_>) -> Result<Vec<ServerUser>, ServerFileError> {
+pub fn server_users(text: &str, include: Include<'_>) -> Result<Vec<ServerUser>, FileError> {
     let mut reader = Reader { rest: text, line: 1, depth: 0, include, variables: Vec::new() };
     let block = reader.block(None)?;
     let mut users = Vec::new();
@@ -112,7 +102,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Parses the names and values up to the end of the block or text.
-    fn block(&mut self, end: Option<char>) -> Result<Block, ServerFileError> {
+    fn block(&mut self, end: Option<char>) -> Result<Block, FileError> {
         self.deeper()?;
         // A text in JSON has braces around all of it.
         let end = if end.is_none() && self.takes('{') { Some('}') } else { end };
@@ -133,12 +123,12 @@ impl Reader<'_> {
         Ok(block)
     }
 
-    fn deeper(&mut self) -> Result<(), ServerFileError> {
+    fn deeper(&mut self) -> Result<(), FileError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH { Err(self.error("blocks or files are too deep within each other")) } else { Ok(()) }
     }
 
-    fn included(&mut self, file: &str) -> Result<Block, ServerFileError> {
+    fn included(&mut self, file: &str) -> Result<Block, FileError> {
         let text = (self.include)(file).map_err(|why| self.error(&format!("cannot include {file:?}: {why}")))?;
         let variables = std::mem::take(&mut self.variables);
         let mut reader = Reader { rest: &text, line: 1, depth: self.depth, include: self.include, variables };
@@ -147,7 +137,7 @@ impl Reader<'_> {
         block.map_err(|error| self.error(&format!("{file}, {error}")))
     }
 
-    fn value(&mut self) -> Result<ConfigValue, ServerFileError> {
+    fn value(&mut self) -> Result<ConfigValue, FileError> {
         if self.takes('{') {
             return self.block(Some('}')).map(ConfigValue::Block);
         }
@@ -166,7 +156,7 @@ impl Reader<'_> {
     }
 
     /// Parses a word with or without quotes. Without, it also ends before any of `ends`.
-    fn word(&mut self, ends: &str) -> Result<String, ServerFileError> {
+    fn word(&mut self, ends: &str) -> Result<String, FileError> {
         self.skip_space();
         let quote = self.rest.chars().next().filter(|c| matches!(c, '"' | '\''));
         let Some(quote) = quote else {
@@ -193,7 +183,7 @@ impl Reader<'_> {
     }
 
     /// Consumes the end of the block or list, if it is here, and returns whether it was.
-    fn ends(&mut self, end: Option<char>) -> Result<bool, ServerFileError> {
+    fn ends(&mut self, end: Option<char>) -> Result<bool, FileError> {
         self.skip_space();
         match (end, self.rest.is_empty()) {
             (None, is_over) => Ok(is_over),
@@ -233,8 +223,8 @@ impl Reader<'_> {
         self.rest = rest;
     }
 
-    fn error(&self, why: &str) -> ServerFileError {
-        ServerFileError { line: self.line, why: why.to_owned() }
+    fn error(&self, why: &str) -> FileError {
+        FileError { line: self.line, why: why.to_owned() }
     }
 }
 
@@ -245,7 +235,7 @@ mod tests {
     use super::*;
     use crate::nats_config::{Principal, Strictness, User, authorization};
 
-    fn read(text: &str) -> Result<Vec<ServerUser>, ServerFileError> {
+    fn read(text: &str) -> Result<Vec<ServerUser>, FileError> {
         server_users(text, &|name| match name {
             "users.conf" => Ok("users = [{ nkey: UIN }]".to_owned()),
             "itself" => Ok("include itself".to_owned()),
@@ -269,11 +259,10 @@ mod tests {
         let holders = [Principal::Listener("prod.ns1.dns".parse().unwrap()), Principal::TestDeployer, Principal::Admin];
         let users = holders.map(|holder| User { holder, key: key() });
         for strictness in [Strictness::Strict, Strictness::Compatible] {
-            let text = format!("port: 4222\nmax_payload = 256K\n{}", authorization(&users, strictness).unwrap());
-            let expected = users.iter().map(|user| ServerUser {
-                key: user.key.to_string(),
-                permissions: user.holder.permissions(strictness).unwrap(),
-            });
+            let text = format!("port: 4222\nmax_payload = 256K\n{}", authorization(&users, strictness));
+            let expected = users
+                .iter()
+                .map(|user| ServerUser { key: user.key.to_string(), permissions: user.holder.permissions(strictness) });
             assert_eq!(read(&text).unwrap(), expected.collect::<Vec<_>>());
         }
     }

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::Spanned;
 use super::value::{self, MAX_RETRIES, Parallel};
-use crate::protocol::Action;
+use crate::protocol::{Action, ParseError};
 use crate::text::words;
 
 /// The defaults of every wave. A wave that has the same key overrides it as a whole.
@@ -85,10 +84,6 @@ pub enum Rollback {
     Wave,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is not a rollback policy: there are \"none\", \"auto\" and \"wave\"")]
-pub struct NotARollback(String);
-
 /// The program and its arguments for each hook, run without a shell.
 pub type Hooks = BTreeMap<Hook, Vec<String>>;
 
@@ -138,9 +133,10 @@ impl Rollback {
 }
 
 impl FromStr for Rollback {
-    type Err = NotARollback;
-    fn from_str(text: &str) -> Result<Self, NotARollback> {
-        Self::ALL.into_iter().find(|way| way.as_str() == text).ok_or_else(|| NotARollback(text.to_owned()))
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let policy = Self::ALL.into_iter().find(|policy| policy.as_str() == text);
+        policy.ok_or_else(|| ParseError::new(text, "a rollback policy", "the policies are none, auto and wave"))
     }
 }
 

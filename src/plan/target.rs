@@ -1,6 +1,6 @@
 //! Parses the selectors of hosts: short forms, whole subjects, and aliases.
 
-use crate::protocol::{HostName, NameError, Subject, Target, Tier, alias_variable};
+use crate::protocol::{HostName, ParseError, Subject, Target, Tier, alias_variable};
 
 use super::diagnostic::PlanDiagnostic;
 use crate::text::did_you_mean;
@@ -29,7 +29,8 @@ pub struct Selector {
     pub target: Target,
 }
 
-const HELP: &str = "a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias";
+const HELP: &str = "a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is \
+                    a single word without dots";
 
 impl Selector {
     /// Parses a target.
@@ -39,16 +40,17 @@ impl Selector {
         let target = match text.split_once('.') {
             None => of_alias(text, aliases)?,
             Some((first, rest)) => match first.parse::<Tier>() {
-                Ok(tier) => of_short_form(tier, rest).map_err(|error| refused(text, &error))?,
-                Err(_) => of_subject(text).map_err(|error| PlanDiagnostic::mistake(error).help(HELP))?,
-            },
+                Ok(tier) => of_short_form(tier, rest),
+                Err(_) => of_subject(text),
+            }
+            .map_err(|error| PlanDiagnostic::mistake(error.to_string()).help(HELP))?,
         };
         Ok(Self { text: text.to_owned(), target })
     }
 }
 
 /// Parses the part after the tier: `all`, `role.<role>` or `<host>`.
-fn of_short_form(tier: Tier, rest: &str) -> Result<Target, NameError> {
+fn of_short_form(tier: Tier, rest: &str) -> Result<Target, ParseError> {
     match rest.split_once('.') {
         Some(("role", role)) => Ok(Target::Role(tier, role.parse()?)),
         None if rest == "all" => Ok(Target::All(tier)),
@@ -56,8 +58,8 @@ fn of_short_form(tier: Tier, rest: &str) -> Result<Target, NameError> {
     }
 }
 
-fn of_subject(text: &str) -> Result<Target, String> {
-    text.parse::<Subject>().and_then(|subject| subject.target()).map_err(|error| error.to_string())
+fn of_subject(text: &str) -> Result<Target, ParseError> {
+    text.parse::<Subject>()?.target()
 }
 
 fn of_alias(word: &str, aliases: &dyn Aliases) -> Result<Target, PlanDiagnostic> {
@@ -76,17 +78,4 @@ fn of_alias(word: &str, aliases: &dyn Aliases) -> Result<Target, PlanDiagnostic>
         PlanDiagnostic::mistake(format!("the alias `{word}` stands for no subject: {error}"))
             .help(format!("set {variable} to a subject such as deploy.prod.all"))
     })
-}
-
-fn refused(text: &str, error: &NameError) -> PlanDiagnostic {
-    let help = match error {
-        NameError::Character { kind, name, character: '.' } => {
-            let first = name.split('.').next().unwrap_or_default();
-            let before = text.strip_suffix(name.as_str()).unwrap_or_default();
-            format!("the name of a {kind} is a single word: write {before}{first} if that is what its listener goes by")
-        }
-        NameError::Reserved { .. } | NameError::Empty { .. } => HELP.to_owned(),
-        _ => "names are single words without wildcards or white space".to_owned(),
-    };
-    PlanDiagnostic::mistake(error.to_string()).help(help)
 }

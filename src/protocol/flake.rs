@@ -3,40 +3,12 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use thiserror::Error;
-
 use super::revision::Revision;
-use super::text::text_type;
+use super::text::{ParseError, text_type};
 
 /// The URL of a versioned flake, without a revision: each request brings its own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlakeUrl(String);
-
-/// The reason why a text is not a flake URL that a revision can be added to.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum FlakeUrlError {
-    #[error(
-        "the flake URL {0:?} is empty or contains characters that no URL has: write them as % and two digits, as in %20"
-    )]
-    Text(String),
-    #[error("the flake URL {0:?} already names an output after '#': leave it off, the host name goes there")]
-    Fragment(String),
-    #[error("the flake URL {0:?} already has a '{1}': leave it off, every request brings its revision")]
-    Pinned(String, String),
-    /// The path of a forge URL names a branch, which Nix does not accept beside `ref` or `rev`.
-    #[error(
-        "the flake URL {0:?} already names a branch after the repository: leave it off, every request brings its own"
-    )]
-    ForgeBranch(String),
-    /// ssh or Mercurial would take the host for an option.
-    #[error("the flake URL {0:?} has a host that begins with '-'")]
-    Host(String),
-    /// A flake of this kind has no revisions, or none that can be asked for.
-    #[error(
-        "the flake URL {0:?} cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"
-    )]
-    Scheme(String),
-}
 
 /// The URL schemes whose path is `owner/repository`. An optional branch after it is refused.
 const FORGES: [&str; 3] = ["github", "gitlab", "sourcehut"];
@@ -127,61 +99,64 @@ fn without_credentials(url: &str) -> Cow<'_, str> {
 }
 
 impl FromStr for FlakeUrl {
-    type Err = FlakeUrlError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, FlakeUrlError> {
-        // The error repeats the URL, and must not repeat a password.
-        let whole = || without_credentials(text).into_owned();
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(FlakeUrlError::Text(whole()));
-        }
-        if text.contains('#') {
-            return Err(FlakeUrlError::Fragment(whole()));
-        }
-        let (location, query) = text.split_once('?').unwrap_or((text, ""));
-        let mut keys = query.split('&').filter_map(|pair| pair.split('=').next());
-        if let Some(key) = keys.find(|key| matches!(*key, "ref" | "rev")) {
-            return Err(FlakeUrlError::Pinned(whole(), key.to_owned()));
-        }
-        let Some((scheme, path)) = location.split_once(':') else { return Err(FlakeUrlError::Scheme(whole())) };
-        if REPOSITORIES.contains(&scheme)
-            && let Some(rest) = path.strip_prefix("//").filter(|rest| !rest.is_empty())
-        {
-            let authority = rest.split('/').next().unwrap_or_default();
-            let is_option = authority.starts_with('-') || authority.contains("@-");
-            return if is_option { Err(FlakeUrlError::Host(whole())) } else { Ok(Self(text.to_owned())) };
-        }
-        if !FORGES.contains(&scheme) {
-            return Err(FlakeUrlError::Scheme(whole()));
-        }
-        match path.split('/').filter(|segment| !segment.is_empty()).count() {
-            2 => Ok(Self(text.to_owned())),
-            3.. => Err(FlakeUrlError::ForgeBranch(whole())),
-            _ => Err(FlakeUrlError::Scheme(whole())),
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match fault(text) {
+            // The error repeats the URL, and must not repeat a password.
+            Some(fault) => Err(ParseError::new(&without_credentials(text), "a usable flake URL", fault)),
+            None => Ok(Self(text.to_owned())),
         }
     }
 }
 
-/// The name of a configuration in `nixosConfigurations`, if it is not the host name. It may have dots.
+fn fault(text: &str) -> Option<&'static str> {
+    const UNFIT: &str = "it cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:";
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some("it is empty or has characters that no URL has: write them as % and two digits, as in %20");
+    }
+    if text.contains('#') {
+        return Some("leave off the output after '#': the host name goes there");
+    }
+    let (location, query) = text.split_once('?').unwrap_or((text, ""));
+    if query.split('&').any(|pair| matches!(pair.split('=').next(), Some("ref" | "rev"))) {
+        return Some("leave off its ref or rev: every request brings its revision");
+    }
+    let Some((scheme, path)) = location.split_once(':') else { return Some(UNFIT) };
+    if REPOSITORIES.contains(&scheme)
+        && let Some(rest) = path.strip_prefix("//").filter(|rest| !rest.is_empty())
+    {
+        let authority = rest.split('/').next().unwrap_or_default();
+        // ssh or Mercurial would take the host for an option.
+        let is_option = authority.starts_with('-') || authority.contains("@-");
+        return is_option.then_some("its host begins with '-'");
+    }
+    if !FORGES.contains(&scheme) {
+        return Some(UNFIT);
+    }
+    match path.split('/').filter(|segment| !segment.is_empty()).count() {
+        2 => None,
+        // Nix does not accept it beside `ref` or `rev`.
+        3.. => Some("leave off the branch after the repository: every request brings its revision"),
+        _ => Some(UNFIT),
+    }
+}
+
+/// The name of a configuration in `nixosConfigurations`, if it is not the host name. It may have dots, and nothing that
+/// Nix or `nixos-rebuild` would take for more than a name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FlakeAttr(String);
 
-/// The text would mean more than the name of a configuration to Nix or `nixos-rebuild`.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "{0:?} is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"
-)]
-pub struct FlakeAttrError(String);
-
 impl FromStr for FlakeAttr {
-    type Err = FlakeAttrError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, FlakeAttrError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if text.starts_with(is_word) && text.chars().all(|c| is_word(c) || ".+-".contains(c)) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(FlakeAttrError(text.to_owned()))
+            let why = "it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three";
+            Err(ParseError::new(text, "a name in nixosConfigurations", why))
         }
     }
 }
@@ -214,14 +189,14 @@ mod tests {
 
     #[test]
     fn a_refused_url_says_why() {
-        insta::assert_snapshot!(refusal("git+https://h/x#web"), @r##"the flake URL "git+https://h/x#web" already names an output after '#': leave it off, the host name goes there"##);
-        insta::assert_snapshot!(refusal("git+https://h/x?dir=a&ref=main"), @r#"the flake URL "git+https://h/x?dir=a&ref=main" already has a 'ref': leave it off, every request brings its revision"#);
-        insta::assert_snapshot!(refusal("github:o/r/main"), @r#"the flake URL "github:o/r/main" already names a branch after the repository: leave it off, every request brings its own"#);
-        insta::assert_snapshot!(refusal("/etc/nixos"), @r#"the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
-        insta::assert_snapshot!(refusal("path:/etc/nixos"), @r#"the flake URL "path:/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
-        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains characters that no URL has: write them as % and two digits, as in %20"#);
-        insta::assert_snapshot!(refusal("git+https://bob:s3cret@h/x#web"), @r##"the flake URL "git+https://h/x#web" already names an output after '#': leave it off, the host name goes there"##);
-        insta::assert_snapshot!(refusal("git+ssh://-oProxyCommand=id/x"), @r#"the flake URL "git+ssh://-oProxyCommand=id/x" has a host that begins with '-'"#);
+        insta::assert_snapshot!(refusal("git+https://h/x#web"), @r#""git+https://h/x#web" is not a usable flake URL: leave off the output after '#': the host name goes there"#);
+        insta::assert_snapshot!(refusal("git+https://h/x?dir=a&ref=main"), @r#""git+https://h/x?dir=a&ref=main" is not a usable flake URL: leave off its ref or rev: every request brings its revision"#);
+        insta::assert_snapshot!(refusal("github:o/r/main"), @r#""github:o/r/main" is not a usable flake URL: leave off the branch after the repository: every request brings its revision"#);
+        insta::assert_snapshot!(refusal("/etc/nixos"), @r#""/etc/nixos" is not a usable flake URL: it cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
+        insta::assert_snapshot!(refusal("path:/etc/nixos"), @r#""path:/etc/nixos" is not a usable flake URL: it cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
+        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#""git+ssh://h/x y" is not a usable flake URL: it is empty or has characters that no URL has: write them as % and two digits, as in %20"#);
+        insta::assert_snapshot!(refusal("git+https://bob:s3cret@h/x#web"), @r#""git+https://h/x#web" is not a usable flake URL: leave off the output after '#': the host name goes there"#);
+        insta::assert_snapshot!(refusal("git+ssh://-oProxyCommand=id/x"), @r#""git+ssh://-oProxyCommand=id/x" is not a usable flake URL: its host begins with '-'"#);
         for dangerous in [
             "git+ssh://git@-oProxyCommand=id/x",
             "hg+ssh://-oProxyCommand=id/x",
@@ -256,7 +231,7 @@ mod tests {
         for text in ["", "-v", "a b", "a\"b", "a'b", "a\\b", "${a}", "a#b", "a?ref=x", "a^*", "a\nb"] {
             assert!(name(text).is_err(), "{text:?}");
         }
-        insta::assert_snapshot!(name("a\"b").unwrap_err(), @r#""a\"b" is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"#);
+        insta::assert_snapshot!(name("a\"b").unwrap_err(), @r#""a\"b" is not a name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"#);
     }
 
     #[test]

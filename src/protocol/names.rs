@@ -1,13 +1,13 @@
 //! Names that become part of a subject. Each is checked once, where it enters the program.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use super::text::text_type;
-use crate::text::{is_invisible, safe, words};
+use super::text::{ParseError, text_type};
+use crate::text::{is_invisible, words};
 
 /// The longest host or role name, in bytes. DNS allows 253; every subject stays well under the server's limit.
 pub const MAX_NAME_BYTES: usize = 253;
@@ -15,40 +15,20 @@ pub const MAX_NAME_BYTES: usize = 253;
 /// Words that have a meaning in subjects, so no host or role may have these names.
 pub const RESERVED: [&str; 5] = ["all", "role", "responses", "discover", "operators"];
 
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum NameError {
-    #[error("a {kind} name is empty")]
-    Empty {
-        /// `host` or `role`.
-        kind: &'static str,
-    },
-    #[error("the {kind} name {name}… is longer than {MAX_NAME_BYTES} bytes")]
-    TooLong { kind: &'static str, name: String },
-    /// The character would end the NATS token, or match other subjects.
-    #[error("the {kind} name {name:?} contains {character:?}, which cannot be part of one")]
-    Character { kind: &'static str, name: String, character: char },
-    #[error("{name:?} is a reserved word of the subjects and cannot name a {kind}")]
-    Reserved { kind: &'static str, name: String },
-    #[error("{0:?} is not a tier: the tiers are test and prod")]
-    Tier(String),
-    #[error("{0:?} is not an action: the actions are switch, boot, test and dry-activate")]
-    Action(String),
-}
-
-fn check_name(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
-    let name = || text.to_owned();
+fn check_name(wanted: &'static str, text: &str) -> Result<Arc<str>, ParseError> {
+    let refused = |why: Cow<'static, str>| Err(ParseError::new(text, wanted, why));
     if text.is_empty() {
-        return Err(NameError::Empty { kind });
+        return refused("it is empty".into());
     }
     if text.len() > MAX_NAME_BYTES {
-        let beginning: String = text.chars().take(40).collect();
-        return Err(NameError::TooLong { kind, name: safe(&beginning) });
+        return refused(format!("it is longer than {MAX_NAME_BYTES} bytes").into());
     }
+    // Such a character would end the NATS token, or match other subjects.
     if let Some(character) = text.chars().find(|&c| !is_token_character(c)) {
-        return Err(NameError::Character { kind, name: name(), character });
+        return refused(format!("it contains {character:?}").into());
     }
     if RESERVED.contains(&text) {
-        return Err(NameError::Reserved { kind, name: name() });
+        return refused("it is a reserved word of the subjects".into());
     }
     Ok(text.into())
 }
@@ -117,32 +97,34 @@ impl Action {
 }
 
 impl FromStr for HostName {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        check_name("host", text).map(Self)
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        check_name("a host name", text).map(Self)
     }
 }
 
 impl FromStr for Role {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        check_name("role", text).map(Self)
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        check_name("a role name", text).map(Self)
     }
 }
 
 text_type!(HostName, Role);
 
 impl FromStr for Tier {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::ALL.into_iter().find(|tier| tier.as_str() == text).ok_or_else(|| NameError::Tier(text.to_owned()))
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let tier = Self::ALL.into_iter().find(|tier| tier.as_str() == text);
+        tier.ok_or_else(|| ParseError::new(text, "a tier", "the tiers are test and prod"))
     }
 }
 
 impl FromStr for Action {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::ALL.into_iter().find(|action| action.as_str() == text).ok_or_else(|| NameError::Action(text.to_owned()))
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let action = Self::ALL.into_iter().find(|action| action.as_str() == text);
+        action.ok_or_else(|| ParseError::new(text, "an action", "the actions are switch, boot, test and dry-activate"))
     }
 }
 
@@ -161,12 +143,12 @@ mod tests {
 
     #[test]
     fn a_refused_name_says_why() {
-        insta::assert_snapshot!(refusal(""), @"a host name is empty");
-        insta::assert_snapshot!(refusal("ns1.lan"), @r#"the host name "ns1.lan" contains '.', which cannot be part of one"#);
-        insta::assert_snapshot!(refusal("ns*"), @r#"the host name "ns*" contains '*', which cannot be part of one"#);
-        insta::assert_snapshot!(refusal("a b"), @r#"the host name "a b" contains ' ', which cannot be part of one"#);
-        insta::assert_snapshot!(refusal("ns\u{200b}1"), @r#"the host name "ns\u{200b}1" contains '\u{200b}', which cannot be part of one"#);
-        insta::assert_snapshot!(refusal("all"), @r#""all" is a reserved word of the subjects and cannot name a host"#);
+        insta::assert_snapshot!(refusal(""), @r#""" is not a host name: it is empty"#);
+        insta::assert_snapshot!(refusal("ns1.lan"), @r#""ns1.lan" is not a host name: it contains '.'"#);
+        insta::assert_snapshot!(refusal("ns*"), @r#""ns*" is not a host name: it contains '*'"#);
+        insta::assert_snapshot!(refusal("a b"), @r#""a b" is not a host name: it contains ' '"#);
+        insta::assert_snapshot!(refusal("ns\u{200b}1"), @r#""ns\u{200b}1" is not a host name: it contains '\u{200b}'"#);
+        insta::assert_snapshot!(refusal("all"), @r#""all" is not a host name: it is a reserved word of the subjects"#);
         insta::assert_snapshot!("staging".parse::<Tier>().unwrap_err(), @r#""staging" is not a tier: the tiers are test and prod"#);
         insta::assert_snapshot!("reboot".parse::<Action>().unwrap_err(), @r#""reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
     }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::ids::{RequestId, RolloutId};
 use super::names::{HostName, Tier, is_token_character};
 use super::response::Response;
-use super::subject::{Subject, SubjectError, Target, check_subject};
-use super::text::text_type;
+use super::subject::{Subject, Target, check_subject};
+use super::text::{ParseError, text_type};
 
 /// The prefix of all reply subjects; a `reply_to` may name nothing else.
 const RESPONSES: &str = "deploy.responses.";
@@ -181,11 +181,11 @@ impl Replies {
 }
 
 impl FromStr for ReplySubject {
-    type Err = SubjectError;
-    fn from_str(text: &str) -> Result<Self, SubjectError> {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         check_subject(text, text)?;
         if !text.starts_with(RESPONSES) {
-            return Err(SubjectError::NotAReply(text.to_owned()));
+            return Err(ParseError::new(text, "a reply subject", "it is not below deploy.responses."));
         }
         Ok(Self(text.into()))
     }

@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::ids::RequestId;
-use super::names::{Action, HostName, NameError, Tier};
+use super::names::{Action, HostName, Tier};
 use super::reply_subject::ReplySubject;
 use super::response::ErrorCode;
 use super::revision::{Revision, SystemPath};
-use super::text::{clean_line, from_json, to_json};
+use super::text::{ParseError, clean_line, from_json, to_json};
 
 /// The largest request that a listener reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -153,7 +153,7 @@ impl Request {
         };
         let action = match fields.text("action") {
             fetch if fetch == Action::Fetch.as_str() => Action::Fetch,
-            other => other.parse().map_err(|e: NameError| reject(ErrorCode::InvalidAction, e.to_string()))?,
+            other => other.parse().map_err(|e: ParseError| reject(ErrorCode::InvalidAction, e.to_string()))?,
         };
         let revision = fields.text("revision").parse::<Revision>();
         let revision = revision.map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;

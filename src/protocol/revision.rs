@@ -4,9 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use thiserror::Error;
-
-use super::text::{checked_text, text_type};
+use super::text::{ParseError, checked_text, text_type};
 use crate::text::all_bytes;
 
 /// The longest revision, in bytes.
@@ -24,25 +22,6 @@ pub struct Revision(Arc<str>);
 /// A full commit id: forty lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Commit([u8; COMMIT_DIGITS]);
-
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum RevisionError {
-    #[error("a revision is empty")]
-    Empty,
-    #[error("the revision is longer than {MAX_REVISION_BYTES} bytes")]
-    TooLong,
-    /// It does not begin with a letter or digit: a command would take `-…` for an option.
-    #[error("the revision {0:?} does not begin with a letter or digit")]
-    Start(String),
-    /// The character has a meaning in a flake URL, or git does not allow it.
-    #[error("the revision {0:?} contains {1:?}: only letters, digits and . _ / + - are allowed")]
-    Character(String, char),
-    /// git's rules for ref names forbid the sequence.
-    #[error("the revision {0:?} breaks git's rules for ref names: {1}")]
-    RefRule(String, &'static str),
-    #[error("{0:?} is not a full commit id: 40 hexadecimal digits")]
-    Commit(String),
-}
 
 impl Revision {
     pub fn is_commit(&self) -> bool {
@@ -72,59 +51,44 @@ impl Commit {
 }
 
 impl FromStr for Revision {
-    type Err = RevisionError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, RevisionError> {
-        let Some(first) = text.chars().next() else { return Err(RevisionError::Empty) };
-        if text.len() > MAX_REVISION_BYTES {
-            return Err(RevisionError::TooLong);
-        }
-        if !first.is_ascii_alphanumeric() {
-            return Err(RevisionError::Start(text.to_owned()));
-        }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-');
-        if let Some(other) = text.chars().find(|&c| !allowed(c)) {
-            return Err(RevisionError::Character(text.to_owned(), other));
-        }
-        match broken_ref_rule(text) {
-            Some(rule) => Err(RevisionError::RefRule(text.to_owned(), rule)),
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match fault_of_revision(text) {
+            Some(fault) => Err(ParseError::new(text, "a revision", fault)),
             None => Ok(Self(text.into())),
         }
     }
 }
 
-/// Checks the rules of `git check-ref-format` that the allowed characters can still break.
-/// Source: <https://git-scm.com/docs/git-check-ref-format>.
-fn broken_ref_rule(text: &str) -> Option<&'static str> {
-    if text.contains("..") {
-        return Some("it contains '..'");
+fn fault_of_revision(text: &str) -> Option<&'static str> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-');
+    // Rules of `git check-ref-format` that the allowed characters can still break:
+    // <https://git-scm.com/docs/git-check-ref-format>.
+    let is_broken = |part: &str| part.is_empty() || part.starts_with('.') || part.strip_suffix(".lock").is_some();
+    if text.len() > MAX_REVISION_BYTES {
+        Some("it is longer than 255 bytes")
+    } else if !text.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+        Some("it does not begin with a letter or digit")
+    } else if !text.chars().all(is_allowed) {
+        Some("only letters, digits and . _ / + - are allowed")
+    } else if text.contains("..") || text.ends_with('.') || text.split('/').any(is_broken) {
+        Some("git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'")
+    } else {
+        None
     }
-    if text.ends_with('.') {
-        return Some("it ends with '.'");
-    }
-    text.split('/').find_map(|component| {
-        if component.is_empty() {
-            Some("it contains an empty path component")
-        } else if component.starts_with('.') {
-            Some("a path component begins with '.'")
-        } else if component.strip_suffix(".lock").is_some() {
-            Some("a path component ends with '.lock'")
-        } else {
-            None
-        }
-    })
 }
 
 impl FromStr for Commit {
-    type Err = RevisionError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, RevisionError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match <[u8; COMMIT_DIGITS]>::try_from(text.as_bytes()) {
             Ok(mut digits) if all_bytes(text, |digit| digit.is_ascii_hexdigit()) => {
                 digits.make_ascii_lowercase();
                 Ok(Self(digits))
             }
-            _ => Err(RevisionError::Commit(text.to_owned())),
+            _ => Err(ParseError::new(text, "a full commit id", "that has 40 hexadecimal digits")),
         }
     }
 }
@@ -152,37 +116,27 @@ const MAX_STORE_NAME_BYTES: usize = 211;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SystemPath(Arc<str>);
 
-/// The reason why a text is not the store path of a system.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is not the store path of a system: {1}")]
-pub struct SystemPathError(String, &'static str);
-
 impl FromStr for SystemPath {
-    type Err = SystemPathError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, SystemPathError> {
-        match fault(text) {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match fault_of_system(text) {
+            Some(fault) => Err(ParseError::new(text, "the store path of a system", fault)),
             None => Ok(Self(text.into())),
-            Some(fault) => Err(SystemPathError(text.chars().take(STORE.len() + HASH_DIGITS + 64).collect(), fault)),
         }
     }
 }
 
-fn fault(text: &str) -> Option<&'static str> {
-    let Some(base) = text.strip_prefix(STORE) else {
-        return Some("it does not begin with /nix/store/");
+fn fault_of_system(text: &str) -> Option<&'static str> {
+    let base = text.strip_prefix(STORE).and_then(|base| base.split_once('-'));
+    let Some((_, name)) =
+        base.filter(|(hash, _)| hash.len() == HASH_DIGITS && hash.chars().all(|c| DIGITS.contains(c)))
+    else {
+        return Some("one begins with /nix/store/, 32 characters of a hash and a hyphen");
     };
-    let Some((hash, name)) = base.split_once('-').filter(|(hash, _)| hash.len() == HASH_DIGITS) else {
-        return Some("32 characters of a hash and a hyphen come behind /nix/store/");
-    };
-    if !hash.chars().all(|c| DIGITS.contains(c)) {
-        return Some("its hash has a character that Nix does not use");
-    }
-    if name.is_empty() || name.len() > MAX_STORE_NAME_BYTES {
-        return Some("its name has 1 to 211 characters");
-    }
-    if name.starts_with('.') || !name.chars().all(|c| c.is_ascii_alphanumeric() || "+-._?=".contains(c)) {
-        return Some("its name has letters, digits and + - . _ ? = only, and does not begin with a dot");
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "+-._?=".contains(c);
+    if !(1..=MAX_STORE_NAME_BYTES).contains(&name.len()) || name.starts_with('.') || !name.chars().all(is_allowed) {
+        return Some("its name has 1 to 211 letters, digits and + - . _ ? =, and does not begin with a dot");
     }
     let is_derivation = name.strip_suffix(".drv").is_some();
     is_derivation.then_some("it is a derivation, which is yet to be built")
@@ -211,18 +165,19 @@ mod tests {
 
     #[test]
     fn a_refused_revision_says_why() {
-        insta::assert_snapshot!(refusal(""), @"a revision is empty");
-        insta::assert_snapshot!(refusal("--upload-pack=x"), @r#"the revision "--upload-pack=x" does not begin with a letter or digit"#);
-        insta::assert_snapshot!(refusal("main&dir=sub"), @r#"the revision "main&dir=sub" contains '&': only letters, digits and . _ / + - are allowed"#);
-        insta::assert_snapshot!(refusal("main#web"), @r##"the revision "main#web" contains '#': only letters, digits and . _ / + - are allowed"##);
-        insta::assert_snapshot!(refusal("a..b"), @r#"the revision "a..b" breaks git's rules for ref names: it contains '..'"#);
-        insta::assert_snapshot!(refusal("a//b"), @r#"the revision "a//b" breaks git's rules for ref names: it contains an empty path component"#);
-        insta::assert_snapshot!(refusal("a/"), @r#"the revision "a/" breaks git's rules for ref names: it contains an empty path component"#);
-        insta::assert_snapshot!(refusal("a."), @r#"the revision "a." breaks git's rules for ref names: it ends with '.'"#);
-        insta::assert_snapshot!(refusal("a/.b"), @r#"the revision "a/.b" breaks git's rules for ref names: a path component begins with '.'"#);
-        insta::assert_snapshot!(refusal("a.lock/b"), @r#"the revision "a.lock/b" breaks git's rules for ref names: a path component ends with '.lock'"#);
-        insta::assert_snapshot!(refusal("a@{1}"), @r#"the revision "a@{1}" contains '@': only letters, digits and . _ / + - are allowed"#);
-        assert_eq!(refusal(&"a".repeat(256)), "the revision is longer than 255 bytes");
+        insta::assert_snapshot!(refusal(""), @r#""" is not a revision: it does not begin with a letter or digit"#);
+        insta::assert_snapshot!(refusal("--upload-pack=x"), @r#""--upload-pack=x" is not a revision: it does not begin with a letter or digit"#);
+        insta::assert_snapshot!(refusal("main&dir=sub"), @r#""main&dir=sub" is not a revision: only letters, digits and . _ / + - are allowed"#);
+        insta::assert_snapshot!(refusal("main#web"), @r#""main#web" is not a revision: only letters, digits and . _ / + - are allowed"#);
+        insta::assert_snapshot!(refusal("a..b"), @r#""a..b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
+        insta::assert_snapshot!(refusal("a//b"), @r#""a//b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
+        insta::assert_snapshot!(refusal("a/"), @r#""a/" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
+        insta::assert_snapshot!(refusal("a."), @r#""a." is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
+        insta::assert_snapshot!(refusal("a/.b"), @r#""a/.b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
+        insta::assert_snapshot!(refusal("a.lock/b"), @r#""a.lock/b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
+        insta::assert_snapshot!(refusal("a@{1}"), @r#""a@{1}" is not a revision: only letters, digits and . _ / + - are allowed"#);
+        let long = refusal(&"a".repeat(256));
+        assert!(long.ends_with("aaa…\" is not a revision: it is longer than 255 bytes") && long.len() < 200, "{long}");
     }
 
     #[test]
@@ -242,11 +197,11 @@ mod tests {
     #[test]
     fn a_refused_path_says_why() {
         let named = |name: &str| path_refusal(&format!("{HASH}-{name}"));
-        insta::assert_snapshot!("/run/current-system".parse::<SystemPath>().unwrap_err(), @r#""/run/current-system" is not the store path of a system: it does not begin with /nix/store/"#);
-        insta::assert_snapshot!(path_refusal("abc-nixos"), @r#""/nix/store/abc-nixos" is not the store path of a system: 32 characters of a hash and a hyphen come behind /nix/store/"#);
-        insta::assert_snapshot!(path_refusal(&format!("{}-x", "e".repeat(32))), @r#""/nix/store/eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee-x" is not the store path of a system: its hash has a character that Nix does not use"#);
-        insta::assert_snapshot!(named(""), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-" is not the store path of a system: its name has 1 to 211 characters"#);
-        insta::assert_snapshot!(named("nixos/bin/sh"), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos/bin/sh" is not the store path of a system: its name has letters, digits and + - . _ ? = only, and does not begin with a dot"#);
+        insta::assert_snapshot!("/run/current-system".parse::<SystemPath>().unwrap_err(), @r#""/run/current-system" is not the store path of a system: one begins with /nix/store/, 32 characters of a hash and a hyphen"#);
+        insta::assert_snapshot!(path_refusal("abc-nixos"), @r#""/nix/store/abc-nixos" is not the store path of a system: one begins with /nix/store/, 32 characters of a hash and a hyphen"#);
+        insta::assert_snapshot!(path_refusal(&format!("{}-x", "e".repeat(32))), @r#""/nix/store/eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee-x" is not the store path of a system: one begins with /nix/store/, 32 characters of a hash and a hyphen"#);
+        insta::assert_snapshot!(named(""), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-" is not the store path of a system: its name has 1 to 211 letters, digits and + - . _ ? =, and does not begin with a dot"#);
+        insta::assert_snapshot!(named("nixos/bin/sh"), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos/bin/sh" is not the store path of a system: its name has 1 to 211 letters, digits and + - . _ ? =, and does not begin with a dot"#);
         insta::assert_snapshot!(named("nixos.drv"), @r#""/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos.drv" is not the store path of a system: it is a derivation, which is yet to be built"#);
         for name in [".", "..", ".hidden", "a b", "a\n", "a^out", "a!out", "ö", &"x".repeat(212)] {
             assert!(format!("/nix/store/{HASH}-{name}").parse::<SystemPath>().is_err(), "{name}");

@@ -1,13 +1,13 @@
 //! Builds and parses all NATS subjects of the system.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use thiserror::Error;
 use uuid::Uuid;
 
-use super::names::{HostName, NameError, Role, Tier, is_token_character};
-use super::text::text_type;
+use super::names::{HostName, Role, Tier, is_token_character};
+use super::text::{ParseError, text_type};
 use crate::text::all_bytes;
 
 /// The longest subject, in bytes; the server's own limit for a protocol line is 4,096.
@@ -38,23 +38,6 @@ pub enum Target {
     Custom(Subject),
 }
 
-/// The reason why a text is not a usable subject.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SubjectError {
-    #[error("the subject {0:?} has an empty part between its dots")]
-    EmptyToken(String),
-    #[error("the subject {0:?} contains {1:?}: give one concrete subject, without wildcards or white space")]
-    Character(String, char),
-    #[error("the subject is longer than {MAX_SUBJECT_BYTES} bytes")]
-    TooLong,
-    #[error("{0:?} is not below deploy.responses.")]
-    NotAReply(String),
-    #[error("the subject template {0:?} contains <{1}>: the words are <hostname>, <tier> and <role>")]
-    Placeholder(String, String),
-    #[error(transparent)]
-    Name(#[from] NameError),
-}
-
 /// Returns the environment variable with the subject of an alias: `HOMELAB_DEPLOY_ALIAS_MY_LAB` for `my-lab`.
 pub fn alias_variable(alias: &str) -> String {
     format!("HOMELAB_DEPLOY_ALIAS_{}", alias.to_uppercase().replace('-', "_"))
@@ -66,7 +49,7 @@ impl Subject {
         Self(text.into())
     }
 
-    pub fn target(&self) -> Result<Target, SubjectError> {
+    pub fn target(&self) -> Result<Target, ParseError> {
         let mut tokens = self.0.split('.');
         let (Some("deploy"), Some(tier)) = (tokens.next(), tokens.next()) else {
             return Ok(Target::Custom(self.clone()));
@@ -149,7 +132,7 @@ impl SubjectTemplate {
     }
 
     /// Returns the subject for one host; `None` if the template has a role and the host has none.
-    pub fn expand(&self, host: &HostName, tier: Tier, role: Option<&Role>) -> Result<Option<Subject>, SubjectError> {
+    pub fn expand(&self, host: &HostName, tier: Tier, role: Option<&Role>) -> Result<Option<Subject>, ParseError> {
         let mut text = self.0.replace("<hostname>", host.as_str()).replace("<tier>", tier.as_str());
         if text.contains("<role>") {
             let Some(role) = role else { return Ok(None) };
@@ -164,41 +147,43 @@ fn placeholders(text: &str) -> impl Iterator<Item = &str> {
 }
 
 impl FromStr for SubjectTemplate {
-    type Err = SubjectError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, SubjectError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         if let Some(word) = placeholders(text).find(|word| !matches!(*word, "hostname" | "tier" | "role")) {
-            return Err(SubjectError::Placeholder(text.to_owned(), word.to_owned()));
+            let why = format!("it contains <{word}>, and the words are <hostname>, <tier> and <role>");
+            return Err(ParseError::new(text, "a subject template", why));
         }
         // With the words filled in it must be a subject, or no host could ever use the template.
         let filled = ["<hostname>", "<tier>", "<role>"].iter().fold(text.to_owned(), |t, word| t.replace(word, "x"));
         check_subject(text, &filled)?;
         if filled.contains('<') {
-            return Err(SubjectError::Character(text.to_owned(), '<'));
+            return Err(ParseError::new(text, "a subject template", "it contains '<'"));
         }
         Ok(Self(text.to_owned()))
     }
 }
 
 /// Checks `subject`; an error shows `shown`, which is what the user wrote.
-pub(super) fn check_subject(shown: &str, subject: &str) -> Result<(), SubjectError> {
+pub(super) fn check_subject(shown: &str, subject: &str) -> Result<(), ParseError> {
+    let refused = |why: Cow<'static, str>| Err(ParseError::new(shown, "a concrete subject", why));
     if subject.len() > MAX_SUBJECT_BYTES {
-        return Err(SubjectError::TooLong);
+        return refused(format!("it is longer than {MAX_SUBJECT_BYTES} bytes").into());
     }
     let is_plain = all_bytes(subject, |b| b.is_ascii_alphanumeric() | matches!(b, b'.' | b'-'));
     let is_part = |c: char| c == '.' || is_token_character(c);
     if !is_plain && let Some(character) = subject.chars().find(|&c| !is_part(c)) {
-        return Err(SubjectError::Character(shown.to_owned(), character));
+        return refused(format!("it contains {character:?}").into());
     }
     if subject.as_bytes().split(|b| *b == b'.').any(<[u8]>::is_empty) {
-        return Err(SubjectError::EmptyToken(shown.to_owned()));
+        return refused("it has an empty part between its dots".into());
     }
     Ok(())
 }
 
 impl FromStr for Subject {
-    type Err = SubjectError;
-    fn from_str(text: &str) -> Result<Self, SubjectError> {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         check_subject(text, text)?;
         Ok(Self(text.into()))
     }
@@ -234,12 +219,12 @@ mod tests {
     #[test]
     fn refused_subjects_say_why() {
         let refusal = |text: &str| text.parse::<Subject>().unwrap_err().to_string();
-        insta::assert_snapshot!(refusal("deploy..x"), @r#"the subject "deploy..x" has an empty part between its dots"#);
-        insta::assert_snapshot!(refusal("deploy.>"), @r#"the subject "deploy.>" contains '>': give one concrete subject, without wildcards or white space"#);
+        insta::assert_snapshot!(refusal("deploy..x"), @r#""deploy..x" is not a concrete subject: it has an empty part between its dots"#);
+        insta::assert_snapshot!(refusal("deploy.>"), @r#""deploy.>" is not a concrete subject: it contains '>'"#);
         let template = |text: &str| text.parse::<SubjectTemplate>().unwrap_err().to_string();
-        insta::assert_snapshot!(template("deploy.<host>"), @r#"the subject template "deploy.<host>" contains <host>: the words are <hostname>, <tier> and <role>"#);
-        insta::assert_snapshot!(template("deploy.<tier>.*"), @r#"the subject "deploy.<tier>.*" contains '*': give one concrete subject, without wildcards or white space"#);
-        insta::assert_snapshot!(template("deploy.<tier"), @r#"the subject "deploy.<tier" contains '<': give one concrete subject, without wildcards or white space"#);
+        insta::assert_snapshot!(template("deploy.<host>"), @r#""deploy.<host>" is not a subject template: it contains <host>, and the words are <hostname>, <tier> and <role>"#);
+        insta::assert_snapshot!(template("deploy.<tier>.*"), @r#""deploy.<tier>.*" is not a concrete subject: it contains '*'"#);
+        insta::assert_snapshot!(template("deploy.<tier"), @r#""deploy.<tier" is not a subject template: it contains '<'"#);
     }
 
     #[test]

@@ -134,15 +134,15 @@ fn refusal(json: &str) -> String {
 fn bad_requests_are_rejected_or_dropped() {
     insta::assert_snapshot!(refusal("{"), @"dropped: the request is not a JSON object: EOF while parsing an object at line 1 column 1");
     insta::assert_snapshot!(refusal(r#"{"action":"switch","revision":"main"}"#), @"dropped: the request has no reply_to");
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.prod.all"}"#), @r#"dropped: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.>"}"#), @r#"dropped: reply_to is refused: the subject "deploy.responses.>" contains '>': give one concrete subject, without wildcards or white space"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.prod.all"}"#), @r#"dropped: reply_to is refused: "deploy.prod.all" is not a reply subject: it is not below deploy.responses."#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.>"}"#), @r#"dropped: reply_to is refused: "deploy.responses.>" is not a concrete subject: it contains '>'"#);
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"reboot"}"#), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"-x","action":"switch"}"#), @r#"invalid_revision: the revision "-x" does not begin with a letter or digit"#);
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","action":"switch"}"#), @"invalid_revision: a revision is empty");
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","id":"a b"}"#), @"invalid_request: an id is 1 to 128 visible ASCII characters");
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"-x","action":"switch"}"#), @r#"invalid_revision: "-x" is not a revision: it does not begin with a letter or digit"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","action":"switch"}"#), @r#"invalid_revision: "" is not a revision: it does not begin with a letter or digit"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","id":"a b"}"#), @r#"invalid_request: "a b" is not an id: one has 1 to 128 visible ASCII characters"#);
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","expires_at":"soon"}"#), @"invalid_request: expires_at is not a time like 2026-11-23T10:00:00Z");
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","system":"/etc"}"#), @r#"invalid_request: system: "/etc" is not the store path of a system: it does not begin with /nix/store/"#);
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","system":7}"#), @r#"invalid_request: system: "" is not the store path of a system: it does not begin with /nix/store/"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","system":"/etc"}"#), @r#"invalid_request: system: "/etc" is not the store path of a system: one begins with /nix/store/, 32 characters of a hash and a hyphen"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","system":7}"#), @r#"invalid_request: system: "" is not the store path of a system: one begins with /nix/store/, 32 characters of a hash and a hyphen"#);
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"fetch"}"#), @"invalid_request: there is no system to fetch");
     assert!(
         refusal(&format!(r#"{{"reply_to":"deploy.responses.a","x":"{}"}}"#, "x".repeat(70_000)))

@@ -1,4 +1,4 @@
-//! Reads and writes messages, and cleans the texts in them.
+//! Reads and writes messages, cleans the texts in them, and says what is wrong with a text.
 
 /// Implements display, serialization and checked deserialization of types that have `as_str` and `from_str`. Neither way
 /// makes a copy: a rollout reads and writes a dozen of these texts for each host.
@@ -47,18 +47,40 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use serde::de::Error;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
 
 use crate::text::safe;
 
-pub(super) use {checked_text, text_type};
+pub(crate) use {checked_text, text_type};
+
+/// The reason why a text is not a name, a subject, a revision or the like.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{text:?} is not {wanted}: {why}")]
+pub struct ParseError {
+    text: String,
+    wanted: &'static str,
+    why: Cow<'static, str>,
+}
+
+impl ParseError {
+    /// Creates the error for a text that is not `wanted`, a noun with its article. Of a long text it keeps the beginning.
+    pub(crate) fn new(text: &str, wanted: &'static str, why: impl Into<Cow<'static, str>>) -> Self {
+        let (shown, rest) = text.split_at(text.floor_char_boundary(MAX_SHOWN_BYTES));
+        let more = if rest.is_empty() { "" } else { "…" };
+        Self { text: format!("{shown}{more}"), wanted, why: why.into() }
+    }
+}
 
 /// Most messages are shorter than this, in bytes.
 const USUAL_BYTES: usize = 512;
 
 /// The longest line read from others, in bytes. The names of rollouts, operators and units are shorter.
 const MAX_LINE_BYTES: usize = 1024;
+
+/// The longest part of a text that an error repeats, in bytes.
+const MAX_SHOWN_BYTES: usize = 120;
 
 /// The longest text of several lines, in bytes.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
@@ -89,8 +111,8 @@ fn cut(text: &mut String, bound: usize) {
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads a text that has to be checked.
-pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
-    Borrowed::deserialize(deserializer)?.0.parse().map_err(Error::custom)
+pub(crate) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
+    Borrowed::deserialize(deserializer)?.0.parse().map_err(D::Error::custom)
 }
 
 /// Reads a message field by [`clean_line`].
@@ -125,7 +147,7 @@ pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     let text = Option::<Borrowed>::deserialize(deserializer)?.filter(|Borrowed(text)| !text.is_empty());
-    text.map(|Borrowed(text)| text.parse()).transpose().map_err(Error::custom)
+    text.map(|Borrowed(text)| text.parse()).transpose().map_err(D::Error::custom)
 }
 
 /// Parses a message. It is checked as UTF-8 once, since serde would otherwise check each string in it.
@@ -136,7 +158,7 @@ pub(super) fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T,
         Err(_) => serde_json::from_slice(bytes),
     };
     // The error repeats text of the message.
-    read.map_err(|error| Error::custom(clean_line(&error.to_string())))
+    read.map_err(|error| serde_json::Error::custom(clean_line(&error.to_string())))
 }
 
 pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {

@@ -54,7 +54,7 @@ impl Stage {
         let operators = vec![("ops".to_owned(), of_all, of_admin), ("tester".to_owned(), tester, of_tester)];
         let fleet = FleetList { hosts: vec![(name, of_ns1)], operators };
         fs::write(folder.path().join("fleet.toml"), fleet.text()).into_diagnostic()?;
-        let configuration = Permissions::Strict.authorization(&users)?;
+        let configuration = Permissions::Strict.authorization(&users);
         Ok(Self { configuration, users: users.to_vec(), ns1, test_deployer, admin, folder })
     }
 
@@ -167,7 +167,7 @@ async fn eleven_mutations_are_named_by_the_end_that_can_see_them() {
 async fn a_file_that_lets_in_strangers_or_forgets_somebody_is_told() {
     let stage = Stage::set().unwrap();
     let stranger = Key::generate(stage.folder.path(), "stranger").unwrap().user(Principal::Admin);
-    let print = |permissions: Permissions, users: &[User]| permissions.authorization(users).unwrap();
+    let print = |permissions: Permissions, users: &[User]| permissions.authorization(users);
     let more = [&stage.users[..], &[stranger]].concat();
     let found = stage.looks_at_file(&print(Permissions::Strict, &more), "").await.unwrap();
     assert!(

@@ -228,7 +228,7 @@ impl Stage {
             test_deployer.user(Principal::TestDeployer),
             admin.user(Principal::Admin),
         ];
-        let block = permissions.authorization(&users)?;
+        let block = permissions.authorization(&users);
         let public = unbound.user(Principal::Admin).key;
         let with_unbound = block.replacen("users = [", &format!("users = [ {{ nkey: \"{public}\" }},"), 1);
         let server = Server::start_with(&folder.path().join("server"), &with_unbound).await?;

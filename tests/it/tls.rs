@@ -44,7 +44,7 @@ impl Stage {
         let name: ListenerName = "prod.ns1".parse().into_diagnostic()?;
         let (ns1, admin) = (Key::generate(path, "ns1")?, Key::generate(path, "admin")?);
         let users = [ns1.user(Principal::Listener(name.clone())), admin.user(Principal::Admin)];
-        let users = Permissions::default().authorization(&users)?;
+        let users = Permissions::default().authorization(&users);
 
         let advertised = another.map(|address| format!("client_advertise: {address:?}\n")).unwrap_or_default();
         let cluster = |routes: &str| format!("cluster {{ name: c, listen: \"127.0.0.1:-1\", routes: [{routes}] }}\n");
@@ -146,7 +146,7 @@ async fn a_server_that_wants_a_certificate_is_shown_one() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::create(&folder.path().join("tls")).unwrap();
     let admin = Key::generate(folder.path(), "admin").unwrap();
-    let users = Permissions::default().authorization(&[admin.user(Principal::Admin)]).unwrap();
+    let users = Permissions::default().authorization(&[admin.user(Principal::Admin)]);
     let configuration = authority.configuration_with_clients() + &users;
     let server = Server::start_with(&folder.path().join("server"), &configuration).await.unwrap();
     let (certificate, key) = authority.client();

@@ -63,7 +63,7 @@ impl Lab {
 
         let mut users: Vec<_> = hosts.iter().map(|(name, key)| key.user(Principal::Listener(name.clone()))).collect();
         users.extend([test_deployer.user(Principal::TestDeployer), admin.user(Principal::Admin)]);
-        let server = Server::start_with(&path.join("server"), &permissions.authorization(&users)?).await?;
+        let server = Server::start_with(&path.join("server"), &permissions.authorization(&users)).await?;
         let flake = Flake::create(&path.join("flake"))?;
         let fleet = Fleet::new(program, &path.join("hosts"), server.url(), &flake.url())?;
         Ok(Self { fleet, server, flake, admin, test_deployer, hosts, program: program.to_owned(), folder })

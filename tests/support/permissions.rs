@@ -2,7 +2,6 @@
 
 use homelab_deploy::nats_config::{Principal, Strictness, User, authorization};
 use homelab_deploy::protocol::Tier;
-use miette::{IntoDiagnostic, Result};
 
 /// The permissions that a server grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +23,11 @@ impl Default for Permissions {
 
 impl Permissions {
     /// Returns the server's `authorization` block.
-    pub fn authorization(self, users: &[User]) -> Result<String> {
+    pub fn authorization(self, users: &[User]) -> String {
         match self {
-            Self::Strict => authorization(users, Strictness::Strict).into_diagnostic(),
-            Self::Compatible => authorization(users, Strictness::Compatible).into_diagnostic(),
-            Self::Predecessor => Ok(predecessor(users)),
+            Self::Strict => authorization(users, Strictness::Strict),
+            Self::Compatible => authorization(users, Strictness::Compatible),
+            Self::Predecessor => predecessor(users),
         }
     }
 }

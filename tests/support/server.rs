@@ -44,7 +44,7 @@ pub fn free_port() -> Result<u16> {
 impl Server {
     /// Starts a server with its files in `folder`, and waits until it accepts connections.
     pub async fn start(folder: &Path, users: &[User]) -> Result<Self> {
-        Self::start_with(folder, &Permissions::default().authorization(users)?).await
+        Self::start_with(folder, &Permissions::default().authorization(users)).await
     }
 
     /// Starts a server with this configuration, and waits until it accepts connections.

@@ -7,8 +7,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, Args};
-use miette::Diagnostic;
-use thiserror::Error;
 
 use self::checkup::Checkup;
 use self::findings::{Findings, Level};
@@ -18,7 +16,7 @@ use crate::cli::args::{OperatorArgs, state_first, switch};
 use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::{block_on, out};
 use crate::nats_config::{Deviation, FleetList, ListenerName, Principal, ServerUser, Strictness, server_users};
-use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
+use crate::protocol::{FlakeUrl, HostName, Role, Tier};
 use crate::text::safe;
 
 // Three commands in one, of which `doctor FILE` needs no connection.
@@ -78,20 +76,15 @@ fn unless_file(arg: Arg) -> Arg {
     arg.required(false).required_unless_present("file")
 }
 
-#[derive(Debug, Error, Diagnostic)]
-#[error(transparent)]
-struct TooLong(SubjectError);
-
 impl Doctor {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let fleet = self.fleet_file().map(|file| read_fleet(&file)).transpose().or_usage()?;
         let checkup = Checkup { args: &self, fleet: fleet.as_ref(), findings: Findings::default() };
         let findings = match (&self.file, self.listener_name()) {
-            (Some(file), _) => Ok(examine_server_file(file, fleet.as_ref())),
+            (Some(file), _) => examine_server_file(file, fleet.as_ref()),
             (None, Some(name)) => block_on(checkup.of_host(name))?,
             (None, None) => block_on(checkup.of_operator())?,
         };
-        let findings = findings.map_err(TooLong).or_usage()?;
         if self.json {
             out::json(&findings.0);
         } else {
@@ -132,8 +125,7 @@ fn examine_server_file(file: &Path, fleet: Option<&FleetList>) -> Findings {
     let deviations = |strictness: Strictness| -> Vec<(String, Vec<Deviation>)> {
         let of_user = |user: &ServerUser| {
             let holder = holder(user)?;
-            let needed = holder.permissions(strictness).ok()?;
-            Some((holder.to_string(), user.permissions.deviations_from(&needed)))
+            Some((holder.to_string(), user.permissions.deviations_from(&holder.permissions(strictness))))
         };
         users.iter().filter_map(of_user).collect()
     };

@@ -21,7 +21,7 @@ use crate::cli::context::{self, LOCAL_FILE};
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::out;
 use crate::nats_config::{FleetList, ListenerName, Principal, PublicKey};
-use crate::protocol::{FlakeUrl, HostName, SubjectError};
+use crate::protocol::{FlakeUrl, HostName};
 
 /// The default address of the NATS server.
 const THIS_MACHINE: &str = "nats://127.0.0.1:4222";
@@ -63,8 +63,6 @@ enum InitError {
     #[error("{0} is a host of this fleet already, with another tier or role")]
     #[diagnostic(help("change it in fleet.toml, and run `homelab-deploy init` again"))]
     Known(HostName),
-    #[error(transparent)]
-    Subject(SubjectError),
 }
 
 impl Init {
@@ -83,8 +81,7 @@ impl Init {
             let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| FleetList::default().text());
             self.put("fleet.toml", &(text + &added.entries()))?;
         }
-        let files = |site: &Site, fleet| site.files(fleet).map_err(InitError::Subject).or_usage();
-        for ((path, old), (_, new)) in files(&site_before, &before)?.iter().zip(&files(&site, &fleet)?) {
+        for ((path, old), (_, new)) in site_before.files(&before).iter().zip(&site.files(&fleet)) {
             self.update(path, old, new)?;
         }
         let there =

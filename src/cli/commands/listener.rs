@@ -24,7 +24,7 @@ use crate::listener::{
     self, Config, RebuildFlag, RunSettings, SystemKey, Systemd, UnitEnd, UserUnits, deploy_subjects,
 };
 use crate::protocol::subject::DISCOVER;
-use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
+use crate::protocol::{FlakeAttr, FlakeUrl, HostName, ParseError, Role, Subject, SubjectTemplate, Tier};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Listener {
@@ -129,7 +129,7 @@ fn user_units() -> impl TypedValueParser<Value = UserUnits> {
 #[derive(Debug, Error, Diagnostic)]
 enum UsageError {
     #[error(transparent)]
-    Subject(#[from] SubjectError),
+    Subject(#[from] ParseError),
     #[error("there is no subject to listen on: every --deploy-subject needs a role")]
     #[diagnostic(help("give --role, or a --deploy-subject without <role>"))]
     NoSubject,

@@ -12,10 +12,9 @@ use thiserror::Error;
 use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::out;
 use crate::nats_config::{
-    FleetFileError, FleetList, ListenerName, ListenerNameError, Principal, PublicKey, PublicKeyError, Strictness, User,
-    authorization,
+    FileError, FleetList, ListenerName, Principal, PublicKey, PublicKeyError, Strictness, User, authorization,
 };
-use crate::protocol::SubjectError;
+use crate::protocol::ParseError;
 
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -48,7 +47,7 @@ pub(in crate::cli) enum FleetListError {
     #[diagnostic(help(
         "a host is [[host]] with name, tier, role and key; an operator is [[operator]] with name, deploys_to (all or test) and key"
     ))]
-    Malformed(PathBuf, FleetFileError),
+    Malformed(PathBuf, FileError),
 }
 
 impl FleetListError {
@@ -72,7 +71,7 @@ enum NatsConfigError {
     NoKey,
     #[error("--listener: {0}")]
     #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
-    Listener(ListenerNameError),
+    Listener(ParseError),
     #[error("the key of {0}: {1}")]
     #[diagnostic(help("`homelab-deploy keygen FILE` makes a pair and prints the public key"))]
     Key(Principal, PublicKeyError),
@@ -81,8 +80,6 @@ enum NatsConfigError {
         "the server tells users apart by their keys: make one for each with `homelab-deploy keygen FILE`"
     ))]
     SharedKey(PublicKey, Principal, Principal),
-    #[error(transparent)]
-    Subject(#[from] SubjectError),
 }
 
 impl NatsConfig {
@@ -110,7 +107,7 @@ impl NatsConfig {
         }
         refuse_shared_keys(&users)?;
         let strictness = if self.compatible { Strictness::Compatible } else { Strictness::Strict };
-        Ok(authorization(&users, strictness)?)
+        Ok(authorization(&users, strictness))
     }
 }
 

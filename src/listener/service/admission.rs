@@ -194,7 +194,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request expired 10s ago (host clock: 2026-11-18T11:07:40Z): it was delayed, or one of the two clocks is wrong");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &history)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &history)), @"to deploy.responses.z: started");
-        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &history)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
+        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &history)), @r#"drop: reply_to is refused: "deploy.prod.all" is not a reply subject: it is not below deploy.responses."#);
     }
 
     /// Returns the subject of the answer to a request with this reply subject, or why it is dropped.

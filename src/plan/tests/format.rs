@@ -43,7 +43,7 @@ timeout = 90
       help: it belongs in [defaults], for every wave, or in the [[wave]] that it is for
 
     Error:
-      × the host name "ns2.lan" contains '.', which cannot be part of one
+      × "ns2.lan" is not a host name: it contains '.'
        ╭─[sunday.toml:6:24]
      5 │ name = "dns"
      6 │ targets = ["prod.ns1", "prod.ns2.lan"]
@@ -51,7 +51,8 @@ timeout = 90
        ·                               ╰── this target
      7 │ timeout = 90
        ╰────
-      help: the name of a host is a single word: write prod.ns2 if that is what its listener goes by
+      help: a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias;
+            the name of a host or role is a single word without dots
 
     Error:
       × `timeout` is a number without a unit
@@ -275,7 +276,7 @@ fn a_wrong_value_says_what_to_write() {
       write rollback = "…"
     "#);
     insta::assert_snapshot!(wrong_line("rollback = 'always'"), @r#"
-    "always" is not a rollback policy: there are "none", "auto" and "wave"
+    "always" is not a rollback policy: the policies are none, auto and wave
       such as rollback = "auto"
     "#);
     insta::assert_snapshot!(wrong_line("confirm_timeout = '2s'"), @r#"
@@ -315,13 +316,13 @@ fn a_wrong_value_says_what_to_write() {
   such as action = "switch"
 "#);
     insta::assert_snapshot!(wrong("revision = '-x'\nflake = '/etc/nixos'\nname = 1\n[[wave]]\ntargets = 'test.all'"), @r#"
-the revision "-x" does not begin with a letter or digit
-  such as revision = "main"
-the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:
-  such as flake = "git+https://git.example.com/nixos"
-`name` is a number
-  write name = "…"
-"#);
+    "-x" is not a revision: it does not begin with a letter or digit
+      such as revision = "main"
+    "/etc/nixos" is not a usable flake URL: it cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:
+      such as flake = "git+https://git.example.com/nixos"
+    `name` is a number
+      write name = "…"
+    "#);
 }
 
 #[test]
@@ -335,50 +336,50 @@ fn a_mistake_is_told_once() {
 #[test]
 fn a_wrong_target_says_what_to_write() {
     insta::assert_snapshot!(wrong_target("test.discover"), @r#"
-"discover" is a reserved word of the subjects and cannot name a host
-  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
-"#);
+    "discover" is not a host name: it is a reserved word of the subjects
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target("prod.ns1.lan"), @r#"
-the host name "ns1.lan" contains '.', which cannot be part of one
-  the name of a host is a single word: write prod.ns1 if that is what its listener goes by
-"#);
+    "ns1.lan" is not a host name: it contains '.'
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target("prod.role.dns.lan"), @r#"
-the role name "dns.lan" contains '.', which cannot be part of one
-  the name of a role is a single word: write prod.role.dns if that is what its listener goes by
-"#);
+    "dns.lan" is not a role name: it contains '.'
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target("prod.role"), @r#"
-"role" is a reserved word of the subjects and cannot name a host
-  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
-"#);
-    insta::assert_snapshot!(wrong_target("prod."), @"
-a host name is empty
-  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
-");
+    "role" is not a host name: it is a reserved word of the subjects
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
+    insta::assert_snapshot!(wrong_target("prod."), @r#"
+    "" is not a host name: it is empty
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target("prod.*"), @r#"
-the host name "*" contains '*', which cannot be part of one
-  names are single words without wildcards or white space
-"#);
+    "*" is not a host name: it contains '*'
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target("deploy.>"), @r#"
-the subject "deploy.>" contains '>': give one concrete subject, without wildcards or white space
-  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
-"#);
+    "deploy.>" is not a concrete subject: it contains '>'
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target("deploy.prod.all "), @r#"
-the subject "deploy.prod.all " contains ' ': give one concrete subject, without wildcards or white space
-  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
-"#);
+    "deploy.prod.all " is not a concrete subject: it contains ' '
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target(""), @r#"
-"" is not a target
-  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
-"#);
+    "" is not a target
+      a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
+    "#);
     insta::assert_snapshot!(wrong_target("ns1"), @"
 there is no alias `ns1`
   set HOMELAB_DEPLOY_ALIAS_NS1 to a subject; if `ns1` is a host, write test.ns1 or prod.ns1
 ");
     let bad_alias = Plan::parse("[[wave]]\ntargets = 'lab'", "x", &|_: &str| Some("prod. all".to_owned()));
     insta::assert_snapshot!(told(bad_alias.unwrap_err().iter()), @r#"
-the alias `lab` stands for no subject: the subject "prod. all" contains ' ': give one concrete subject, without wildcards or white space
-  set HOMELAB_DEPLOY_ALIAS_LAB to a subject such as deploy.prod.all
-"#);
+    the alias `lab` stands for no subject: "prod. all" is not a concrete subject: it contains ' '
+      set HOMELAB_DEPLOY_ALIAS_LAB to a subject such as deploy.prod.all
+    "#);
 }
 
 #[test]

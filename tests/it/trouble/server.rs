@@ -31,7 +31,7 @@ impl Stage {
     fn set() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let admin = Key::generate(folder.path(), "admin").unwrap();
-        let users = Permissions::default().authorization(&[admin.user(Principal::Admin)]).unwrap();
+        let users = Permissions::default().authorization(&[admin.user(Principal::Admin)]);
         Self { authority: Authority::create(&folder.path().join("tls")).unwrap(), admin, users, folder }
     }
 

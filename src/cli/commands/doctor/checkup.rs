@@ -20,7 +20,7 @@ use crate::operator::plan_file::PlanFile;
 use crate::operator::{Discovered, RollCall};
 use crate::private_dir::PrivateDir;
 use crate::protocol::subject::DISCOVER;
-use crate::protocol::{Feature, HostAnswer, SubjectError, Target, Tier};
+use crate::protocol::{Feature, HostAnswer, Target, Tier};
 use crate::rollout::Outcome;
 use crate::text::{did_you_mean, safe};
 
@@ -35,7 +35,7 @@ pub(super) struct Checkup<'a> {
 
 impl Checkup<'_> {
     /// Examines this host as its listener would: the programs, the flake, the key, and what the server lets the key do.
-    pub(super) async fn of_host(mut self, name: ListenerName) -> Result<Findings, SubjectError> {
+    pub(super) async fn of_host(mut self, name: ListenerName) -> Findings {
         self.programs().await;
         let connection = &self.args.operator.connection;
         let settings = connection.settings(format!("homelab-deploy doctor {}", name.hostname), SeedReaders::Refuse);
@@ -50,16 +50,16 @@ impl Checkup<'_> {
         if let Some(other) = known.filter(|known| *known != holder) {
             self.findings.problem("key", format!("this is the key of the {other}"), next);
         }
-        let Some(mut bus) = self.connect(&settings).await else { return Ok(self.findings) };
+        let Some(mut bus) = self.connect(&settings).await else { return self.findings };
         self.findings.ok("server", "it accepts the key");
-        if let Some(trial) = self.try_out(&mut bus, &holder.needs()?, &holder.must_not()?).await {
-            let deviations = trial.deviations(&holder)?;
+        if let Some(trial) = self.try_out(&mut bus, &holder.needs(), &holder.must_not()).await {
+            let deviations = trial.deviations(&holder);
             if deviations.is_empty() {
                 self.findings.ok("permissions", "this key may answer for this host, and for no other");
             }
             self.findings.deviations("permissions", "this key", &deviations);
         }
-        Ok(self.findings)
+        self.findings
     }
 
     async fn programs(&mut self) {
@@ -76,8 +76,8 @@ impl Checkup<'_> {
         }
     }
 
-    pub(super) async fn of_operator(mut self) -> Result<Findings, SubjectError> {
-        let hosts = self.server().await?;
+    pub(super) async fn of_operator(mut self) -> Findings {
+        let hosts = self.server().await;
         self.plans(&hosts);
         self.records();
         if let Some(flake) = &self.args.flake {
@@ -91,7 +91,7 @@ impl Checkup<'_> {
                 }
             }
         }
-        Ok(self.findings)
+        self.findings
     }
 
     /// Returns the holder of the key in this file, if the list of the fleet tells.
@@ -104,9 +104,9 @@ impl Checkup<'_> {
     }
 
     /// Connects, tries the permissions of the key, and calls the roll. Returns the hosts that answered.
-    async fn server(&mut self) -> Result<Vec<HostAnswer>, SubjectError> {
+    async fn server(&mut self) -> Vec<HostAnswer> {
         let settings = self.args.operator.settings();
-        let Some(mut bus) = self.connect(&settings).await else { return Ok(Vec::new()) };
+        let Some(mut bus) = self.connect(&settings).await else { return Vec::new() };
         let servers: Vec<String> = settings.servers.iter().map(ToString::to_string).collect();
         self.findings.ok("server", format!("{} accepts the key", servers.join(", ")));
         for warning in &bus.warnings {
@@ -117,7 +117,7 @@ impl Checkup<'_> {
             Some(holder @ Principal::Listener(_)) => {
                 let next = "use that of an operator, as in keys/operator.seed: hosts cannot deploy";
                 self.findings.problem("key", format!("this is the key of the {holder}"), next);
-                return Ok(Vec::new());
+                return Vec::new();
             }
             None if self.fleet.is_some() => {
                 let key = bus::public_key(&settings.nkey_file).map(|(key, _)| key).unwrap_or_default();
@@ -126,24 +126,24 @@ impl Checkup<'_> {
             }
             _ => {}
         }
-        if !self.permissions(&mut bus, known).await? {
-            return Ok(Vec::new());
+        if !self.permissions(&mut bus, known).await {
+            return Vec::new();
         }
         let discovery = self.args.operator.discovery();
         let asked_at = clock::now();
-        Ok(match RollCall::of_all(&discovery, None).call(&mut bus).await {
+        match RollCall::of_all(&discovery, None).call(&mut bus).await {
             Ok(called) => self.hosts(called, asked_at, discovery.longest()),
             Err(error) => {
                 self.findings.error("hosts", &error);
                 Vec::new()
             }
-        })
+        }
     }
 
     /// Checks the permissions of the key, and returns whether it can receive the responses of any tier.
-    async fn permissions(&mut self, bus: &mut Bus, known: Option<Principal>) -> Result<bool, SubjectError> {
-        let (all, beyond) = (Principal::Admin.needs()?, Principal::TestDeployer.must_not()?);
-        let Some(trial) = self.try_out(bus, &all, &beyond).await else { return Ok(false) };
+    async fn permissions(&mut self, bus: &mut Bus, known: Option<Principal>) -> bool {
+        let (all, beyond) = (Principal::Admin.needs(), Principal::TestDeployer.must_not());
+        let Some(trial) = self.try_out(bus, &all, &beyond).await else { return false };
         let may = |operation, subject| !trial.is_refused(&(operation, subject));
         let reaches = |tier: Tier| may(Operation::Publish, format!("deploy.{tier}.>"));
         let hears = |tier: Tier| may(Operation::Subscribe, format!("deploy.responses.{tier}.>"));
@@ -153,9 +153,9 @@ impl Checkup<'_> {
         let Some(holder) = known.or_else(guess) else {
             let next = "use the key of an operator, or see that the server has its permissions: `homelab-deploy nats-config` prints them";
             self.findings.problem("key", "this key may deploy to no tier; it may be that of a listener", next);
-            return Ok(false);
+            return false;
         };
-        let deviations = trial.deviations(&holder)?;
+        let deviations = trial.deviations(&holder);
         if deviations.is_empty() {
             self.findings.ok("key", format!("this is the key of an operator: {holder}"));
         }
@@ -165,7 +165,7 @@ impl Checkup<'_> {
             let next = "an admin's key reaches every tier; `homelab-deploy nats-config --admin` prints its permissions";
             self.findings.note(tier, what, next);
         }
-        Ok(hears(Tier::Test) || hears(Tier::Prod))
+        hears(Tier::Test) || hears(Tier::Prod)
     }
 
     /// Tries these permissions on subjects that nobody uses. Returns `None` if the server does not say what it allows.
@@ -311,10 +311,10 @@ impl KeyTrial {
     }
 
     /// Returns how the key's permissions differ from what this holder needs.
-    fn deviations(&self, holder: &Principal) -> Result<Vec<Deviation>, SubjectError> {
-        let lacks = holder.needs()?.into_iter().filter(|permission| self.is_refused(permission));
-        let exceeds = holder.must_not()?.into_iter().filter(|permission| !self.is_refused(permission));
+    fn deviations(&self, holder: &Principal) -> Vec<Deviation> {
+        let lacks = holder.needs().into_iter().filter(|permission| self.is_refused(permission));
+        let exceeds = holder.must_not().into_iter().filter(|permission| !self.is_refused(permission));
         let beyond = self.tried.beyond.then(|| (Operation::Publish, ">".to_owned()));
-        Ok(lacks.map(Deviation::Lacks).chain(exceeds.chain(beyond).map(Deviation::Exceeds)).collect())
+        lacks.map(Deviation::Lacks).chain(exceeds.chain(beyond).map(Deviation::Exceeds)).collect()
     }
 }

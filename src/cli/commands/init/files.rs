@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::bus::ServerUrl;
 use crate::cli::context::{LOCAL_FILE, is_name};
 use crate::nats_config::{FleetList, ListenerName, Strictness, authorization};
-use crate::protocol::{FlakeUrl, Role, SubjectError, Tier};
+use crate::protocol::{FlakeUrl, Role, Tier};
 
 /// The default path of the seed on a host.
 pub(super) const SEED_ON_A_HOST: &str = "/etc/homelab-deploy.seed";
@@ -20,17 +20,17 @@ pub(super) struct Site {
 
 impl Site {
     /// Returns the files that are generated from a fleet, each with its path.
-    pub(super) fn files(&self, fleet: &FleetList) -> Result<[(&'static str, String); 5], SubjectError> {
-        Ok([
+    pub(super) fn files(&self, fleet: &FleetList) -> [(&'static str, String); 5] {
+        [
             ("keys/.gitignore", "# Seeds are secret.\n*\n".to_owned()),
-            ("nats.conf", self.server_configuration(fleet)?),
+            ("nats.conf", self.server_configuration(fleet)),
             ("nix/homelab-deploy.nix", self.module(fleet)),
             ("plans/rollout.toml", plan(fleet)),
             (LOCAL_FILE, self.context(fleet)),
-        ])
+        ]
     }
 
-    fn server_configuration(&self, fleet: &FleetList) -> Result<String, SubjectError> {
+    fn server_configuration(&self, fleet: &FleetList) -> String {
         let (host, port) = self.address();
         let is_here = matches!(host.as_str(), "127.0.0.1" | "localhost" | "[::1]");
         let listen = if is_here {
@@ -39,12 +39,12 @@ impl Site {
             "# Without TLS, use a network that encrypts by itself. With it, hosts and operators connect to tls://…\n\
              # tls { cert_file: \"/path/of/cert.pem\", key_file: \"/path/of/key.pem\" }\n"
         };
-        let users = authorization(&fleet.users(), Strictness::Strict)?;
-        Ok(format!(
+        let users = authorization(&fleet.users(), Strictness::Strict);
+        format!(
             "# The configuration of nats-server for this fleet: `nats-server --config nats.conf`.\n\
              # `homelab-deploy init` wrote it, and `homelab-deploy doctor nats.conf` checks it.\n\
              port: {port}\n{listen}max_payload: 262144\n\n{users}"
-        ))
+        )
     }
 
     /// Splits the server's address into host and port.
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn the_files_say_what_the_fleet_is() {
         let (site, fleet) = site();
-        let [_, server, module, plan, context] = site.files(&fleet).unwrap().map(|(_, text)| text);
+        let [_, server, module, plan, context] = site.files(&fleet).map(|(_, text)| text);
         insta::assert_snapshot!(server.split("authorization").next().unwrap(), @r#"
         # The configuration of nats-server for this fleet: `nats-server --config nats.conf`.
         # `homelab-deploy init` wrote it, and `homelab-deploy doctor nats.conf` checks it.
