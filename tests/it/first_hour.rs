@@ -173,7 +173,7 @@ async fn init_asks_on_a_terminal_for_what_no_flag_says() {
         ("NATS server [nats://127.0.0.1:4222]:", ""),
         ("Flake with the configurations of the hosts:", "git+https://h/x"),
         ("Host:", "ns1"),
-        ("\"ns1\" is not <tier>.<host> or <tier>.<host>.<role> Host:", "prod.ns1.dns"),
+        ("\"ns1\" is not a host: write <tier>.<host> or <tier>.<host>.<role> Host:", "prod.ns1.dns"),
         ("Host: prod.ns1.dns Host:", ""),
     ];
     for (question, answer) in answers {
