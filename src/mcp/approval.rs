@@ -19,7 +19,7 @@ use rmcp::model::{
 };
 use rmcp::service::{RequestContext, ServiceError};
 use serde::Serialize;
-use tokio::time::{Instant, interval_at};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::answer::ToolError;
@@ -37,10 +37,7 @@ const HOLDS_FOR: Duration = Duration::from_mins(10);
 /// The name of the answer, in the form and in the second call.
 const FIELD: &str = "approval";
 
-const INVALID: &str = "this approval is not for what this call would do now: the arguments, the hosts or the commit of the branch \
-    have changed, the approval was changed on its way, or this server was restarted";
-
-/// The most hosts and steps that a question lists.
+/// The most hosts that a line of a question names.
 const MOST_NAMED: usize = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +67,10 @@ pub(super) struct ApprovalQuestion<'a> {
     /// The tiers that the rollout may reach, the lowest first.
     pub(super) tiers: BTreeSet<Tier>,
     /// Whether the rollout may reach beyond test, or a person has to confirm its wave.
-    needs_a_person: bool,
+    pub(super) needs_a_person: bool,
     hosts: Vec<&'a HostName>,
     /// The hosts that go back in history, the hooks and waves, and the package changes, each with a label.
-    lines: Vec<(&'static str, String)>,
+    pub(super) lines: Vec<(&'static str, String)>,
     pub(super) asked: &'a Revision,
     /// The commit of the asked revision, which would be deployed.
     commit: &'a Revision,
@@ -107,17 +104,18 @@ impl Approvals {
         progress: &mut Option<Progress<'_>>,
         call: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
-        call.audit.facts().tier = question.tiers.last().map(ToString::to_string);
-        call.audit.facts().commit = Some(question.commit.to_string());
+        call.audit.line().tier = question.tiers.last().map(ToString::to_string);
+        call.audit.line().commit = Some(question.commit.to_string());
         if !question.needs_a_person {
             return Ok(ApprovalOutcome::Given);
         }
-        let (outcome, on_record) = match self.mode {
-            ApprovalMode::Waived => (ApprovalOutcome::Given, "waived"),
-            ApprovalMode::Person => (self.ask(question, progress, call).await?, "given"),
-        };
+        if self.mode == ApprovalMode::Waived {
+            call.audit.line().approval = Some("waived");
+            return Ok(ApprovalOutcome::Given);
+        }
+        let outcome = self.ask(question, progress, call).await?;
         if !matches!(outcome, ApprovalOutcome::Asked(_)) {
-            call.audit.facts().approval = Some(on_record);
+            call.audit.line().approval = Some("given");
         }
         Ok(outcome)
     }
@@ -173,19 +171,19 @@ impl Approvals {
         let sealed = self.codec.open_json_with(state, binding);
         let (nonce, expires_at): (Uuid, Timestamp) = sealed.map_err(|error| {
             tracing::warn!("an approval was refused: {error}");
-            ToolError::new("approval_invalid", INVALID)
-                .next("call the tool again, without requestState, to have the person asked about what it would do now")
+            let what = "this approval is not for what this call would do now: the arguments, the hosts or the commit have \
+                changed, it was changed on its way, or this server was restarted";
+            refused("approval_invalid", what)
         })?;
         let now = (self.clock)();
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         spent.retain(|_, expires_at| *expires_at > now);
         if expires_at <= now {
-            return Err(expired("this approval is older than ten minutes"));
+            return Err(refused("approval_expired", "this approval is older than ten minutes"));
         }
         match spent.insert(nonce, expires_at) {
             None => Ok(()),
-            Some(_) => Err(ToolError::new("approval_used", "this approval was used before; it is good for one call")
-                .next("call the tool again, without requestState, to have the person asked once more")),
+            Some(_) => Err(refused("approval_used", "this approval was used before; it is good for one call")),
         }
     }
 
@@ -214,12 +212,13 @@ async fn elicit(
 ) -> Result<ElicitResult, ToolError> {
     let mut asked = std::pin::pin!(context.peer.create_elicitation_with_timeout(form, Some(HOLDS_FOR)));
     let every = progress.as_ref().map_or(HOLDS_FOR, |progress| progress.every);
-    let mut ticks = interval_at(Instant::now() + every, every);
     let answer = loop {
         tokio::select! {
             answer = &mut asked => break answer,
-            () = context.ct.cancelled() => return Err(expired("the call was cancelled before a person answered")),
-            _ = ticks.tick() => {
+            () = context.ct.cancelled() => {
+                return Err(refused("approval_expired", "the call was cancelled before a person answered"));
+            }
+            () = sleep(every) => {
                 if let Some(progress) = progress {
                     progress.say("a person is asked to approve".to_owned(), 0, 0).await;
                 }
@@ -227,7 +226,7 @@ async fn elicit(
         }
     };
     answer.map_err(|error| match error {
-        ServiceError::Timeout { .. } => expired("no one answered within ten minutes"),
+        ServiceError::Timeout { .. } => refused("approval_expired", "no one answered within ten minutes"),
         _ => ToolError::new("approval_unavailable", "the client could not put the question to a person")
             .next("nothing was done; ask the person you work for, who can deploy without you"),
     })
@@ -243,21 +242,18 @@ fn check_phrase(question: &ApprovalQuestion<'_>, answer: &ElicitResult) -> Resul
 }
 
 fn mistyped(question: &ApprovalQuestion<'_>) -> ToolError {
-    ToolError::new("approval_mistyped", format!("the person did not type {}", question.phrase))
-        .next("nothing was done; call the tool again, without requestState, to have the person asked once more")
-}
-
-fn expired(why: &str) -> ToolError {
-    ToolError::new("approval_expired", why)
-        .next("nothing was done; call the tool again to have the person asked once more")
+    refused("approval_mistyped", format!("the person did not type {}", question.phrase))
 }
 
 pub(super) fn outdated() -> ToolError {
-    ToolError::new(
-        "approval_outdated",
-        "the hosts, their commits or the commit of the branch changed during the question",
+    refused("approval_outdated", "the hosts, their commits or the commit of the branch changed during the question")
+}
+
+/// Refuses an approval that the next call can get.
+fn refused(code: &'static str, what: impl Into<String>) -> ToolError {
+    ToolError::new(code, what).next(
+        "nothing was done; call the tool again, without requestState, to have the person asked about what it would do now",
     )
-    .next("nothing was done; call the tool again to have the person asked about what it would do now")
 }
 
 impl<'a> ApprovalQuestion<'a> {
@@ -289,17 +285,6 @@ impl<'a> ApprovalQuestion<'a> {
         }
     }
 
-    /// Makes the approval confirm a wave as well.
-    pub(super) fn confirm(&mut self, wave: &str) {
-        self.needs_a_person = true;
-        self.lines.push(("step", safe(&format!("this confirms wave {wave}"))));
-    }
-
-    /// Adds the package changes, a line each.
-    pub(super) fn change(&mut self, changes: impl IntoIterator<Item = String>) {
-        self.lines.extend(changes.into_iter().map(|change| ("change", change)));
-    }
-
     /// Serializes the question: an approval is bound to these bytes.
     pub(super) fn binding(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("names and texts only, so this cannot fail")
@@ -313,7 +298,7 @@ fn step(wave: &ResolvedWave) -> String {
     format!("{}: {} {}{}", wave.name, wave.action, named(&hosts), check.unwrap_or_default())
 }
 
-/// Lists the first names and counts the others.
+/// Lists the first names and counts the others. The approval is bound to all of them.
 fn named(hosts: &[&HostName]) -> String {
     let names = hosts.iter().take(MOST_NAMED).map(|host| host.as_str()).collect::<Vec<_>>().join(", ");
     match hosts.len().saturating_sub(MOST_NAMED) {
@@ -329,11 +314,8 @@ impl fmt::Display for ApprovalQuestion<'_> {
         writeln!(f, "target:  {}", self.phrase)?;
         writeln!(f, "commit:  {} ({})", self.commit, self.asked)?;
         writeln!(f, "hosts:   {} ({})", named(&self.hosts), self.hosts.len())?;
-        for (label, line) in self.lines.iter().take(MOST_NAMED) {
+        for (label, line) in &self.lines {
             writeln!(f, "{:<8} {line}", format!("{label}:"))?;
-        }
-        if let Some(more) = self.lines.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
-            writeln!(f, "         and {more} more")?;
         }
         write!(f, "\nType {} to approve. The author of this commit controls these hosts.", self.phrase)
     }

@@ -24,11 +24,10 @@ use tokio::time::Instant;
 use super::redact::Redactor;
 use crate::private_dir::{self, PrivateDirError};
 
-/// The limit of a recorded string, in bytes. A host name may have 253.
-const MAX_TEXT: usize = 256;
-/// The limits of members and of nesting in recorded arguments. No tool takes a nested argument.
-const MAX_MEMBERS: usize = 16;
-const MAX_DEPTH: usize = 3;
+/// The limit of a recorded name, in bytes.
+const MAX_NAME: usize = 256;
+/// The limit of recorded arguments, in bytes of JSON. Longer ones become a text that is cut.
+const MAX_ARGUMENTS: usize = 2048;
 
 /// The permission bits of all users but the owner.
 const OTHERS: u32 = 0o077;
@@ -61,13 +60,11 @@ pub enum AuditError {
 pub(super) struct AuditEntry<'a> {
     audit: &'a Audit,
     began: Instant,
-    line: AuditLine,
-    /// The facts about the call that are known so far.
-    facts: Mutex<CallFacts>,
+    line: Mutex<AuditLine>,
 }
 
 #[derive(Debug, Serialize)]
-struct AuditLine {
+pub(super) struct AuditLine {
     at: Timestamp,
     /// `begun` or `ended`.
     event: &'static str,
@@ -79,19 +76,11 @@ struct AuditLine {
     arguments: Value,
     /// The name that the client gives itself, which proves nothing.
     client: Option<String>,
-    #[serde(flatten)]
-    facts: Option<CallFacts>,
-    /// The duration in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ms: Option<u128>,
-}
-
-#[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct CallFacts {
     /// `ok`, `error`, `asked` when the client has to ask a person first, or `abandoned` when the call was dropped.
-    outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) code: Option<String>,
+    outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
     /// The highest tier of the targets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tier: Option<String>,
@@ -99,12 +88,15 @@ pub(super) struct CallFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) state: Option<String>,
+    state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commit: Option<String>,
     /// `given` by a person, or `waived` by the settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) approval: Option<&'static str>,
+    /// The duration in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ms: Option<u128>,
 }
 
 impl Audit {
@@ -126,20 +118,31 @@ impl Audit {
 
     /// Starts the entry of a call. Its end is always recorded, its beginning only by [`AuditEntry::begin`].
     pub(super) fn entry(&self, tool: &str, arguments: Value, client: Option<&str>) -> AuditEntry<'_> {
-        let tier = arguments.get("tier").and_then(Value::as_str).map(|tier| self.short(tier));
+        let name = |name: &str| self.redactor.first(name, MAX_NAME);
+        let arguments = self.redactor.clean_value(arguments);
+        let json = arguments.to_string();
         let line = AuditLine {
             at: (self.clock)(),
             event: "ended",
             call: self.calls.fetch_add(1, Ordering::Relaxed) + 1,
             pid: std::process::id(),
-            tool: self.short(tool),
-            arguments: self.bounded(arguments, MAX_DEPTH),
-            client: client.map(|name| self.short(name)),
-            facts: None,
+            tool: name(tool),
+            client: client.map(name),
+            outcome: None,
+            code: None,
+            tier: arguments.get("tier").and_then(Value::as_str).map(name),
+            id: None,
+            state: None,
+            commit: None,
+            approval: None,
             ms: None,
+            arguments: if json.len() > MAX_ARGUMENTS {
+                self.redactor.first(&json, MAX_ARGUMENTS).into()
+            } else {
+                arguments
+            },
         };
-        let facts = Mutex::new(CallFacts { tier, ..CallFacts::default() });
-        AuditEntry { audit: self, began: Instant::now(), line, facts }
+        AuditEntry { audit: self, began: Instant::now(), line: Mutex::new(line) }
     }
 
     fn write(&self, line: &AuditLine) -> Result<(), AuditError> {
@@ -148,67 +151,51 @@ impl Audit {
         text.push('\n');
         append_to(path)?.write_all(text.as_bytes()).map_err(|error| AuditError::Unwritable(path.clone(), error))
     }
-
-    fn short(&self, text: &str) -> String {
-        self.redactor.first(text, MAX_TEXT)
-    }
-
-    /// Cuts arguments to the limits.
-    fn bounded(&self, value: Value, depth: usize) -> Value {
-        match value {
-            Value::String(text) => Value::String(self.short(&text)),
-            Value::Array(_) | Value::Object(_) if depth == 0 => Value::String("…".to_owned()),
-            Value::Array(values) => {
-                values.into_iter().take(MAX_MEMBERS).map(|value| self.bounded(value, depth - 1)).collect()
-            }
-            Value::Object(members) => {
-                let members = members.into_iter().take(MAX_MEMBERS);
-                members.map(|(name, value)| (self.short(&name), self.bounded(value, depth - 1))).collect()
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => value,
-        }
-    }
 }
 
 impl AuditEntry<'_> {
     /// Records the beginning of the call. When that fails, the call must not start.
-    pub(super) fn begin(&mut self) -> Result<(), AuditError> {
-        self.line.event = "begun";
-        let written = self.audit.write(&self.line);
-        self.line.event = "ended";
+    pub(super) fn begin(&self) -> Result<(), AuditError> {
+        let mut line = self.line();
+        line.event = "begun";
+        let written = self.audit.write(&line);
+        line.event = "ended";
         written
     }
 
-    pub(super) fn facts(&self) -> MutexGuard<'_, CallFacts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn line(&self) -> MutexGuard<'_, AuditLine> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn end_with(mut self, answer: &Result<CallToolResponse, ErrorData>) {
-        let mut end = CallFacts { outcome: "ok", ..self.facts().clone() };
+    pub(super) fn end_with(self, answer: &Result<CallToolResponse, ErrorData>) {
+        let mut line = self.line();
+        line.outcome = Some("ok");
         match answer {
             Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
-                (end.outcome, end.code) = ("error", code(result));
+                (line.outcome, line.code) = (Some("error"), code(result));
             }
             Ok(CallToolResponse::Complete(result)) => {
                 let member = |name| result.structured_content.as_ref()?.get(name)?.as_str().map(str::to_owned);
-                end.id = member("rollout_id").or(end.id);
-                end.state = member("state");
-                end.commit = member("commit").or(end.commit);
+                line.id = member("rollout_id").or(line.id.take());
+                line.state = member("state");
+                line.commit = member("commit").or(line.commit.take());
             }
-            Ok(CallToolResponse::InputRequired(_)) => end.outcome = "asked",
+            Ok(CallToolResponse::InputRequired(_)) => line.outcome = Some("asked"),
             Ok(_) => {}
-            Err(error) => (end.outcome, end.code) = ("error", Some(format!("protocol {}", error.code.0))),
+            Err(error) => {
+                (line.outcome, line.code) = (Some("error"), Some(format!("protocol {}", error.code.0)));
+            }
         }
-        self.line.facts = Some(end);
     }
 }
 
 impl Drop for AuditEntry<'_> {
     fn drop(&mut self) {
-        self.line.at = (self.audit.clock)();
-        self.line.facts.get_or_insert_with(|| CallFacts { outcome: "abandoned", ..CallFacts::default() });
-        self.line.ms = Some(self.began.elapsed().as_millis());
-        if let Err(error) = self.audit.write(&self.line) {
+        let mut line = self.line();
+        line.at = (self.audit.clock)();
+        line.outcome.get_or_insert("abandoned");
+        line.ms = Some(self.began.elapsed().as_millis());
+        if let Err(error) = self.audit.write(&line) {
             tracing::error!("the end of a call is not on record: {error}");
         }
     }
@@ -232,9 +219,10 @@ fn append_to(path: &Path) -> Result<File, AuditError> {
 mod tests {
     use std::fs;
 
-    use serde_json::{Map, json};
+    use serde_json::json;
 
     use super::*;
+    use crate::mcp::answer::ToolError;
 
     fn noon() -> Timestamp {
         "2026-11-23T12:00:00Z".parse().unwrap()
@@ -258,27 +246,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
         let audit = audit(&file);
-        let mut entry = call(&audit, &json!({"hostname": "ns1", "branch": "main"}));
+        let entry = call(&audit, &json!({"hostname": "ns1", "branch": "main"}));
         entry.begin().unwrap();
         tokio::time::advance(std::time::Duration::from_millis(1500)).await;
-        entry.line.facts = Some(CallFacts {
-            outcome: "ok",
-            tier: Some("prod".to_owned()),
-            id: Some("4f".to_owned()),
-            state: Some("failed".to_owned()),
-            commit: Some("8c1f0e2".to_owned()),
-            approval: Some("given"),
-            code: None,
-        });
-        drop(entry);
-        let refused = CallFacts { outcome: "error", code: Some("wrong_tier".to_owned()), ..CallFacts::default() };
-        call(&audit, &json!({})).line.facts = Some(refused);
-        drop(audit.entry("no_such_tool", Value::Null, None));
+        entry.line().tier = Some("prod".to_owned());
+        entry.line().approval = Some("given");
+        let data = json!({"rollout_id": "4f", "state": "failed", "commit": "8c1f0e2"});
+        entry.end_with(&Ok(CallToolResult::structured(data).into()));
+        let error = ToolError::new("wrong_tier", "ns1 is a host of prod").into_response();
+        call(&audit, &json!({})).end_with(&Ok(error));
+        // The client does not wait for the end of this call.
+        let left = call(&audit, &json!({"tier": "test"}));
+        left.line().id = Some("5e".to_owned());
+        drop(left);
         insta::assert_snapshot!(lines(&file), @r#"
         {"at":"2026-11-23T12:00:00Z","event":"begun","call":1,"pid":1,"tool":"deploy","arguments":{"branch":"main","hostname":"ns1"},"client":"test 1.0"}
         {"at":"2026-11-23T12:00:00Z","event":"ended","call":1,"pid":1,"tool":"deploy","arguments":{"branch":"main","hostname":"ns1"},"client":"test 1.0","outcome":"ok","tier":"prod","id":"4f","state":"failed","commit":"8c1f0e2","approval":"given","ms":1500}
         {"at":"2026-11-23T12:00:00Z","event":"ended","call":2,"pid":1,"tool":"deploy","arguments":{},"client":"test 1.0","outcome":"error","code":"wrong_tier","ms":0}
-        {"at":"2026-11-23T12:00:00Z","event":"ended","call":3,"pid":1,"tool":"no_such_tool","arguments":null,"client":null,"outcome":"abandoned","ms":0}
+        {"at":"2026-11-23T12:00:00Z","event":"ended","call":3,"pid":1,"tool":"deploy","arguments":{"tier":"test"},"client":"test 1.0","outcome":"abandoned","tier":"test","id":"5e","ms":0}
         "#);
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -289,26 +274,21 @@ mod tests {
         let file = folder.path().join("audit.jsonl");
         let audit = audit(&file);
         let seed = nkeys::KeyPair::new_user().seed().unwrap();
-        let members: Map<String, Value> = (0..100).map(|n| (format!("{n:03}\x1b[0m"), json!(n))).collect();
-        let mut entry = call(
-            &audit,
-            &json!({
-                "branch": "x\u{1b}[2J\u{202e}\n{\"tool\":\"forged\"}", "seed": seed, "url": "https://u:p@h", "path": "/secret/key",
-                "long": "é".repeat(10_000), "deep": [[[[["x"]]]]], "many": members,
-            }),
-        );
-        entry.line.facts = Some(CallFacts { code: Some("a".repeat(300)), ..CallFacts::default() });
-        drop(entry);
+        let mut arguments = json!({
+            "branch": "x\u{1b}[2J\u{202e}\n{\"tool\":\"forged\"}", "seed": seed, "url": "https://u:p@h", "path": "/secret/key",
+        });
+        drop(call(&audit, &arguments));
+        arguments["long"] = "é".repeat(10_000).into();
+        drop(audit.entry(&"a".repeat(300), arguments, None));
         let text = fs::read_to_string(&file).unwrap();
-        assert_eq!(text.lines().count(), 1);
-        assert!(text.len() < 4096, "{}", text.len());
-        let line: Value = serde_json::from_str(&text).unwrap();
-        let of = |name: &str| line["arguments"][name].clone();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [whole, cut] = lines.as_slice() else { panic!("{text}") };
+        let of = |name: &str| whole["arguments"][name].clone();
         assert_eq!(of("branch"), "x\n{\"tool\":\"forged\"}");
         assert_eq!((of("seed"), of("url"), of("path")), (json!("<seed>"), json!("https://h"), json!("<key file>")));
-        assert_eq!(of("long").as_str().unwrap().len(), MAX_TEXT + "…".len());
-        assert_eq!(of("deep"), json!([["…"]]));
-        assert_eq!(of("many").as_object().unwrap().len(), MAX_MEMBERS);
+        let arguments = cut["arguments"].as_str().unwrap();
+        assert!(arguments.len() < MAX_ARGUMENTS + 10 && arguments.starts_with(r#"{"branch":"x\n"#), "{arguments}");
+        assert_eq!(cut["tool"].as_str().unwrap().len(), MAX_NAME + "…".len());
     }
 
     #[test]

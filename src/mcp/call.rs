@@ -74,6 +74,34 @@ pub(super) fn input<T: JsonSchema + Any>() -> JsonObject {
     schema
 }
 
+/// Returns the schema of a tool that takes the arguments of another one, without this required field.
+pub(super) fn input_without<T: JsonSchema + Any>(field: &str, description: &str) -> JsonObject {
+    let mut schema = input::<T>();
+    schema.insert("description".to_owned(), description.into());
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.remove(field);
+    }
+    if let Some(Value::Array(required)) = schema.get_mut("required") {
+        required.retain(|name| name != field);
+    }
+    schema.retain(|_, member| *member != json!([]));
+    schema
+}
+
+/// Reads the arguments of such a tool. The field has this value.
+pub(super) fn arguments_with<T: DeserializeOwned>(
+    given: &JsonObject,
+    field: &'static str,
+    value: &str,
+) -> Result<T, ToolError> {
+    let mut given = given.clone();
+    match given.insert(field.to_owned(), value.into()) {
+        None => arguments(&given),
+        Some(_) => Err(ToolError::new("invalid_arguments", format!("unknown field `{field}`"))
+            .next("leave it out, or call the tool that takes it, where this server offers that")),
+    }
+}
+
 /// Reads the arguments of a tool. The error names the wrong one, so that an assistant can correct it.
 pub(super) fn arguments<T: DeserializeOwned>(arguments: &JsonObject) -> Result<T, ToolError> {
     let read = |arguments: JsonObject| {

@@ -8,23 +8,25 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use miette::Diagnostic;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult, ErrorCode, Implementation, ListToolsResult,
-    PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+    PaginatedRequestParams, RequestId, ServerCapabilities, ServerConfig, Tool,
 };
 use rmcp::service::{RequestContext, RxJsonRpcMessage, ServerInitializeError, TxJsonRpcMessage};
 use rmcp::transport::Transport;
+use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, Empty, empty};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinError;
 
 use super::answer::ToolError;
-use super::audit::{AuditEntry, AuditError};
+use super::audit::AuditError;
 use super::call::ToolCall;
 use super::context::{Settings, ToolContext};
 use super::tools;
@@ -35,8 +37,6 @@ const INSTRUCTIONS: &str = "Deploys NixOS hosts over NATS, one by one or in wave
 
 /// The limit of a line, in bytes.
 const MAX_LINE: usize = 4 * 1024 * 1024;
-/// The limit of unsent messages to a client that does not read.
-const MAX_WAITING: usize = 256;
 
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -109,23 +109,12 @@ impl Server {
     }
 
     /// Runs the tool. A panic becomes an error: without a response the client would wait in vain.
-    async fn answer(
-        &self,
-        request: &CallToolRequestParams,
-        context: &RequestContext<RoleServer>,
-        audit: &AuditEntry<'_>,
-    ) -> Result<CallToolResponse, ErrorData> {
-        if self.get_tool(&request.name).is_none() {
-            return Err(ErrorData::invalid_params("tool not found", None));
-        }
-        let arguments = request.arguments.clone().unwrap_or_default();
-        let call = ToolCall { request, arguments: &arguments, context, audit };
+    async fn run(&self, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
         let answer = AssertUnwindSafe(Box::pin(tools::run(&self.context, call))).catch_unwind().await;
-        let panicked = |_| {
+        answer.unwrap_or_else(|_| {
             Err(ToolError::new("internal_error", "the tool panicked, which is a bug of homelab-deploy")
                 .next("check with rollout_status what was done before you try again"))
-        };
-        Ok(answer.unwrap_or_else(panicked).unwrap_or_else(ToolError::into_response))
+        })
     }
 }
 
@@ -166,12 +155,16 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let arguments = request.arguments.clone().map_or(Value::Null, Value::Object);
-        let mut entry = self.context.audit.entry(&request.name, arguments, client(&context).as_deref());
-        let is_writing = self.get_tool(&request.name).is_some() && tools::writes(&request.name);
-        let mut answer = match if is_writing { entry.begin() } else { Ok(()) } {
-            Ok(()) => self.answer(&request, &context, &entry).await,
-            Err(error) => Ok(unrecorded(&error).into_response()),
+        let arguments = request.arguments.clone().unwrap_or_default();
+        let entry =
+            self.context.audit.entry(&request.name, Value::Object(arguments.clone()), client(&context).as_deref());
+        let call = ToolCall { request: &request, arguments: &arguments, context: &context, audit: &entry };
+        let mut answer = match self.get_tool(&request.name) {
+            None => Err(ErrorData::invalid_params("tool not found", None)),
+            Some(_) => match if tools::writes(&request.name) { entry.begin() } else { Ok(()) } {
+                Ok(()) => Ok(self.run(call).await.unwrap_or_else(ToolError::into_response)),
+                Err(error) => Ok(unrecorded(&error).into_response()),
+            },
         };
         self.context.redactor.clean_answer(&mut answer);
         entry.end_with(&answer);
@@ -193,8 +186,7 @@ impl ServerHandler for Server {
         };
         if request.method == "tools/call" {
             let params = request.params.unwrap_or_default();
-            let entry = self.context.audit.entry("malformed", params, client(&context).as_deref());
-            entry.end_with(&Err(error.clone()));
+            self.context.audit.entry("malformed", params, client(&context).as_deref()).end_with(&Err(error.clone()));
         }
         Err(error)
     }
@@ -218,32 +210,23 @@ fn is_same_key(one: &Path, other: &Path) -> bool {
 
 // -- the lines
 
-/// JSON-RPC over lines. It answers malformed messages, which rmcp would drop silently.
-struct LineTransport<R> {
+/// JSON-RPC over lines. It answers malformed messages, which the transport of rmcp drops silently.
+struct LineTransport<R, W: AsyncWrite> {
     input: BufReader<R>,
     line: Vec<u8>,
     /// Whether the rest of an overlong line is being dropped.
     is_skipping: bool,
     /// Whether the client has sent its first request.
     has_begun: bool,
-    output: Option<mpsc::Sender<Vec<u8>>>,
-    /// The task that writes the lines of all tasks, one whole line after the other.
-    writer: JoinSet<()>,
+    output: AsyncRwTransport<RoleServer, Empty, W>,
+    /// The answer to a malformed message, which is sent before the next line is read.
+    refusal: Option<BoxFuture<'static, io::Result<()>>>,
 }
 
-impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
-    fn new(input: R, mut output: impl AsyncWrite + Send + Unpin + 'static) -> Self {
-        let (sender, mut lines) = mpsc::channel::<Vec<u8>>(MAX_WAITING);
-        let mut writer = JoinSet::new();
-        writer.spawn(async move {
-            while let Some(line) = lines.recv().await {
-                if output.write_all(&line).await.is_err() || output.flush().await.is_err() {
-                    return;
-                }
-            }
-        });
-        let input = BufReader::new(input);
-        Self { input, line: Vec::new(), is_skipping: false, has_begun: false, output: Some(sender), writer }
+impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> LineTransport<R, W> {
+    fn new(input: R, output: W) -> Self {
+        let (input, output) = (BufReader::new(input), AsyncRwTransport::new(empty(), output));
+        Self { input, line: Vec::new(), is_skipping: false, has_begun: false, output, refusal: None }
     }
 
     /// Reads the next line; `None` at the end of the input. Cancel safe: `line` keeps what was read.
@@ -252,26 +235,22 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
             let room = (MAX_LINE + 1).saturating_sub(self.line.len()) as u64;
             let read = (&mut self.input).take(room).read_until(b'\n', &mut self.line).await.ok()?;
             let is_whole = self.line.last() == Some(&b'\n');
-            if read == 0 && !is_whole && self.line.len() <= MAX_LINE {
-                return None;
-            }
             if !is_whole && self.line.len() <= MAX_LINE {
+                if read == 0 {
+                    return None;
+                }
                 continue;
             }
             let line = std::mem::take(&mut self.line);
-            if std::mem::replace(&mut self.is_skipping, !is_whole) {
-                continue;
+            if !std::mem::replace(&mut self.is_skipping, !is_whole) {
+                return Some(line);
             }
-            return Some(line);
         }
     }
 
-    /// Answers a malformed message. A client that does not read its responses misses this one.
-    fn refuse(&self, id: &Value, code: i32, message: &str) {
-        let error = json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } });
-        if let Some(output) = &self.output {
-            output.try_send(format!("{error}\n").into_bytes()).ok();
-        }
+    fn refuse(&mut self, id: Option<RequestId>, code: ErrorCode, message: &'static str) {
+        let error = TxJsonRpcMessage::<RoleServer>::error(ErrorData::new(code, message, None), id);
+        self.refusal = Some(self.output.send(error).boxed());
     }
 
     /// Parses a line; `None` when it was refused or is ignored.
@@ -280,10 +259,10 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
             return None;
         }
         let Ok(value) = serde_json::from_slice::<Value>(line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line)) else {
-            self.refuse(&Value::Null, -32700, "this line is no JSON");
+            self.refuse(None, ErrorCode::PARSE_ERROR, "this line is no JSON");
             return None;
         };
-        let id = value.get("id").filter(|id| id.is_string() || id.is_number()).cloned();
+        let id = value.get("id").and_then(|id| RequestId::deserialize(id).ok());
         let is_request = id.is_some() && value.get("method").is_some();
         if !self.has_begun && !is_request && value.is_object() {
             // Before the first request, notifications and responses are ignored.
@@ -297,29 +276,30 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
             // Notifications of other protocols, such as LSP.
             Err(_) if id.is_none() && value.get("method").is_some_and(Value::is_string) => None,
             Err(_) => {
-                let code = if is_request && value.get("params").is_some() { -32602 } else { -32600 };
-                self.refuse(&id.unwrap_or_default(), code, "this is no message of the Model Context Protocol");
+                let is_of_params = is_request && value.get("params").is_some();
+                let code = if is_of_params { ErrorCode::INVALID_PARAMS } else { ErrorCode::INVALID_REQUEST };
+                self.refuse(id, code, "this is no message of the Model Context Protocol");
                 None
             }
         }
     }
 }
 
-impl<R: AsyncRead + Send + Unpin> Transport<RoleServer> for LineTransport<R> {
+impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> Transport<RoleServer>
+    for LineTransport<R, W>
+{
     type Error = io::Error;
 
     fn send(&mut self, message: TxJsonRpcMessage<RoleServer>) -> impl Future<Output = io::Result<()>> + Send + 'static {
-        let output = self.output.clone();
-        async move {
-            let mut line = serde_json::to_vec(&message)?;
-            line.push(b'\n');
-            let closed = || io::Error::from(io::ErrorKind::NotConnected);
-            output.ok_or_else(closed)?.send(line).await.map_err(|_| closed())
-        }
+        self.output.send(message)
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
+            if let Some(refusal) = &mut self.refusal {
+                refusal.await.ok()?;
+                self.refusal = None;
+            }
             let line = self.next_line().await?;
             if let Some(message) = self.message(&line) {
                 return Some(message);
@@ -328,8 +308,6 @@ impl<R: AsyncRead + Send + Unpin> Transport<RoleServer> for LineTransport<R> {
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        self.output = None;
-        while self.writer.join_next().await.is_some() {}
-        Ok(())
+        self.output.close().await
     }
 }

@@ -22,7 +22,7 @@ static USER: LazyLock<Regex> = LazyLock::new(|| pattern(r#"://[^/?\#\s"'<>`]*@"#
 static SECRET: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"(?i)([?&][^=&\s"'<>`]*(?:token|password|secret|key)=)[^&\s"'<>`]*"#));
 
-fn pattern(text: &str) -> Regex {
+pub(super) fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("it is written as regular expressions are")
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
-use rmcp::model::{CallToolResponse, JsonObject};
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -25,6 +25,7 @@ use crate::plan::{Plan, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, RolloutId, Target, Tier};
 use crate::report;
 use crate::rollout::{Event, EventKind, PlanSource, Summary, WaveIndex};
+use crate::text::safe;
 
 /// The most packages that a preview and a question list.
 pub(super) const MOST_PACKAGES: usize = 15;
@@ -94,31 +95,7 @@ pub(super) struct Launch<'a> {
     pub(super) resumes: Option<&'a Summary>,
 }
 
-/// Returns the schema of `deploy`: that of `deploy_admin` without `tier`.
-pub(super) fn input_without_tier() -> JsonObject {
-    let mut schema = call::input::<DeployArguments>();
-    schema.remove("required");
-    schema.get_mut("properties").and_then(|properties| properties.as_object_mut()?.remove("tier"));
-    let description = "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 seconds; state \
-                running means that it goes on: call rollout_status. It also goes on when the call is cancelled.";
-    schema.insert("description".to_owned(), description.into());
-    schema
-}
-
-pub(super) async fn to_test(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let mut arguments = call.arguments.clone();
-    if arguments.insert("tier".to_owned(), Tier::Test.as_str().into()).is_some() {
-        return Err(ToolError::new("invalid_arguments", "unknown field `tier`")
-            .next("deploy is for test hosts; deploy_admin deploys to any tier, where this server offers it"));
-    }
-    deploy(context, Credential::Test, call::arguments(&arguments)?, call).await
-}
-
-pub(super) async fn to_any(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    deploy(context, Credential::Admin, call::arguments(call.arguments)?, call).await
-}
-
-async fn deploy(
+pub(super) async fn deploy(
     context: &ToolContext,
     credential: Credential,
     asked: DeployArguments,
@@ -129,8 +106,7 @@ async fn deploy(
         (Some(host), false, None) => (format!("{tier}.{host}"), Target::Host(tier, host.clone())),
         (None, true, None) => (format!("{tier}.all"), Target::All(tier)),
         (None, false, Some(role)) => (format!("{tier}.role.{role}"), Target::Role(tier, role.clone())),
-        (None, false, None) => return Err(context.one_target(credential, tier, "no target was given").await),
-        _ => return Err(context.one_target(credential, tier, "more than one target was given").await),
+        _ => return Err(context.one_target(credential, tier).await),
     };
     let settings = Settings { action: asked.action, ..Settings::default() };
     let selector = Spanned::nowhere(Selector { text: phrase.clone(), target });
@@ -141,8 +117,12 @@ async fn deploy(
     context.launch(launch, || context.prepare(credential, options.clone())).await
 }
 
-pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let rollback = match call::arguments(call.arguments)? {
+pub(super) async fn roll_back(
+    context: &ToolContext,
+    asked: RollbackArguments,
+    call: ToolCall<'_>,
+) -> Result<CallToolResponse, ToolError> {
+    let rollback = match asked {
         RollbackArguments { hostname: Some(host), rollout_id: None } => {
             RollbackPlan::of_hosts(&context.rollouts()?, &[(None, host)])?
         }
@@ -167,9 +147,12 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
     context.launch(launch, settle).await
 }
 
-pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let ResumeArguments { rollout_id } = call::arguments(call.arguments)?;
-    let found = context.find(rollout_id.as_deref(), is_resumable)?;
+pub(super) async fn resume(
+    context: &ToolContext,
+    asked: ResumeArguments,
+    call: ToolCall<'_>,
+) -> Result<CallToolResponse, ToolError> {
+    let found = context.find(asked.rollout_id.as_deref(), is_resumable)?;
     let (rollout, recorded) = found.ok_or_else(|| {
         ToolError::new("unknown_id", "no rollout on record here is paused or cut off")
             .next("rollout_status with list: true shows the rollouts on record")
@@ -240,16 +223,15 @@ impl ToolContext {
             ApprovalOutcome::GivenMeanwhile => {
                 let approved = question.binding();
                 until = self.deadline();
-                let settled = within_deadline(until, settle()).await?;
-                if self.question(&launch, &settled)?.binding() != approved {
+                prepared = within_deadline(until, settle()).await?;
+                if self.question(&launch, &prepared)?.binding() != approved {
                     return Err(outdated());
                 }
-                prepared = settled;
             }
         }
         let warnings = prepared.warnings.clone();
         let id = self.begin(&launch, prepared)?;
-        launch.call.audit.facts().id = Some(id.to_string());
+        launch.call.audit.line().id = Some(id.to_string());
         self.wait(id, until, context, progress, &warnings).await
     }
 
@@ -262,9 +244,11 @@ impl ToolContext {
         let mut question = ApprovalQuestion::about(&call.request.name, call.arguments, phrase, rollout, ahead);
         question.plan_hash = plan_hash.as_deref();
         if let Some((_, wave)) = resumes.and_then(unconfirmed) {
-            question.confirm(wave);
+            question.needs_a_person = true;
+            question.lines.push(("step", safe(&format!("this confirms wave {wave}"))));
         }
-        question.change(changes.iter().flat_map(|changes| report::packages(rollout, changes, MOST_PACKAGES)));
+        let changes = changes.iter().flat_map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
+        question.lines.extend(changes.map(|change| ("change", change)));
         let allowed = self.settings.revisions.check(question.asked, &question.tiers);
         if allowed.is_err() && !self.ran_before(rollout)? {
             allowed?;

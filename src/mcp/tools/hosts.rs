@@ -47,22 +47,19 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
     let called = context.roll_call(credential, asked.tier).await?;
     let unheard = called.unheard.clone();
     let all: Vec<HostAnswer> = called.sorted();
-    let is_asked = |report: &HostReport| {
+    let is_asked = |report: &&HostReport| {
         asked.hostname.as_ref().is_none_or(|name| *name == report.hostname)
             && asked.role.as_ref().is_none_or(|role| report.role.as_ref() == Some(role))
     };
-    let reports: Vec<&HostReport> =
-        all.iter().map(|answer| &*answer.report).filter(|report| is_asked(report)).collect();
+    let reports: Vec<&HostReport> = all.iter().map(|answer| &*answer.report).filter(is_asked).collect();
     if reports.is_empty() && !all.is_empty() {
         let (hosts, roles) = names(all.iter());
+        let role = asked.role.as_ref().map_or("", Role::as_str);
         return Err(match &asked.hostname {
             Some(host) if !hosts.contains(host.as_str()) => {
                 unknown("unknown_host", &format!("host {:?}", host.as_str()), &hosts)
             }
-            _ => {
-                let role = asked.role.as_ref().map_or("", Role::as_str);
-                unknown("unknown_role", &format!("such host of the role {role:?}"), &roles)
-            }
+            _ => unknown("unknown_role", &format!("such host of the role {role:?}"), &roles),
         });
     }
     let tip = match &asked.branch {
@@ -75,8 +72,7 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
     let total = reports.len();
     let mut summary = match total {
         0 => "no host answers: check that the host agents run and use this NATS server".to_owned(),
-        1 => "1 host answers".to_owned(),
-        total => format!("{total} hosts answer"),
+        total => format!("hosts that answer: {total}"),
     };
     if !unheard.is_empty() {
         let tiers: Vec<&str> = unheard.iter().map(|tier| tier.as_str()).collect();
@@ -152,16 +148,16 @@ impl ToolContext {
 
     /// Returns the error for no target or several, with the names to choose from. A schema that demanded exactly one would make
     /// some clients drop the tool.
-    pub(super) async fn one_target(&self, credential: Credential, tier: Tier, what: &str) -> ToolError {
+    pub(super) async fn one_target(&self, credential: Credential, tier: Tier) -> ToolError {
         let answers = match self.roll_call(credential, Some(tier)).await {
             Ok(called) => called.hosts,
             Err(error) => return error,
         };
         let (hosts, roles) = names(answers.iter());
-        let hosts = if hosts.is_empty() { "none".to_owned() } else { first_names(&hosts) };
-        let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {}", first_names(&roles)) };
-        ToolError::new("invalid_target", what)
-            .next(format!("give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}{roles}"))
+        let (hosts, roles) = (first_names(&hosts), first_names(&roles));
+        ToolError::new("invalid_target", "no target was given, or more than one").next(format!(
+            "give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}; their roles: {roles}"
+        ))
     }
 }
 
@@ -191,9 +187,8 @@ pub(super) fn check_targets(plan: &Plan, answers: &[HostAnswer]) -> Result<(), T
 }
 
 fn unknown(code: &'static str, what: &str, known: &BTreeSet<&str>) -> ToolError {
-    let known =
-        if known.is_empty() { "none does".to_owned() } else { format!("those that do: {}", first_names(known)) };
-    ToolError::new(code, format!("no {what} answers; {known}")).next("list_hosts shows hosts, tiers and roles")
+    ToolError::new(code, format!("no {what} answers; those that do: {}", first_names(known)))
+        .next("list_hosts shows hosts, tiers and roles")
 }
 
 /// Returns the names and the roles of hosts.
@@ -205,5 +200,6 @@ fn names<'a>(answers: impl Iterator<Item = &'a HostAnswer>) -> (BTreeSet<&'a str
 }
 
 fn first_names(names: &BTreeSet<&str>) -> String {
-    names.iter().copied().take(MAX_NAMES).collect::<Vec<_>>().join(", ")
+    let names = names.iter().copied().take(MAX_NAMES).collect::<Vec<_>>().join(", ");
+    if names.is_empty() { "none".to_owned() } else { names }
 }

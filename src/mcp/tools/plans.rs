@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
+use regex::Regex;
 use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
@@ -10,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::deploy::{Launch, MOST_PACKAGES, within_deadline};
 use crate::mcp::answer::{MAX_HOSTS, MAX_WAVES, ToolError, answer, subject};
-use crate::mcp::call::{self, ToolCall};
+use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::policy::Credential;
-use crate::mcp::redact::Redactor;
+use crate::mcp::redact::{Redactor, pattern};
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{PrepareOptions, Prepared, SystemsFrom, WaveSelection};
 use crate::plan::{Plan, ResolvedHost, ResolvedPlan, ResolvedWave};
@@ -21,42 +23,27 @@ use crate::protocol::{HostName, Tier};
 use crate::report;
 use crate::text::fingerprint;
 
-const MAX_NAME_BYTES: usize = 63;
+/// The names of plans, which are never paths.
+static NAME: LazyLock<Regex> = LazyLock::new(|| pattern("^[a-z0-9][a-z0-9-]{0,62}$"));
 
 /// List the plans for rollouts in waves.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListPlansArguments {}
 
-/// Tell what a plan would do to the hosts that are there now: waves, hosts, commit, and the `plan_hash` for `apply_plan`.
-/// Deploys nothing.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PreviewArguments {
-    /// The name of the plan.
-    plan: String,
-    /// The name of the last wave to run.
-    #[schemars(with = "String", default)]
-    until: Option<String>,
-    /// Hosts to leave out.
-    #[serde(default)]
-    #[schemars(with = "Vec<String>")]
-    exclude: Vec<HostName>,
-}
-
 /// Carry out a plan as `preview_plan` showed it, wave after wave; it halts when a wave fails. Refused when it would do something
 /// else by now. Waits like deploy.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ApplyArguments {
+pub(super) struct PlanArguments {
     /// The name of the plan.
     plan: String,
     /// `plan_hash` of its preview.
     plan_hash: String,
-    /// The name of the last wave to run, as previewed.
+    /// The name of the last wave to run.
     #[schemars(with = "String", default)]
     until: Option<String>,
-    /// Hosts to leave out, as previewed.
+    /// Hosts to leave out.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     exclude: Vec<HostName>,
@@ -88,21 +75,23 @@ fn plan_report(context: &ToolContext, name: &str) -> Option<Value> {
     }))
 }
 
-pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn show(context: &ToolContext, asked: PlanArguments) -> Result<CallToolResponse, ToolError> {
     let (prepared, hash) = within_deadline(context.deadline(), prepare(context, &asked)).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
-pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let ApplyArguments { plan, plan_hash, until, exclude } = call::arguments(call.arguments)?;
-    let (phrase, asked) = (plan.clone(), PreviewArguments { plan, until, exclude });
-    let credential = Credential::for_tiers(&read(context, &phrase)?.plan.tiers());
-    let previewed = Some(plan_hash.clone());
-    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: previewed, resumes: None };
+pub(super) async fn apply(
+    context: &ToolContext,
+    asked: PlanArguments,
+    call: ToolCall<'_>,
+) -> Result<CallToolResponse, ToolError> {
+    let (phrase, plan_hash) = (asked.plan.clone(), Some(asked.plan_hash.clone()));
+    let credential = Credential::for_tiers(&read(context, &asked.plan)?.plan.tiers());
+    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
     // Reads the file for each preparation, so that a plan that was edited while a person was asked is refused as stale.
     let settle = async || {
         let (prepared, hash) = prepare(context, &asked).await?;
-        if hash == plan_hash {
+        if hash == asked.plan_hash {
             return Ok(prepared);
         }
         let what = format!("plan_hash: the plan {}, its hosts, its commit, until or exclude have changed", asked.plan);
@@ -113,8 +102,8 @@ pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<C
 }
 
 /// Prepares a plan up to a wave and without some hosts, and returns the hash of its preview.
-async fn prepare(context: &ToolContext, asked: &PreviewArguments) -> Result<(Prepared, String), ToolError> {
-    let PreviewArguments { plan, until, exclude } = asked;
+async fn prepare(context: &ToolContext, asked: &PlanArguments) -> Result<(Prepared, String), ToolError> {
+    let PlanArguments { plan, until, exclude, .. } = asked;
     let file = read(context, plan)?;
     let credential = Credential::for_tiers(&file.plan.tiers());
     context.connection(credential)?;
@@ -124,29 +113,28 @@ async fn prepare(context: &ToolContext, asked: &PreviewArguments) -> Result<(Pre
         .map(SystemsFrom::Built);
     let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, None)?;
     let options = context.options(file.plan.clone(), Some(file.source()), revision);
-    let waves = until.as_ref().map_or(Ok(WaveSelection::All), |until| up_to(&file.plan, until, exclude))?;
+    let waves = until.as_ref().map_or(WaveSelection::All, |until| up_to(&file.plan, until, exclude));
     let options = PrepareOptions { systems, exclude: exclude.clone(), waves, ..options };
     let prepared = context.prepare(credential, options).await?;
     let hash = plan_hash(&file.text, asked, &prepared);
     Ok((prepared, hash))
 }
 
-/// Returns the waves of a plan up to this one that have a host left.
-fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> Result<WaveSelection, ToolError> {
-    let names = |plan: &Plan| plan.waves.iter().map(|wave| wave.name.value.clone()).collect::<Vec<_>>();
-    let mut waves = names(plan);
-    let Some(index) = waves.iter().position(|wave| wave == last) else {
-        let what = format!("until: the plan has no wave {last:?}; its waves: {}", waves.join(", "));
-        return Err(ToolError::new("unknown_wave", what).next("give until the name of a wave"));
-    };
+/// Selects the waves of a plan up to this one that have a host left.
+fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> WaveSelection {
     let mut left = plan.clone();
     for host in exclude {
         left.exclude(host);
     }
-    let left = names(&left);
+    let names = |plan: &Plan| plan.waves.iter().map(|wave| wave.name.value.clone()).collect::<Vec<_>>();
+    let (mut waves, left) = (names(plan), names(&left));
+    // A wave that the plan has not is an error of the selection.
+    let Some(index) = waves.iter().position(|wave| wave == last) else {
+        return WaveSelection::Only(vec![last.to_owned()]);
+    };
     waves.truncate(index + 1);
     waves.retain(|wave| left.contains(wave));
-    Ok(WaveSelection::Only(waves))
+    WaveSelection::Only(waves)
 }
 
 fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {
@@ -163,7 +151,7 @@ fn names(folder: Option<&Path>) -> Vec<String> {
 
 /// Returns the path of a plan's file. A link must not lead out of the folder.
 fn path(folder: Option<&Path>, name: &str) -> Result<PathBuf, ToolError> {
-    if !is_name(name) {
+    if !NAME.is_match(name) {
         let shown: String = name.chars().take(80).collect();
         let what = "is not the name of a plan: those have lower-case letters, digits and - only";
         return Err(ToolError::new("invalid_plan", format!("{shown:?} {what}"))
@@ -175,12 +163,6 @@ fn path(folder: Option<&Path>, name: &str) -> Result<PathBuf, ToolError> {
     within.map(|(file, _)| file).ok_or_else(|| {
         ToolError::new("unknown_plan", format!("there is no plan {name}")).next("list_plans shows the plans")
     })
-}
-
-/// Whether this can be the name of a plan, which is never a path.
-fn is_name(text: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('-')
 }
 
 fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResponse {
@@ -240,7 +222,7 @@ fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
 }
 
 /// Hashes all that a preview shows: the text of the plan, its part, its hosts, their systems, and the commit.
-fn plan_hash(text: &str, asked: &PreviewArguments, prepared: &Prepared) -> String {
+fn plan_hash(text: &str, asked: &PlanArguments, prepared: &Prepared) -> String {
     let waves = prepared.rollout.plan.waves.iter();
     let waves: Vec<_> = waves
         .map(|wave| {
@@ -290,7 +272,7 @@ mod tests {
         #[test]
         fn a_name_is_never_a_path(text in "\\PC{0,8}|[a-z0-9./-]{0,8}|[a-z]{60,66}") {
             let error = path(None, &text).unwrap_err();
-            if is_name(&text) {
+            if NAME.is_match(&text) {
                 prop_assert_eq!(Path::new("f").join(text).components().count(), 2);
             } else {
                 prop_assert_eq!(error.code, "invalid_plan");

@@ -93,9 +93,7 @@ fn list(context: &ToolContext) -> Result<CallToolResponse, ToolError> {
     let all = context.rollouts()?;
     let listed = |recorded: &Recorded| {
         let liveness = if is_running(recorded) { Liveness::Running } else { Liveness::Over };
-        let Summary { rollout, began_at, .. } = &recorded.summary;
-        let counts = recorded.summary.counts();
-        let rollout = rollout.as_deref()?;
+        let (rollout, counts) = (recorded.summary.rollout.as_deref()?, recorded.summary.counts());
         Some(json!({
             "rollout_id": rollout.id.to_string(),
             "name": context.redactor.first(rollout.name(), 80),
@@ -103,7 +101,7 @@ fn list(context: &ToolContext) -> Result<CallToolResponse, ToolError> {
             "asked": rollout.asked.as_str(),
             "commit": rollout.revision.as_str(),
             "operator": context.redactor.first(&rollout.operator, 80),
-            "began_at": began_at.map(|at| format!("{at:.0}")),
+            "began_at": recorded.summary.began_at.map(|at| format!("{at:.0}")),
             "hosts": counts.total,
             "completed": counts.completed + counts.current,
         }))
@@ -165,7 +163,7 @@ impl ToolContext {
         let mut follower = self.settings.operator.journals.follow(&id.to_string())?;
         loop {
             let mut news = None;
-            follower.look(|event, _| news = message(&event.kind).or_else(|| news.take()))?;
+            follower.look(|event, summary| news = message(&event.kind, summary).or_else(|| news.take()))?;
             if !follower.is_running() || Instant::now() >= until {
                 break;
             }
@@ -273,12 +271,10 @@ fn wave_report(view: &WaveProgress, wave: &ResolvedWave, redactor: &Redactor) ->
 
 fn headline(summary: &Summary, rollout: &Rollout, state: &str) -> String {
     let has = |action| rollout.plan.waves.iter().any(|wave| wave.action == action);
-    let note = if has(Action::DryActivate) {
-        " (dry-activate changes nothing on the hosts)"
-    } else if has(Action::Boot) {
-        " (boot takes effect with the next boot)"
-    } else {
-        ""
+    let note = match (has(Action::DryActivate), has(Action::Boot)) {
+        (true, _) => " (dry-activate changes nothing on the hosts)",
+        (false, true) => " (boot takes effect with the next boot)",
+        (false, false) => "",
     };
     let (name, done, total) = (rollout.name(), done(summary), summary.hosts.len());
     match state {
@@ -293,17 +289,13 @@ fn headline(summary: &Summary, rollout: &Rollout, state: &str) -> String {
 }
 
 fn next(rollout: &Rollout, state: &str) -> String {
-    let next = match state {
-        "running" => {
-            let id = rollout.id;
-            return format!("call rollout_status with rollout_id {id} and wait_seconds 45 until it is over");
-        }
-        "paused" => "a person has to confirm the next wave: call resume_rollout when you are told to go on",
-        "cut_off" => "call resume_rollout to go on where it ended",
-        "succeeded" => "nothing",
-        _ => "host_log has more of the log of a host; rollback returns hosts to what they ran before",
-    };
-    next.to_owned()
+    match state {
+        "running" => format!("call rollout_status with rollout_id {} and wait_seconds 45 until it is over", rollout.id),
+        "paused" => "a person has to confirm the next wave: call resume_rollout when you are told to go on".to_owned(),
+        "cut_off" => "call resume_rollout to go on where it ended".to_owned(),
+        "succeeded" => "nothing".to_owned(),
+        _ => "host_log has more of the log of a host; rollback returns hosts to what they ran before".to_owned(),
+    }
 }
 
 /// Returns the number of hosts in a final state.
@@ -346,20 +338,22 @@ fn read_output(mut file: File) -> Option<(BTreeMap<HostName, Phase>, String)> {
 }
 
 /// Describes an event that deserves a progress message.
-fn message(event: &EventKind) -> Option<String> {
+fn message(event: &EventKind, summary: &Summary) -> Option<String> {
     Some(match event {
-        EventKind::WaveStarted { wave } => format!("wave {wave} began"),
-        EventKind::Dispatched { host, .. } => format!("{host} was asked"),
-        EventKind::Retrying { host, outcome, .. } => {
-            format!("{host} is {outcome} and will be asked again")
+        EventKind::WaveStarted { wave }
+        | EventKind::Draining { wave, .. }
+        | EventKind::Baking { wave, .. }
+        | EventKind::Checking { wave }
+        | EventKind::WaveEnded { wave, .. } => {
+            format!("wave {wave}: {}", report::wave_status(&summary.waves.get(wave.0)?.state))
         }
-        EventKind::Final { host, outcome, .. } => format!("{host} is {outcome}"),
-        EventKind::RollingBack { host, .. } => format!("{host} returns to what it ran before"),
-        EventKind::Draining { wave, .. } => format!("wave {wave} failed; hosts in flight are awaited"),
-        EventKind::Baking { wave, .. } => format!("wave {wave} bakes"),
-        EventKind::Checking { wave } => format!("wave {wave} is checked"),
-        EventKind::WaveEnded { wave, .. } => format!("wave {wave} is over"),
-        EventKind::Interrupted { .. } => "the rollout was told to stop".to_owned(),
+        EventKind::Dispatched { host, .. } => format!("{host} was asked"),
+        EventKind::Retrying { host, .. }
+        | EventKind::Final { host, .. }
+        | EventKind::RollingBack { host, .. }
+        | EventKind::RollbackEnded { host, .. } => {
+            format!("{host}: {}", describe(summary.host(host)?, summary.rollout.as_deref()?).status)
+        }
         _ => return None,
     })
 }
