@@ -21,11 +21,8 @@ use crate::rollout::{Event, EventKind, HostOutcome, Summary, WaveIndex};
 /// Nothing is drawn in place before a rollout is this old, so that a short rollout does not flash.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// Draws per second, on average.
-const DRAWS_PER_SECOND: u8 = 20;
-
-/// How much of that average may be used at once: a burst of one second's draws.
-const BURST: Duration = Duration::from_secs(1);
+/// The least time between two draws. What happens within it is drawn with the next event, or within a second.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A quarter of the terminal is left to lines that scrolled by, and a quarter of the rest to the waves to come.
 const QUARTER: usize = 4;
@@ -44,7 +41,7 @@ pub struct Bars<W: Write> {
     style: Style,
     size: fn() -> Size,
     bar: ProgressBar,
-    rate: RateLimiter,
+    drawn_at: Timestamp,
     layout: LayoutState,
     /// When the first event of this process arrived. A resumed rollout began earlier.
     since: Option<Timestamp>,
@@ -57,17 +54,10 @@ pub struct Bars<W: Write> {
 /// The last line that each host's run wrote.
 type LastLines = BTreeMap<HostName, String>;
 
-/// A leaky bucket that limits the average rate of draws and still draws a few changes in a row at once. Its level is stored
-/// as the moment at which it will be empty.
-#[derive(Debug, Clone, Copy, Default)]
-struct RateLimiter {
-    empty_at: Timestamp,
-}
-
 impl Bars<io::Stderr> {
     /// Draws on standard error. `size` is called for each draw, since the terminal may be resized at any time.
     pub fn stderr(style: Style, size: fn() -> Size, logs: LogView) -> Self {
-        Self::new(io::stderr(), ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND), style, size, logs)
+        Self::new(io::stderr(), ProgressDrawTarget::stderr(), style, size, logs)
     }
 }
 
@@ -81,7 +71,7 @@ impl<W: Write> Bars<W> {
             style,
             size,
             bar,
-            rate: RateLimiter::default(),
+            drawn_at: Timestamp::default(),
             layout: LayoutState::default(),
             since: None,
             lasting: Vec::new(),
@@ -91,6 +81,7 @@ impl<W: Write> Bars<W> {
     }
 
     fn show(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
+        self.drawn_at = now;
         // Drawing would overwrite the open question. Pending lines are written once it is answered.
         if summary.waves.iter().any(|wave| wave.state == WaveState::AwaitingConfirmation) {
             return Ok(());
@@ -135,7 +126,9 @@ impl<W: Write> Reporter for Bars<W> {
         match event.kind {
             EventKind::AwaitingConfirmation { .. } => self.clear(),
             EventKind::Ended { .. } => self.show(event.at, summary),
-            _ if self.rate.allows(event.at) => self.show(event.at, summary),
+            _ if DisplayDuration::between(self.drawn_at, event.at) >= DisplayDuration(PAUSE) => {
+                self.show(event.at, summary)
+            }
             _ => Ok(()),
         }
     }
@@ -160,18 +153,6 @@ impl<W: Write> Reporter for Bars<W> {
 impl<W: Write> Drop for Bars<W> {
     fn drop(&mut self) {
         self.clear().ok();
-    }
-}
-
-impl RateLimiter {
-    /// Whether to draw now. A `true` counts as a draw.
-    fn allows(&mut self, now: Timestamp) -> bool {
-        let empty_at = self.empty_at.max(now);
-        let allows = DisplayDuration::between(now, empty_at) < DisplayDuration(BURST);
-        if allows {
-            self.empty_at = empty_at.checked_add(BURST / u32::from(DRAWS_PER_SECOND)).unwrap_or(empty_at);
-        }
-        allows
     }
 }
 

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::format::{DisplayDuration, count, first_line, push_padded, safe, shorten};
+use super::format::{DisplayDuration, first_line, push_padded, safe, shorten};
 use crate::clock;
 use crate::plan::ResolvedPlan;
-use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
+use crate::protocol::{Action, Commit, ErrorCode, HostName, Phase, Response};
 use crate::rollout::summary::{Counts, HostProgress, HostRollback, HostState, WaveState};
 use crate::rollout::{
     FailureReason, HostOutcome, Outcome, Rollout, SkipReason, Summary, UnexpectedResponse, WaveIndex, WaveVerdict,
@@ -47,7 +47,7 @@ pub enum Liveness {
 pub fn describe<'a>(host: &'a HostProgress, rollout: &Rollout) -> HostFacts<'a> {
     let response = last_response(host);
     let error = match host.state {
-        HostState::Final(HostOutcome::Skipped(cause)) => Some(skip_code(cause)),
+        HostState::Final(HostOutcome::Skipped(reason)) => Some(reason.as_str()),
         HostState::Waiting(_) | HostState::Final(_) => {
             response.and_then(|response| response.error.as_ref()).map(ErrorCode::as_str)
         }
@@ -96,16 +96,6 @@ fn last_response(host: &HostProgress) -> Option<&Response> {
     }
 }
 
-const fn skip_code(cause: SkipReason) -> &'static str {
-    match cause {
-        SkipReason::WaveHalted => "wave_halted",
-        SkipReason::EarlierWave => "earlier_wave",
-        SkipReason::Interrupt => "interrupt",
-        SkipReason::NotConfirmed => "not_confirmed",
-        SkipReason::Disconnected => "disconnected",
-    }
-}
-
 /// Formats a host in columns: its name, its state, the time taken, and a detail.
 pub(super) fn host_row(
     name: &str,
@@ -128,17 +118,15 @@ pub(super) fn host_row(
 
 /// Returns the current state of a host as a word for people, its rollback included.
 pub(super) fn state_word(host: &HostProgress) -> &'static str {
-    match (host.rollback.as_ref().map(|rollback| rollback.outcome), host.state) {
-        (Some(None), _) => "returning",
-        (Some(Some(HostOutcome::Completed)), _) => "returned",
+    match host.state {
+        _ if host.is_rolling_back() || host.has_rolled_back() => status(host),
         // A host that could not roll back did complete, and may still run the new system.
-        (_, HostState::Pending) => "pending",
-        (_, HostState::Dispatched) => "sent",
-        (_, HostState::Accepted) => "accepted",
-        (_, HostState::Started(Some(phase))) => phase.doing(),
-        (_, HostState::Started(None)) => "started",
-        (_, HostState::Waiting(_)) => "waiting",
-        (_, HostState::Final(outcome)) => outcome.as_str(),
+        HostState::Final(outcome) => outcome.as_str(),
+        HostState::Pending => "pending",
+        HostState::Dispatched => "sent",
+        HostState::Accepted => "accepted",
+        HostState::Started(phase) => phase.map_or("started", Phase::doing),
+        HostState::Waiting(_) => "waiting",
     }
 }
 
@@ -160,13 +148,11 @@ pub(super) fn detail(host: &HostProgress, rollout: &Rollout) -> String {
 fn rollback_detail(host: &HostProgress, rollback: &HostRollback, rollout: &Rollout) -> String {
     match rollback.outcome {
         None => "its wave has failed".to_owned(),
-        Some(HostOutcome::Completed | HostOutcome::Current) => returned_to(host, rollout),
-        Some(HostOutcome::Failed | HostOutcome::Rejected) => {
+        Some(HostOutcome::Completed) => returned_to(host, rollout),
+        Some(outcome) => {
             let reason = rollback.response.as_deref().and_then(reason);
-            format!("could NOT return: {}", reason.unwrap_or_else(|| "it does not say why".to_owned()))
+            format!("could NOT return: {}", reason.unwrap_or_else(|| outcome.to_string()))
         }
-        Some(HostOutcome::Unreachable | HostOutcome::Skipped(_)) => "could NOT return: it never answered".to_owned(),
-        Some(HostOutcome::TimedOut) => "could NOT return: it did not end in time".to_owned(),
     }
 }
 
@@ -276,19 +262,18 @@ pub(super) const fn skip_reason(reason: SkipReason) -> &'static str {
 
 pub(super) fn unexpected_response(host: &HostName, response: &UnexpectedResponse, summary: &Summary) -> String {
     let name = host.as_str();
-    let rollback = summary.host(host).and_then(|view| view.rollback.as_ref()?.outcome);
-    let counted = match summary.host(host).map(|view| view.state) {
-        Some(HostState::Final(outcome)) => format!("; it counts as {outcome}"),
-        Some(_) | None => String::new(),
+    let view = summary.host(host);
+    let rollback = view.and_then(|view| view.rollback.as_ref()?.outcome);
+    let counted = match (rollback, view.map(|view| view.state)) {
+        // Only a rollback that was given up can have a late response.
+        (Some(outcome @ (HostOutcome::Unreachable | HostOutcome::TimedOut)), _) => {
+            format!("; its rollback counts as {outcome}")
+        }
+        (_, Some(HostState::Final(outcome))) => format!("; it counts as {outcome}"),
+        _ => String::new(),
     };
     match response {
-        UnexpectedResponse::Late { status } => match rollback {
-            // Only a rollback that was given up can have a late response.
-            Some(outcome @ (HostOutcome::Unreachable | HostOutcome::TimedOut)) => {
-                format!("{name} said '{status}' too late; its rollback counts as {outcome}")
-            }
-            Some(_) | None => format!("{name} said '{status}' too late{counted}"),
-        },
+        UnexpectedResponse::Late { status } => format!("{name} said '{status}' too late{counted}"),
         UnexpectedResponse::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
         UnexpectedResponse::WrongHost { said, tier } => {
             let tier = tier.map(|tier| format!(" of {tier}")).unwrap_or_default();
@@ -306,14 +291,10 @@ pub fn is_active(host: &HostProgress) -> bool {
     !matches!(host.state, HostState::Pending | HostState::Final(_)) || host.is_rolling_back()
 }
 
-/// Formats the hosts that the operator waits for, by name if they are few.
+/// Formats the hosts that the operator waits for.
 pub(super) fn awaited(summary: &Summary) -> String {
     let hosts: Vec<&str> = summary.hosts.iter().filter(|host| is_active(host)).map(|host| host.name.as_str()).collect();
-    match hosts.len() {
-        0 => "nothing is in flight".to_owned(),
-        1..=MAX_NAMES => format!("waiting for {}", hosts.join(" ")),
-        many => format!("waiting for {}", count(many, "host")),
-    }
+    if hosts.is_empty() { "nothing is in flight".to_owned() } else { format!("waiting for {}", names(&hosts)) }
 }
 
 /// Formats the first names and the number of the others.
@@ -360,15 +341,10 @@ pub fn missed(hosts: &BTreeMap<HostName, Timestamp>, zone: &TimeZone) -> Vec<Str
 
 // -- rollouts
 
-pub const fn outcome(summary: &Summary, liveness: Liveness) -> &'static str {
-    match (liveness, summary.outcome) {
-        (Liveness::Running, _) => "running",
-        (Liveness::Over, Some(Outcome::Succeeded)) => "succeeded",
-        (Liveness::Over, Some(Outcome::Failed)) => "failed",
-        (Liveness::Over, Some(Outcome::Interrupted)) => "interrupted",
-        (Liveness::Over, Some(Outcome::Declined)) => "declined",
-        (Liveness::Over, Some(Outcome::Paused)) => "paused",
-        (Liveness::Over, None) => "cut_off",
+pub fn outcome(summary: &Summary, liveness: Liveness) -> &'static str {
+    match liveness {
+        Liveness::Running => "running",
+        Liveness::Over => summary.outcome.map_or("cut_off", Outcome::as_str),
     }
 }
 

@@ -81,21 +81,18 @@ fn notes(rollout: &Rollout, changes: &Changes, listed: &BTreeSet<&HostName>) -> 
         .fold(reboots.clone(), |left, package| left.difference(&package.hosts).cloned().collect());
     let is_skipped = rollout.plan.hosts().filter(|host| unchanged.contains(&host.hostname)).all(|host| host.is_current);
     let skipped = if is_skipped { ": skipped" } else { "" };
-    let those = |hosts: &BTreeSet<HostName>, verbs: [&str; 2]| {
-        let verb = if hosts.len() == 1 { verbs[0] } else { verbs[1] };
-        (!hosts.is_empty()).then(|| format!("{} {verb}", count(hosts.len(), "host")))
+    let note = |what: &str, hosts: &BTreeSet<HostName>| {
+        (!hosts.is_empty()).then(|| format!("{what}: {}   {}", count(hosts.len(), "host"), names(hosts)))
     };
-    let with_names = |text: Option<String>, hosts| text.map(|text| format!("{text}   {}", names(hosts)));
     let fetch =
         (*to_fetch > 0).then(|| format!("{} to fetch, at most {} a host", size(*to_fetch), size(*to_fetch_most)));
-    let unchanged = those(unchanged, ["does not change", "do not change"]).map(|text| text + skipped);
+    let verb = if unchanged.len() == 1 { "does" } else { "do" };
+    let unchanged =
+        (!unchanged.is_empty()).then(|| format!("{} {verb} not change{skipped}", count(unchanged.len(), "host")));
     let last: Vec<String> = unchanged.into_iter().chain(fetch).collect();
     [
-        with_names(
-            those(&unlisted, ["changes in its configuration alone", "change in their configuration alone"]),
-            &unlisted,
-        ),
-        with_names(those(&unseen, ["reboots for another initrd", "reboot for another initrd"]), &unseen),
+        note("only the configuration changes", &unlisted),
+        note("reboot for another initrd", &unseen),
         (!unknown.is_empty()).then(|| {
             format!("the cache does not know what {} runs now, so what changes there is not known", names(unknown))
         }),

@@ -225,19 +225,18 @@ fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
         let hosts = with_status(&wave.hosts, HostStatus::Absent, rollout);
         let index = WaveIndex(index);
         let silence = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
-        let meaning = match hosts.len() {
-            0 => return None,
+        let meaning = match &wave.limits {
+            _ if hosts.is_empty() => return None,
             // The listener of such a host is unknown, and may be one that deploys but cannot roll back.
-            _ if wave.limits.rollback != Rollback::None => {
+            limits if limits.rollback != Rollback::None => {
                 format!("not known to be able to return, so not asked in wave {index}, which is {silence}")
             }
             _ if wave.hosts.iter().any(|host| host.system.is_some()) => format!(
                 "not known to take built systems, so asked in wave {index} only if it answers; else that is {silence}"
             ),
-            _ if wave.limits.ignore_unreachable => format!("wave {index} ignores unreachable hosts"),
+            limits if limits.ignore_unreachable => format!("wave {index} ignores unreachable hosts"),
             _ if !rollout.plan.remembered.is_empty() => "asked in any case, and ignored if silent".to_owned(),
-            1 => format!("if it stays silent, it counts as failed in wave {index}"),
-            _ => format!("those that stay silent count as failed in wave {index}"),
+            _ => format!("silence counts as a failure in wave {index}"),
         };
         Some(format!("{} did not answer; {meaning}.", describe::names(&hosts)))
     })

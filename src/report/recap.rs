@@ -1,14 +1,12 @@
 //! Summarizes an ended rollout. A success is one line; every other end says why, which hosts, and what to do now.
 
-use std::collections::BTreeMap;
-
 use super::format::{DisplayDuration, Symbol, columns, count, safe, shorten, widest, wrap_indented};
 use super::layout::Line;
 use super::{Style, describe};
 use crate::plan::Rollback;
 use crate::protocol::HostName;
 use crate::rollout::summary::{HostProgress, HostState, WaveState};
-use crate::rollout::{HostOutcome, Outcome, Rollout, SkipReason, Summary, WaveIndex, WaveVerdict};
+use crate::rollout::{HostOutcome, Outcome, Rollout, Summary, WaveIndex, WaveVerdict};
 
 /// The most skipped hosts that are listed. More are counted.
 const MAX_SKIPPED: usize = 8;
@@ -152,12 +150,11 @@ impl Recap<'_> {
     fn rollback_sentence(&self) -> String {
         let hosts = || self.summary.hosts.iter().filter(|host| self.was_to_return(host));
         let (total, returned) = (hosts().count(), hosts().filter(|host| host.has_rolled_back()).count());
+        let those = format!("{} that had completed", count(total, "host"));
         match total - returned {
-            0 if total == 0 => String::new(),
-            0 => format!(" {} that had completed returned to what ran before.", count(total, "host")),
-            missing => {
-                format!(" {missing} of {} that had completed did NOT return to what ran before.", count(total, "host"))
-            }
+            _ if total == 0 => String::new(),
+            0 => format!(" {those} returned to what ran before."),
+            missing => format!(" {missing} of {those} did NOT return to what ran before."),
         }
     }
 
@@ -192,17 +189,12 @@ impl Recap<'_> {
             let state = self.summary.waves.get(host.wave.0).map(|wave| &wave.state);
             state != Some(&WaveState::Ended(WaveVerdict::Skipped))
         };
-        let skipped = self.summary.hosts.iter().filter_map(|host| match host.state {
-            HostState::Final(HostOutcome::Skipped(reason)) if has_begun(host) => Some((host, reason)),
-            _ => None,
-        });
-        let mut skipped: Vec<(&HostProgress, SkipReason)> = skipped.collect();
-        let mut per_reason: BTreeMap<SkipReason, usize> = BTreeMap::new();
-        if skipped.len() > MAX_SKIPPED {
-            skipped.drain(..).for_each(|(_, reason)| *per_reason.entry(reason).or_default() += 1);
-        }
-        let skipped = skipped.into_iter().map(|(host, _)| host);
-        let width = widest(asked.iter().copied().chain(skipped.clone()).map(|host| host.name.as_str()));
+        let is_skipped = |host: &&HostProgress| matches!(host.state, HostState::Final(HostOutcome::Skipped(_)));
+        let skipped = self.summary.hosts.iter().filter(|host| is_skipped(host) && has_begun(host));
+        let mut skipped: Vec<&HostProgress> = skipped.collect();
+        let hidden = skipped.len().saturating_sub(MAX_SKIPPED);
+        skipped.truncate(MAX_SKIPPED);
+        let width = widest(asked.iter().chain(&skipped).map(|host| host.name.as_str()));
 
         let mut rows = Vec::new();
         let mut tails = 0;
@@ -212,12 +204,8 @@ impl Recap<'_> {
             tails += usize::from(!tail.is_empty());
             rows.extend(tail);
         }
-        rows.extend(skipped.map(|host| self.row(host, width)));
-        rows.extend(
-            per_reason.into_iter().map(|(reason, number)| {
-                format!("  {} skipped: {}", count(number, "host"), describe::skip_reason(reason))
-            }),
-        );
+        rows.extend(skipped.into_iter().map(|host| self.row(host, width)));
+        rows.extend((hidden > 0).then(|| format!("  and {} skipped", count(hidden, "more host"))));
         rows
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::description::Rollout;
 use crate::plan::Hook;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response, Status, Tier};
+use crate::text::words;
 
 /// An event and its time by the operator's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,6 +311,16 @@ impl HostOutcome {
         }
     }
 }
+
+words!(
+    SkipReason: WaveHalted = "wave_halted", EarlierWave = "earlier_wave", Interrupt = "interrupt",
+    NotConfirmed = "not_confirmed", Disconnected = "disconnected",
+);
+
+words!(
+    Outcome: Succeeded = "succeeded", Failed = "failed", Interrupted = "interrupted", Declined = "declined",
+    Paused = "paused",
+);
 
 impl Serialize for WaveIndex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -74,8 +74,8 @@ fn three_hundred_hosts_at_80_columns() {
                web007= web008 web009 web010= web011 web012
                web013= web014 web015 … and 285 more
 
-      web001? web101? web201? did not answer; those that stay silent count as
-        failed in wave 2.
+      web001? web101? web201? did not answer; silence counts as a failure in wave
+        2.
       web004= web007= web010= web013= web016= web019= web022= web025= and 91 more
         already run 8c1f0e2.
       301 hosts in 2 waves: 199 to change, 99 current, 3 unreachable. At most
@@ -94,7 +94,7 @@ fn three_hundred_hosts_at_120_columns() {
                web012 web013= web014 web015 web016= web017 web018 web019= web020 web021 web022=
                web023 web024 web025= web026 web027 web028= web029 web030 web031= … and 269 more
 
-      web001? web101? web201? did not answer; those that stay silent count as failed in wave 2.
+      web001? web101? web201? did not answer; silence counts as a failure in wave 2.
       web004= web007= web010= web013= web016= web019= web022= web025= and 91 more already run 8c1f0e2.
       301 hosts in 2 waves: 199 to change, 99 current, 3 unreachable. At most 8h15m.
     "#);
@@ -110,7 +110,7 @@ fn what_does_not_fit_into_a_line_goes_on_in_the_next() {
       2 web    web001? web002 web003 web004= web005 web006   30       0         -
                web007= web008 web009 web010= web011 web012
 
-      web001? did not answer; if it stays silent, it counts as failed in wave 2.
+      web001? did not answer; silence counts as a failure in wave 2.
       web004= web007= web010= already run 8c1f0e2.
       13 hosts in 2 waves: 9 to change, 3 current, 1 unreachable. At most 1h30m.
     "#);
@@ -165,8 +165,8 @@ fn warnings_silent_hosts_and_different_actions_are_pointed_out() {
       ⚠ warning: wave 2 tolerates the failure of every host
       ⚠ warning: ns9 belonged to this group in the rollout of 2026-11-16 and did
         not answer this time: is it switched off?
-      ns1? ns2? did not answer; those that stay silent count as failed in wave 2.
-      jelly? did not answer; if it stays silent, it counts as failed in wave 3.
+      ns1? ns2? did not answer; silence counts as a failure in wave 2.
+      jelly? did not answer; silence counts as a failure in wave 3.
       6 hosts in 3 waves: 3 to change, 3 unreachable. At most 3h.
     "#);
 }

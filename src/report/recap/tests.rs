@@ -78,7 +78,7 @@ fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
     insta::assert_snapshot!(story.recap(), @r#"
     ✖ Rollout evening failed in wave 1/1 "web": 5 failed, 0 may fail.
 
-      web1  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+      web1   failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
           | line 51
           | line 52
           | line 53
@@ -89,7 +89,7 @@ fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
           | line 58
           | line 59
           | line 60
-      web2  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+      web2   failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
           | line 51
           | line 52
           | line 53
@@ -100,7 +100,7 @@ fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
           | line 58
           | line 59
           | line 60
-      web3  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+      web3   failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
           | line 51
           | line 52
           | line 53
@@ -111,9 +111,17 @@ fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
           | line 58
           | line 59
           | line 60
-      web4  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
-      web5  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
-      35 hosts skipped: wave halted
+      web4   failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+      web5   failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+      web6   skipped             wave halted
+      web7   skipped             wave halted
+      web8   skipped             wave halted
+      web9   skipped             wave halted
+      web10  skipped             wave halted
+      web11  skipped             wave halted
+      web12  skipped             wave halted
+      web13  skipped             wave halted
+      and 27 more hosts skipped
 
       40 hosts: 5 failed, 35 skipped   5s
     "#);
@@ -305,11 +313,11 @@ fn hosts_of_a_wave_that_failed_return_and_those_that_could_not_are_pointed_out()
         ◌ ns2  returning   12s     its wave has failed
         ✖ ns2  completed   12s     could NOT return: activation: generation 42 runs
         ◌ ns1  returning   12s     its wave has failed
-        ✖ ns1  completed   12s     could NOT return: it never answered
+        ✖ ns1  completed   12s     could NOT return: unreachable
 
     ✖ Rollout evening failed in wave 1/1 "dns": its check says: exit code 1. 2 of 3 hosts that had completed did NOT return to what ran before.
 
-      ns1  completed   12s     could NOT return: it never answered
+      ns1  completed   12s     could NOT return: unreachable
       ns2  completed   12s     could NOT return: activation: generation 42 runs
       ns3  returned    12s     returned to what ran before (a91be77)
 
