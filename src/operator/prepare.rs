@@ -327,9 +327,11 @@ impl Prepared {
         let earlier = journals.since(since);
         let earlier = earlier.iter().filter(|(_, rollout)| rollout.plan.name == plan.name);
         let mut missed = plan.missed(&self.roster, earlier.map(|(at, rollout)| (*at, &rollout.plan)));
-        // Without contexts, fleets share their journals.
-        let of_others = known.of_others();
-        missed.retain(|host, _| !of_others.contains(host));
+        if !missed.is_empty() {
+            // Without contexts, fleets share their journals.
+            let of_others = known.of_others();
+            missed.retain(|host, _| !of_others.contains(host));
+        }
         missed
     }
 

@@ -94,8 +94,12 @@ pub(super) fn clean_line(text: &str) -> String {
 }
 
 pub(super) fn clean_text(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(safe).collect();
-    let mut text = lines.join("\n");
+    let mut lines = text.lines();
+    let mut text = lines.next().map(safe).unwrap_or_default();
+    for line in lines {
+        text.push('\n');
+        text.push_str(&safe(line));
+    }
     cut(&mut text, MAX_TEXT_BYTES);
     text
 }

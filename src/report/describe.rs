@@ -200,13 +200,12 @@ fn timeout(host: &HostProgress, rollout: &Rollout) -> Option<DisplayDuration> {
 fn change(host: &HostProgress, rollout: &Rollout) -> String {
     let response = host.response.as_deref();
     let action = rollout.plan.waves.get(host.wave.0).map(|wave| wave.action);
-    let pinned = rollout.revision.commit();
-    let after = response.and_then(|response| response.revision.as_ref()).or(pinned.as_ref());
+    let after = response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit());
     let change =
         host.ran_before(rollout).zip(after).filter(|_| !matches!(action, Some(Action::DryActivate | Action::Fetch)));
     let mut said = Vec::new();
-    said.extend(change.map(|(before, after)| {
-        if before == after {
+    said.extend(change.as_ref().map(|(before, after)| {
+        if *before == after {
             format!("was on {} already", before.short())
         } else {
             format!("{} -> {}", before.short(), after.short())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use unicode_width::UnicodeWidthStr;
 
+use crate::text::all_bytes;
 pub(super) use crate::text::safe;
 
 /// The longest foreign text that is shown in one line, in columns.
@@ -88,7 +89,7 @@ pub(super) fn count(number: usize, noun: &str) -> String {
 /// Returns how many columns a text takes on a terminal.
 pub(super) fn columns(text: &str) -> usize {
     // Fast path: nearly all texts are printable ASCII, one column a character.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) { text.len() } else { text.width() }
+    if all_bytes(text, |byte| matches!(byte, b' '..=b'~')) { text.len() } else { text.width() }
 }
 
 pub(super) fn widest<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> usize {

@@ -32,16 +32,17 @@ const MAX_SUBJECT_COLUMNS: usize = 60;
 /// than the terminal only if a host name is. Each warning is a whole sentence.
 pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>, width: usize) -> String {
     let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
+    let commit = rollout.revision.commit();
     notes.extend(absent(rollout));
-    notes.extend(current(rollout));
-    notes.push(counting(rollout));
+    notes.extend(current(rollout, commit.as_ref()));
+    notes.push(counting(rollout, commit.as_ref()));
     let notes = notes.iter().flat_map(|note| {
         let lines = wrap(note.split_whitespace(), width.saturating_sub(4));
         lines.into_iter().enumerate().map(|(index, line)| format!("{}{line}", if index == 0 { "  " } else { "    " }))
     });
 
     let mut lines = vec![wrap_indented(&title(rollout), width, "    "), String::new()];
-    lines.extend(table(rollout, width));
+    lines.extend(table(rollout, commit.as_ref(), width));
     lines.push(String::new());
     let changed = changed.map(|changed| packages(rollout, changed, MAX_PACKAGES)).unwrap_or_default();
     lines.extend(changed.iter().map(|line| format!("  {line}")));
@@ -112,7 +113,7 @@ struct PreviewRow {
     then: String,
 }
 
-fn table(rollout: &Rollout, width: usize) -> Vec<String> {
+fn table(rollout: &Rollout, commit: Option<&Commit>, width: usize) -> Vec<String> {
     let waves = &rollout.plan.waves;
     let digits = waves.len().to_string().len();
     let row = |(index, wave): (usize, &ResolvedWave)| {
@@ -120,7 +121,7 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
         let action = if is_uniform(rollout) { String::new() } else { format!(" ({})", wave.action) };
         PreviewRow {
             wave: format!("{number:>digits$} {}{action}", wave.name),
-            hosts: wave.hosts.iter().map(|host| marked(host, rollout)).collect(),
+            hosts: wave.hosts.iter().map(|host| marked(host, HostStatus::of(host, commit))).collect(),
             at_once: wave.limits.max_parallel,
             may_fail: wave.limits.max_failures,
             then: then(rollout, index, wave),
@@ -189,19 +190,20 @@ enum HostStatus {
 }
 
 impl HostStatus {
-    fn of(host: &ResolvedHost, rollout: &Rollout) -> Self {
+    /// `commit` is that of the rollout, if it is known.
+    fn of(host: &ResolvedHost, commit: Option<&Commit>) -> Self {
         match &host.revision {
             _ if !host.present => Self::Absent,
             _ if host.is_current => Self::Unasked,
-            Some(current) if rollout.revision.commit().as_ref() == Some(current) => Self::Current,
+            Some(current) if commit == Some(current) => Self::Current,
             Some(_) | None => Self::ToChange,
         }
     }
 }
 
 /// Formats the name of a host: `=` marks a current one, and `?` one that did not answer.
-fn marked(host: &ResolvedHost, rollout: &Rollout) -> String {
-    let mark = match HostStatus::of(host, rollout) {
+fn marked(host: &ResolvedHost, status: HostStatus) -> String {
+    let mark = match status {
         HostStatus::ToChange => "",
         HostStatus::Unasked | HostStatus::Current => "=",
         HostStatus::Absent => "?",
@@ -209,20 +211,11 @@ fn marked(host: &ResolvedHost, rollout: &Rollout) -> String {
     format!("{}{mark}", host.hostname)
 }
 
-/// Returns the marked names of the hosts with this status.
-fn with_status<'a>(
-    hosts: impl IntoIterator<Item = &'a ResolvedHost>,
-    wanted: HostStatus,
-    rollout: &Rollout,
-) -> Vec<String> {
-    let hosts = hosts.into_iter().filter(|host| HostStatus::of(host, rollout) == wanted);
-    hosts.map(|host| marked(host, rollout)).collect()
-}
-
 /// Returns a sentence for each wave with hosts that did not answer, and what that means for the wave.
 fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
     rollout.plan.deploying_waves().filter_map(|(index, wave)| {
-        let hosts = with_status(&wave.hosts, HostStatus::Absent, rollout);
+        let absent = wave.hosts.iter().filter(|host| !host.present);
+        let hosts: Vec<String> = absent.map(|host| marked(host, HostStatus::Absent)).collect();
         let index = WaveIndex(index);
         let silence = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
         let meaning = match &wave.limits {
@@ -243,9 +236,11 @@ fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
 }
 
 /// Returns a sentence about the hosts that run the commit, and one about those that also boot it and so are not asked.
-fn current(rollout: &Rollout) -> impl Iterator<Item = String> {
-    let commit = rollout.revision.commit();
-    let hosts = |wanted| with_status(rollout.plan.hosts(), wanted, rollout);
+fn current(rollout: &Rollout, commit: Option<&Commit>) -> impl Iterator<Item = String> {
+    let hosts = |wanted| -> Vec<String> {
+        let hosts = rollout.plan.hosts().filter(|host| HostStatus::of(host, commit) == wanted);
+        hosts.map(|host| marked(host, wanted)).collect()
+    };
     let (current, unasked) = (hosts(HostStatus::Current), hosts(HostStatus::Unasked));
     let runs = if current.len() == 1 { "runs" } else { "run" };
     let is = if unasked.len() == 1 { "is" } else { "are" };
@@ -257,8 +252,8 @@ fn current(rollout: &Rollout) -> impl Iterator<Item = String> {
     current.into_iter().chain(unasked)
 }
 
-fn counting(rollout: &Rollout) -> String {
-    let number = |wanted| with_status(rollout.plan.hosts(), wanted, rollout).len();
+fn counting(rollout: &Rollout, commit: Option<&Commit>) -> String {
+    let number = |wanted| rollout.plan.hosts().filter(|host| HostStatus::of(host, commit) == wanted).count();
     let kinds = describe::of_kinds([
         (number(HostStatus::ToChange), "to change"),
         (number(HostStatus::Current) + number(HostStatus::Unasked), "current"),

@@ -1,6 +1,7 @@
 //! Collects the answers to a roll call, by the host that each is from, and decides when the roll call ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::time::Duration;
 
 use async_nats::Message;
@@ -69,18 +70,22 @@ impl Answers {
         }
         let reports = if is_proved { &mut self.proved } else { &mut self.old_form };
         let has_room = reports.len() < MAX_HOSTS;
-        match reports.get_mut(&said) {
-            Some((first, second)) if report.is_of_another_machine(first) => _ = second.get_or_insert(report),
-            None if has_room => {
-                if is_proved {
-                    expected.host_answered(&said);
-                } else {
-                    expected.old_listener_answered(&said);
+        match reports.entry(said) {
+            Entry::Occupied(mut known) => {
+                let (first, second) = known.get_mut();
+                if report.is_of_another_machine(first) {
+                    second.get_or_insert(report);
                 }
-                reports.insert(said, (report, None));
             }
-            // A repetition, or one too many.
-            Some(_) | None => {}
+            Entry::Vacant(new) if has_room => {
+                if is_proved {
+                    expected.host_answered(new.key());
+                } else {
+                    expected.old_listener_answered(new.key());
+                }
+                new.insert((report, None));
+            }
+            Entry::Vacant(_) => {}
         }
     }
 
