@@ -48,19 +48,16 @@ pub struct RunSettings {
     pub host: HostName,
     /// The name of the configuration in the flake, if it is not the host's name.
     pub attr: Option<FlakeAttr>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
     /// The keys that may sign systems built elsewhere. Without any, the host takes no such system.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub system_keys: Vec<SystemKey>,
     /// The root of the host's file system: `/` except in tests.
     pub root: PathBuf,
-    #[serde(default)]
     pub user_units: UserUnits,
-    /// The time limit of a run, in milliseconds.
-    pub timeout_ms: u64,
-    /// The time that processes get to end after SIGTERM, in milliseconds.
-    pub grace_ms: u64,
+    /// The time limit of a run.
+    pub timeout: Duration,
+    /// The time that processes get to end after SIGTERM.
+    pub grace: Duration,
 }
 
 impl RunSettings {
@@ -68,22 +65,13 @@ impl RunSettings {
     pub(super) fn configuration(&self) -> &str {
         self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
     }
-
-    pub(super) const fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms)
-    }
-
-    pub(super) const fn grace(&self) -> Duration {
-        Duration::from_millis(self.grace_ms)
-    }
 }
 
 /// The verdict on a run after which only units of users have failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserUnits {
     /// The run has failed.
-    #[default]
     Fail,
     /// The run has completed, and its message names the units.
     Warn,

@@ -349,4 +349,4 @@ pub(super) fn instance(folder: &Path, boot: Option<&str>) -> Uuid {
 }
 
 #[cfg(test)]
-pub(in crate::listener) mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! Reads the output of git, Nix and `nixos-rebuild`. Pure.
 
-use crate::protocol::{ErrorCode, Phase};
+use crate::protocol::ErrorCode;
 use crate::text::safe;
 
 /// The first words of lines that `switch-to-configuration` prints as it changes the system. The boot loader comes first.
@@ -64,42 +64,12 @@ const NO_BOOT_LOADER: &str = "Failed to install bootloader";
 const TAKEN: &str = " was already loaded or has a fragment file";
 
 /// The longest part of a line that is read, in bytes.
-const MAX_LINE_BYTES: usize = 2_048;
+pub(super) const MAX_LINE_BYTES: usize = 2_048;
 
-pub(super) fn phase_of(line: &str) -> Option<Phase> {
+/// Whether an activation prints this line.
+pub(super) fn begins_activation(line: &str) -> bool {
     let line = line.trim_start();
-    CHANGES.iter().chain(&ACTIVATION_LINES).any(|start| line.starts_with(start)).then_some(Phase::Activate)
-}
-
-#[derive(Debug)]
-pub(super) struct PhaseFinder {
-    /// The phase of the run after all that was read.
-    pub(super) phase: Phase,
-    line: Vec<u8>,
-}
-
-impl PhaseFinder {
-    pub(super) const fn new() -> Self {
-        Self { phase: Phase::Resolve, line: Vec::new() }
-    }
-
-    /// Reads more output, and returns the phase that it begins, if any.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<Phase> {
-        let mut begun = None;
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
-            self.line.extend(piece.iter().take(room));
-            if piece.ends_with(b"\n") {
-                let phase = phase_of(&String::from_utf8_lossy(&self.line)).filter(|&phase| phase > self.phase);
-                if let Some(phase) = phase {
-                    self.phase = phase;
-                    begun = Some(phase);
-                }
-                self.line.clear();
-            }
-        }
-        begun
-    }
+    CHANGES.iter().chain(&ACTIVATION_LINES).any(|start| line.starts_with(start))
 }
 
 pub(super) fn tells_unadvertised(lines: &[String]) -> bool {
@@ -280,7 +250,7 @@ pub(super) fn about_failed_script(lines: &[String]) -> Option<&str> {
 /// Returns that the boot loader could not be installed, with its last words: usually a full disk.
 pub(super) fn about_boot_loader(lines: &[String]) -> Option<String> {
     let failed = lines.iter().position(|line| line.starts_with(NO_BOOT_LOADER))?;
-    let why = lines.get(..failed).unwrap_or_default().last().filter(|line| phase_of(line).is_none());
+    let why = lines.get(..failed).unwrap_or_default().last().filter(|line| !begins_activation(line));
     Some(why.map_or_else(|| NO_BOOT_LOADER.to_owned(), |why| format!("{NO_BOOT_LOADER}: {}", why.trim())))
 }
 

@@ -8,6 +8,7 @@ pub(super) mod verdict;
 pub(super) mod watch;
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ pub(super) use self::output::{OutputLog, OutputPage};
 use super::config::RunSettings;
 use super::nixos::SystemSnapshot;
 use super::output::clean;
+use crate::clock;
 use crate::protocol::{
     Action, BusyWith, Commit, ErrorCode, Phase, ReplySubject, Request, RequestId, Response, Revision, Status,
     SystemPath,
@@ -30,17 +32,21 @@ pub(super) const REQUEST: Record<RunSpec> = Record("request.json", PhantomData);
 /// The state of the host before the run, to which it can roll back.
 pub(super) const BEFORE: Record<SystemSnapshot> = Record("before.json", PhantomData);
 /// The result, from the supervisor.
-pub(super) const RESULT: Record<RunResult> = Record("result.json", PhantomData);
+pub(super) const RESULT: Record<Response> = Record("result.json", PhantomData);
 /// The end of the run's unit, from systemd.
 pub(super) const UNIT: Record<UnitEnd> = Record("unit.json", PhantomData);
-/// The final response.
+/// The final response, from the listener.
 pub(super) const FINAL: Record<Response> = Record("final.json", PhantomData);
+/// There once the server has the final response.
+pub(super) const DELIVERED: Record<()> = Record("told", PhantomData);
+/// There once the operator has confirmed the activation.
+pub(super) const CONFIRMED: Record<()> = Record("confirmed", PhantomData);
 pub(super) const PHASE: Record<Phase> = Record("phase", PhantomData);
 /// The commit, once it is resolved.
 pub(super) const COMMIT: Record<Commit> = Record("commit", PhantomData);
 
-/// The longest confirmation timeout, in seconds: while it waits, the host takes no other request.
-const LONGEST_CONFIRMATION: u64 = 60 * 60;
+/// The longest confirmation timeout: while it waits, the host takes no other request.
+const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSpec {
@@ -53,7 +59,6 @@ pub struct RunSpec {
     pub operator: Option<String>,
     pub accepted_at: Timestamp,
     /// Its place in the order of this host's runs, which does not depend on the clock.
-    #[serde(default)]
     pub number: u64,
     /// The boot in which the request was accepted.
     pub boot_id: Option<String>,
@@ -61,11 +66,10 @@ pub struct RunSpec {
     pub settings: RunSettings,
     /// The system to deploy if it was built elsewhere: then nothing is evaluated or built here.
     pub system: Option<SystemPath>,
-    /// The time that the host waits for a confirmation after the activation, in milliseconds. Without a confirmation,
-    /// or after a failure, it rolls back. If absent, the host stays as it is.
-    pub confirm_timeout_ms: Option<u64>,
+    /// The time that the host waits for a confirmation after the activation. Without a confirmation, or after a
+    /// failure, it rolls back. If absent, the host stays as it is.
+    pub confirm_timeout: Option<Duration>,
     /// The target of a rollback; absent for a deployment.
-    #[serde(rename = "return_to")]
     pub rollback_to: Option<Box<RollbackTarget>>,
 }
 
@@ -73,27 +77,13 @@ pub struct RunSpec {
 pub struct RollbackTarget {
     /// The run whose previous state is the target.
     pub run: String,
-    #[serde(rename = "facts")]
     pub snapshot: SystemSnapshot,
     pub revision: Option<Commit>,
     /// The system that the run deployed, if known. If somebody else has replaced it, the replacement stays.
-    #[serde(rename = "made")]
     pub built_system: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunResult {
-    pub verdict: Verdict,
-    pub started_at: Timestamp,
-    pub ended_at: Timestamp,
-    /// The state of the host at the end.
-    pub after: SystemSnapshot,
-    /// The last lines of the output, cleaned: the disk may have had no room for them.
-    #[serde(default)]
-    pub tail: Vec<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// `completed` or `failed`.
     pub status: Status,
@@ -102,17 +92,9 @@ pub struct Verdict {
     /// Whether the deployment takes effect only after a reboot; absent if nothing can be compared.
     pub reboot_required: Option<bool>,
     /// The units that failed because of the run.
-    #[serde(default)]
     pub failed_units: Vec<String>,
     /// Whether the host rolled back; `false` if it tried and failed.
     pub rolled_back: Option<bool>,
-}
-
-/// The commit that was deployed last, and the system that it built if that is known.
-#[derive(Debug, Clone)]
-pub(super) struct Deployed {
-    pub(super) commit: Commit,
-    pub(super) system: Option<String>,
 }
 
 /// The end of a run's unit, as systemd passes it to `ExecStopPost=`.
@@ -120,15 +102,13 @@ pub(super) struct Deployed {
 pub struct UnitEnd {
     /// `$SERVICE_RESULT`: `success`, `signal`, `oom-kill` and so on.
     pub result: String,
-    /// `$EXIT_CODE`: `exited`, `killed` or `dumped`.
-    pub code: String,
     /// `$EXIT_STATUS`: the exit code, or the name of the signal.
     pub status: String,
 }
 
 impl RunSpec {
     pub(super) fn new(request: Request, settings: &RunSettings, accepted_at: Timestamp) -> Self {
-        let confirm_timeout = request.confirm_timeout_s.map(|seconds| seconds.min(LONGEST_CONFIRMATION));
+        let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
         Self {
             key: request.key().to_owned(),
             id: request.id,
@@ -142,7 +122,7 @@ impl RunSpec {
             boot_id: None,
             settings: settings.clone(),
             system: request.system,
-            confirm_timeout_ms: confirm_timeout.map(|seconds| seconds * 1_000),
+            confirm_timeout: confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION)),
             rollback_to: None,
         }
     }
@@ -158,13 +138,30 @@ impl RunSpec {
     pub(super) fn holder(&self) -> BusyWith {
         BusyWith { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
     }
+
+    /// Returns the final response of this run, with what its directory knows of it.
+    pub(super) fn response(&self, dir: &RunDir, verdict: Verdict) -> Response {
+        let revision = match &self.rollback_to {
+            Some(to) => to.revision.clone(),
+            None => dir.get(COMMIT).or_else(|| self.revision.commit()),
+        };
+        Response {
+            error: verdict.error,
+            id: self.id.clone(),
+            at: Some(clock::now()),
+            revision,
+            previous_revision: dir.get(BEFORE).and_then(|before| before.revision),
+            reboot_required: verdict.reboot_required,
+            rolled_back: verdict.rolled_back,
+            failed_units: verdict.failed_units,
+            ..Response::new(self.settings.host.clone(), verdict.status, verdict.message)
+        }
+    }
 }
 
-impl Deployed {
-    /// Returns the commit, if this system is the one that it built.
-    pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
-        (self.system.as_deref() == running).then_some(&self.commit)
-    }
+/// Returns the commit of the last deployment, if this system is the one that it made.
+pub(super) fn commit_of<'a>(deployed: Option<&'a Response>, running: Option<&str>) -> Option<&'a Commit> {
+    deployed.filter(|end| end.system.as_deref() == running)?.revision.as_ref()
 }
 
 impl Verdict {

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-use self::admission::{Decision, Refusal, addressed, decide};
+use self::admission::{Decision, addressed, decide};
 use self::discovery::{Problems, RollCalls};
 use self::history::{RequestHistory, RunStage};
 use self::inbox::{Inbox, QueuedMessage, RateLimit};
@@ -32,13 +32,13 @@ use super::ListenerError;
 use super::config::Config;
 use super::nixos::{Host, System, instance};
 use super::run::launch::Launcher;
-use super::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunSpec, watch as run_watch};
+use super::run::{BEFORE, COMMIT, CONFIRMED, RollbackTarget, RunDir, RunSpec, watch as run_watch};
 use super::systemd::Systemd;
 use crate::bus::{Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{
-    BusyWith, Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath,
+    BusyWith, Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, RequestId, Response, Status, SystemPath,
 };
 use crate::text::safe;
 
@@ -53,9 +53,6 @@ const ANSWERS: (u32, Duration) = (100, Duration::from_millis(50));
 
 /// The rate limit of log lines that others can cause.
 const LINES: (u32, Duration) = (50, Duration::from_secs(5));
-
-/// The longest reason in a rejection, in bytes.
-const REASON_BYTES: usize = 1_000;
 
 /// The rejection of a system by a host without trusted keys.
 const NO_KEY: &str = "this host accepts no systems that were built elsewhere: its configuration trusts no key that \
@@ -220,8 +217,8 @@ impl Service {
                 }
                 self.publisher.respond(&reply_to, &self.with_phase(state)).await;
             }
-            Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
-            Decision::Reject(refusal) => self.reject(refusal).await,
+            Decision::Confirm { reply_to, state } => self.confirm(&reply_to, state).await,
+            Decision::Reject { reply_to, state } => self.reject(&reply_to, state).await,
             Decision::Drop(_) if is_acknowledgement(&message.payload) => {}
             Decision::Drop(why) => match LogRequest::parse(&message.payload) {
                 Some(question) => self.give_log(&message.subject, question),
@@ -232,7 +229,7 @@ impl Service {
 
     /// Returns what keeps the host busy other than a run that the history knows.
     fn busy_elsewhere(&self) -> Option<BusyWith> {
-        self.state_dir.damaged_holder().or_else(|| self.host.activation())
+        self.state_dir.damaged_holder(&self.history).or_else(|| self.host.activation())
     }
 
     /// Logs a warning that others can cause as often as they like.
@@ -254,8 +251,8 @@ impl Service {
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
         let spec = match self.run_spec(request) {
             Ok(spec) => RunSpec { number: self.state_dir.next_number(), ..spec },
-            Err((error, message)) => {
-                return self.reject(Refusal { reply_to, id, error, message, holder: None }).await;
+            Err((error, why)) => {
+                return self.reject(&reply_to, self.history.rejection(id, error, &why, clock::now())).await;
             }
         };
         self.history.accepted(spec.clone());
@@ -273,10 +270,11 @@ impl Service {
             let is_from_anybody = spec.system.is_some() && spec.settings.system_keys.is_empty();
             return if is_from_anybody { Err((ErrorCode::Untrusted, NO_KEY.to_owned())) } else { Ok(spec) };
         };
-        let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot roll back: {why}"));
-        let (action, end) = self.history.returnable(run.as_str()).map_err(cannot)?;
+        let invalid = |why: String| (ErrorCode::InvalidRequest, why);
+        let (action, end) = self.history.returnable(run.as_str()).map_err(invalid)?;
         let snapshot = self.state_dir.run_dir(run.as_str()).get(BEFORE);
-        let snapshot = snapshot.ok_or_else(|| cannot(format!("there is no record of what ran before {run}")))?;
+        let snapshot = snapshot
+            .ok_or_else(|| invalid(format!("cannot roll back: there is no record of what ran before {run}")))?;
         let revision = snapshot.revision.clone().or_else(|| end.previous_revision.clone());
         let rollback_to = Some(Box::new(RollbackTarget {
             run: run.to_string(),
@@ -288,36 +286,28 @@ impl Service {
     }
 
     /// Records the operator's confirmation that it heard from the host after the activation.
-    async fn confirm(&mut self, key: &str, reply_to: &ReplySubject, state: Response) {
-        let dir = self.state_dir.run_dir(key);
-        if dir.phase() == Phase::Confirm && !dir.is_confirmed() {
-            tracing::info!(key = for_log(key), "confirmed");
-            if let Err(error) = dir.mark_confirmed() {
-                tracing::error!(key, "cannot record the confirmation: {error}");
+    async fn confirm(&mut self, reply_to: &ReplySubject, state: Response) {
+        if let Some((dir, spec)) = self.current()
+            && dir.phase() == Phase::Confirm
+            && !dir.has(CONFIRMED)
+        {
+            tracing::info!(key = spec.key, "confirmed");
+            if let Err(error) = dir.write_volatile(CONFIRMED, &()) {
+                tracing::error!(key = spec.key, "cannot record the confirmation: {error}");
             }
         }
         self.publisher.respond(reply_to, &self.with_phase(state)).await;
     }
 
-    async fn reject(&mut self, refusal: Refusal) {
+    async fn reject(&mut self, reply_to: &ReplySubject, rejection: Response) {
         if self.answers.take().is_none() {
             return;
         }
-        let (refused, error, why) = (for_log(refusal.key()), &refusal.error, for_log(&refusal.message));
-        self.warn_limited(|| format!("{refused} is rejected: {error}: {why}"));
-        let key = refusal.key().to_owned();
-        let mut message = refusal.message;
-        // The message may repeat parts of the request.
-        message.truncate(message.floor_char_boundary(REASON_BYTES));
-        let response = Response {
-            error: Some(refusal.error),
-            id: refusal.id,
-            at: Some(clock::now()),
-            holder: refusal.holder.map(Box::new),
-            ..Response::new(self.config.run.host.clone(), Status::Rejected, message)
-        };
-        self.publisher.respond(&refusal.reply_to, &response).await;
-        self.history.rejected(key, response);
+        let key = rejection.id.as_ref().map_or(reply_to.as_str(), RequestId::as_str).to_owned();
+        let error = rejection.error.as_ref().map_or("", ErrorCode::as_str);
+        self.warn_limited(|| format!("{} is rejected: {error}: {}", for_log(&key), for_log(&rejection.message)));
+        self.publisher.respond(reply_to, &rejection).await;
+        self.history.rejected(key, rejection);
     }
 
     /// Reports the progress of the current run to its operator.
@@ -334,7 +324,7 @@ impl Service {
                 let dir = self.state_dir.run_dir(&current.spec.key);
                 let phase = match dir.phase() {
                     // The operator answers this phase with a confirmation; one is enough.
-                    Phase::Confirm if dir.is_confirmed() => Phase::Verify,
+                    Phase::Confirm if dir.has(CONFIRMED) => Phase::Verify,
                     phase => phase,
                 };
                 Response { phase: Some(phase), revision: dir.get(COMMIT).or(state.revision), ..state }
@@ -359,7 +349,7 @@ impl Service {
         {
             self.on_task_done(step).await;
         }
-        self.state_dir.copy_all();
+        self.state_dir.copy_all(&self.history);
         self.publisher.flush().await;
         tracing::info!("stopped");
     }

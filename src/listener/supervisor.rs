@@ -38,9 +38,9 @@ pub async fn supervise(dir: RunDir, mut starter: Systemd) -> io::Result<()> {
 
     let runner = ProcessRunner {
         // Registered before any program runs: a signal to this process is meant for the programs, too.
-        stop: StopCondition::of(spec.settings.timeout())?,
+        stop: StopCondition::of(spec.settings.timeout)?,
         tree: ProcessTree::new()?,
-        grace: spec.settings.grace(),
+        grace: spec.settings.grace,
         log: OutputLog::create(&dir),
         activation: None,
     };

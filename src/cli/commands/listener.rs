@@ -26,6 +26,9 @@ use crate::listener::{
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, ParseError, Role, Subject, SubjectTemplate, Tier};
 
+/// The longest time that a deployment may take, in seconds: a year. systemd refuses times that overflow its clock.
+const LONGEST_TIMEOUT: u64 = 365 * 24 * 60 * 60;
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Listener {
     #[command(flatten)]
@@ -62,7 +65,7 @@ pub(in crate::cli) struct Listener {
 
     /// How long a deployment may take, in seconds
     #[arg(long, env = "HOMELAB_DEPLOY_TIMEOUT", value_name = "SECONDS", default_value_t = 600)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=LONGEST_TIMEOUT))]
     timeout: u64,
 
     /// Result of a deployment after which only units of a user fail
@@ -187,8 +190,8 @@ impl Listener {
                 system_keys: self.system_key,
                 root: self.root,
                 user_units: self.user_units,
-                timeout_ms: self.timeout.saturating_mul(1_000),
-                grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
+                timeout: Duration::from_secs(self.timeout),
+                grace: self.grace,
             },
             heartbeat: self.heartbeat,
             metrics_listen: self.metrics_listen,
@@ -229,10 +232,6 @@ pub(in crate::cli) struct Supervise {
     service_result: String,
 
     /// Set by systemd for `ExecStopPost=`
-    #[arg(long, env = "EXIT_CODE", hide = true, default_value = "")]
-    exit_code: String,
-
-    /// Set by systemd for `ExecStopPost=`
     #[arg(long, env = "EXIT_STATUS", hide = true, default_value = "")]
     exit_status: String,
 
@@ -252,7 +251,7 @@ impl Supervise {
             None => RunDir::in_one(self.run_dir.clone()),
         };
         let supervised = if self.unit_ended {
-            let end = UnitEnd { result: self.service_result, code: self.exit_code, status: self.exit_status };
+            let end = UnitEnd { result: self.service_result, status: self.exit_status };
             note_unit_end(&dir, &end)
         } else {
             let starter = Systemd::at(self.notify_socket.as_deref());
@@ -300,7 +299,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_predecessors() {
         let config = config(&[]).unwrap();
-        assert_eq!((config.run.timeout_ms, config.run.grace_ms), (600_000, 10_000));
+        assert_eq!((config.run.timeout, config.run.grace), (Duration::from_mins(10), Duration::from_secs(10)));
         assert_eq!(config.discover_subject.as_str(), "deploy.discover");
         assert_eq!(config.run.user_units, UserUnits::Fail);
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/homelab-deploy"));

@@ -4,7 +4,7 @@ use crate::testing::make_program;
 const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 /// Makes a system in the store of the host below `root`, and returns its path.
-pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) -> String {
+pub(crate) fn make_system(root: &Path, name: &str, kernel: &str) -> String {
     let path = format!("/nix/store/{name}");
     let folder = root.join(path.trim_start_matches('/'));
     fs::create_dir_all(&folder).unwrap();
@@ -15,7 +15,7 @@ pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) ->
 }
 
 /// Points a link of the host at a system.
-pub(in crate::listener) fn point(root: &Path, link: &str, to: &str) {
+pub(crate) fn point(root: &Path, link: &str, to: &str) {
     let link = root.join(link);
     fs::create_dir_all(link.parent().unwrap()).unwrap();
     fs::remove_file(&link).ok();

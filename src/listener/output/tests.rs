@@ -51,37 +51,6 @@ fn passwords_do_not_leave_the_host() {
 }
 
 #[test]
-fn the_phase_is_found_in_pieces_and_is_no_word_inside_a_line() {
-    let mut finder = PhaseFinder::new();
-    assert_eq!(finder.read(b"building\nnginx> activating the configuration...\nstopp"), None);
-    assert_eq!(finder.read(b"ing the following un"), None);
-    assert_eq!(finder.read(b"its: x.service\n"), Some(Phase::Activate));
-    assert_eq!(finder.read(b"activating the configuration...\n"), None);
-    assert_eq!(finder.phase, Phase::Activate);
-}
-
-proptest! {
-    #[test]
-    fn nothing_that_steers_a_terminal_is_left(output in "[\\PC\\x00-\\x1f\\x7f-\\x9f]{0,80}") {
-        for line in clean_lines(&output) {
-            prop_assert!(!line.contains(char::is_control), "{line:?}");
-            prop_assert!(line.len() <= MAX_LINE_BYTES && !line.is_empty());
-        }
-    }
-
-    #[test]
-    fn how_output_is_cut_into_pieces_does_not_matter(text in "(activating the configuration\\n|x|\\n| ){0,12}", cut in 0..200usize) {
-        let bytes = text.as_bytes();
-        let (before, after) = bytes.split_at(cut.min(bytes.len()));
-        let (mut whole, mut pieces) = (PhaseFinder::new(), PhaseFinder::new());
-        whole.read(bytes);
-        pieces.read(before);
-        pieces.read(after);
-        prop_assert_eq!(whole.phase, pieces.phase);
-    }
-}
-
-#[test]
 fn units_are_told_from_jobs_users_and_swaps() {
     let lines = clean_lines(
         "Failed to start dns.service\nFailed to restart web.service: Unit web.service is masked.\n\
@@ -131,4 +100,14 @@ fn the_boot_loader_is_known_by_what_came_behind_it() {
 fn a_unit_that_is_taken_is_named() {
     let line = "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.";
     assert_eq!(taken_unit(&clean_lines(line)), Some("nixos-rebuild-switch-to-configuration.service"));
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_steers_a_terminal_is_left(output in "[\\PC\\x00-\\x1f\\x7f-\\x9f]{0,80}") {
+        for line in clean_lines(&output) {
+            prop_assert!(!line.contains(char::is_control), "{line:?}");
+            prop_assert!(line.len() <= MAX_LINE_BYTES && !line.is_empty());
+        }
+    }
 }

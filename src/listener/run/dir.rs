@@ -10,8 +10,9 @@
 //! They contain each file that must outlive a reboot, in its largest size, and a run writes over them. A disk that
 //! writes in place, as most do, needs no more room for that.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,16 +21,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{BEFORE, COMMIT, FINAL, PHASE, REQUEST, RESULT, Record, RunSpec, UNIT};
+use super::{BEFORE, COMMIT, CONFIRMED, DELIVERED, FINAL, PHASE, REQUEST, RESULT, Record, RunSpec, UNIT};
 use crate::listener::NAMESPACE;
 use crate::protocol::{Phase, Response};
 
 /// Held by the supervisor and all that it starts, while the run goes on.
 const LOCK: &str = "lock";
-/// There once the server has the final response.
-const DELIVERED: &str = "told";
-/// There once the operator has confirmed the activation.
-const CONFIRMED: &str = "confirmed";
 /// The link that `nixos-rebuild build` makes to the built system. It also keeps the garbage collector from it.
 const BUILT: &str = "result";
 /// The environment of a run that does not inherit one. It may hold secrets.
@@ -54,7 +51,7 @@ pub struct RunDir {
 }
 
 /// Returns the name of a run's directory. A key is anyone's text, and so not used as a name itself.
-pub(in crate::listener) fn name_of(key: &str) -> Uuid {
+pub(crate) fn name_of(key: &str) -> Uuid {
     Uuid::new_v5(&NAMESPACE, key.as_bytes())
 }
 
@@ -82,7 +79,7 @@ impl RunDir {
     }
 
     /// Creates the directories, and writes down the request. The returned lock keeps all others from the run.
-    pub(in crate::listener) fn create(&self, spec: &RunSpec) -> io::Result<File> {
+    pub(crate) fn create(&self, spec: &RunSpec) -> io::Result<File> {
         // Without a spare directory, the disk may still have room.
         take_spare(&self.kept).ok();
         private_directory(&self.live)?;
@@ -94,20 +91,20 @@ impl RunDir {
 
     /// Removes unreadable remains of a run with the same key.
     fn clear(&self) -> io::Result<()> {
-        let names = [PHASE.0, COMMIT.0, "part", BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, DELIVERED];
+        let names = [PHASE.0, COMMIT.0, BEFORE.0, CONFIRMED.0, BUILT, RESULT.0, UNIT.0, FINAL.0, DELIVERED.0];
         let records = names.into_iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]);
-        records.chain(self.output_files()).try_for_each(|file| remove(&file))
+        records.chain(self.output_parts().into_values()).try_for_each(|file| remove(&file))
     }
 
     /// Takes the lock of the run. The error is [`io::ErrorKind::WouldBlock`] if somebody else holds it.
-    pub(in crate::listener) fn lock(&self) -> io::Result<File> {
+    pub(crate) fn lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.try_lock()?;
         Ok(file)
     }
 
     /// Waits for the lock: a check whether the run is locked holds it for a moment.
-    pub(in crate::listener) fn wait_for_lock(&self) -> io::Result<File> {
+    pub(crate) fn wait_for_lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.lock()?;
         Ok(file)
@@ -117,22 +114,8 @@ impl RunDir {
         File::create(self.live.join(LOCK))
     }
 
-    pub(in crate::listener) fn is_locked(&self) -> bool {
-        // Not created if it is missing: this is asked in each roll call, and the disk may be slow.
-        let Ok(file) = File::open(self.live.join(LOCK)) else { return false };
-        match file.try_lock() {
-            // Unlocked explicitly: a process that is being spawned has a copy of the file until it execs.
-            Ok(()) => file.unlock().is_err(),
-            Err(error) => matches!(error, TryLockError::WouldBlock),
-        }
-    }
-
     /// Writes a record in memory, and on disk unless that is full. Missing copies are made [later](Self::copy_all).
-    pub(in crate::listener) fn write_and_copy<T: Serialize>(
-        &self,
-        Record(name, _): Record<T>,
-        value: &T,
-    ) -> io::Result<()> {
+    pub(crate) fn write_and_copy<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
         if self.live == self.kept {
             return self.copy(name, &bytes);
@@ -145,20 +128,20 @@ impl RunDir {
     }
 
     /// Writes down what nobody needs after a reboot.
-    pub(in crate::listener) fn write_volatile<T: Serialize>(
-        &self,
-        Record(name, _): Record<T>,
-        value: &T,
-    ) -> io::Result<()> {
+    pub(crate) fn write_volatile<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
         write(&self.live, name, &serde_json::to_vec(value)?)
     }
 
+    pub(crate) fn forget<T>(&self, Record(name, _): Record<T>) -> io::Result<()> {
+        remove(&self.live.join(name))
+    }
+
     /// Returns a record, if it exists and can be read.
-    pub(in crate::listener) fn get<T: DeserializeOwned>(&self, record: Record<T>) -> Option<T> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, record: Record<T>) -> Option<T> {
         read(&self.live, record).ok()
     }
 
-    pub(in crate::listener) fn has<T>(&self, Record(name, _): Record<T>) -> bool {
+    pub(crate) fn has<T>(&self, Record(name, _): Record<T>) -> bool {
         self.live.join(name).exists()
     }
 
@@ -172,7 +155,7 @@ impl RunDir {
     }
 
     /// Makes the copies for which the disk had no room.
-    pub(in crate::listener) fn copy_all(&self) -> io::Result<()> {
+    pub(crate) fn copy_all(&self) -> io::Result<()> {
         let written = COPIED.iter().filter_map(|(name, _)| Some((name, fs::read(self.live.join(name)).ok()?)));
         written.into_iter().try_for_each(|(name, bytes)| self.copy(name, &bytes))
     }
@@ -183,7 +166,7 @@ impl RunDir {
     }
 
     /// Returns the final response; `None` if the run has not been concluded.
-    pub(in crate::listener) fn final_response(&self) -> io::Result<Option<Response>> {
+    pub(crate) fn final_response(&self) -> io::Result<Option<Response>> {
         match read(&self.live, FINAL) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             response => response.map(Some),
@@ -206,57 +189,52 @@ impl RunDir {
         [self.copy_all(), remove(&self.environment_file()), self.forget_built()]
     }
 
-    pub(in crate::listener) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.get(PHASE).unwrap_or(Phase::Resolve)
     }
 
-    pub(in crate::listener) fn built(&self) -> Option<String> {
+    pub(crate) fn built(&self) -> Option<String> {
         let path = fs::read_link(self.live.join(BUILT)).ok()?.into_os_string().into_string().ok()?;
         Some(path).filter(|path| path.starts_with("/nix/store/"))
     }
 
     /// Releases the built system to the garbage collector, unless something else keeps it.
-    pub(in crate::listener) fn forget_built(&self) -> io::Result<()> {
+    pub(crate) fn forget_built(&self) -> io::Result<()> {
         remove(&self.live.join(BUILT))
     }
 
-    /// Notes that the operator has confirmed the activation. Not needed after a reboot.
-    pub(in crate::listener) fn mark_confirmed(&self) -> io::Result<()> {
-        fs::write(self.live.join(CONFIRMED), "")
-    }
-
-    pub(in crate::listener) fn is_confirmed(&self) -> bool {
-        self.live.join(CONFIRMED).exists()
-    }
-
-    /// Removes a confirmation that came before the activation.
-    pub(in crate::listener) fn forget_confirmed(&self) -> io::Result<()> {
-        remove(&self.live.join(CONFIRMED))
-    }
-
     /// Notes that the server has the final response. Not durable: in doubt it is delivered again.
-    pub(in crate::listener) fn mark_delivered(&self) -> io::Result<()> {
-        fs::write(self.live.join(DELIVERED), "")?;
-        if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(DELIVERED), "") }
+    pub(crate) fn mark_delivered(&self) -> io::Result<()> {
+        self.write_volatile(DELIVERED, &())?;
+        if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(DELIVERED.0), "") }
     }
 
-    pub(in crate::listener) fn was_delivered(&self) -> bool {
-        self.live.join(DELIVERED).exists()
+    /// Returns the place of the part of the output that begins at this offset.
+    pub(crate) fn output_part(&self, start: u64) -> PathBuf {
+        self.kept.join(if start == 0 { "output.log".to_owned() } else { format!("output.{start}.log") })
     }
 
-    /// Returns the files of the output: the current part and the previous one.
-    pub(in crate::listener) fn output_files(&self) -> [PathBuf; 2] {
-        ["output.log", "output.log.1"].map(|name| self.kept.join(name))
+    /// Returns the kept parts of the output, by the offsets at which they begin.
+    pub(crate) fn output_parts(&self) -> BTreeMap<u64, PathBuf> {
+        let names = fs::read_dir(&self.kept)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let start = |name: &str| match name.strip_prefix("output.")?.strip_suffix("log")? {
+            "" => Some(0),
+            start => start.strip_suffix('.')?.parse().ok(),
+        };
+        names.filter_map(|name| Some((start(&name)?, self.kept.join(name)))).collect()
     }
 
     /// Removes the output and the unused room from disk, and from memory what is complete on disk.
-    pub(in crate::listener) fn shrink(&self) -> io::Result<()> {
+    pub(crate) fn shrink(&self) -> io::Result<()> {
         let unused = COPIED.map(|(name, _)| draft(&self.kept, name));
-        self.output_files().iter().chain(&unused).try_for_each(|file| remove(file))?;
+        self.output_parts().values().chain(&unused).try_for_each(|file| remove(file))?;
         if self.live != self.kept && self.kept.join(FINAL.0).exists() { remove_all(&self.live) } else { Ok(()) }
     }
 
-    pub(in crate::listener) fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         remove_all(&self.live)?;
         remove_all(&self.kept)
     }
@@ -314,7 +292,7 @@ fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Makes the missing spare directories beside this folder of runs.
-pub(in crate::listener) fn prepare_spares(runs: &Path) {
+pub(crate) fn prepare_spares(runs: &Path) {
     let new = runs.with_file_name(SPARES_FOLDER).join("new");
     let mut made = spares(runs).filter(|spare| !spare.exists());
     if let Err(error) = made.try_for_each(|spare| make_spare(&new).and_then(|()| fs::rename(&new, spare))) {

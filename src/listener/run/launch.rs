@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{RunDir, RunSpec};
 use crate::listener::NAMESPACE;
+use crate::listener::config::RunSettings;
 use crate::listener::nixos::Host;
 use crate::listener::output::clean;
 
@@ -21,9 +22,6 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 
 /// The time that a supervisor may take to end its run, beyond the run's own grace.
 const TIDY_UP: Duration = Duration::from_mins(1);
-
-/// The longest time in a property, a century: systemd refuses times that overflow its clock.
-const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// The variables that systemd sets for one service only, such as its sockets and folders: wrong for a run.
 #[rustfmt::skip]
@@ -35,20 +33,20 @@ const OF_THE_LISTENER: &[&str] = &[
 ];
 
 #[derive(Debug, Clone)]
-pub(in crate::listener) struct Launcher {
+pub(crate) struct Launcher {
     supervisor: PathBuf,
     /// Whether systemd can be asked for a system unit, see `sd_booted(3)`.
     has_units: bool,
 }
 
 impl Launcher {
-    pub(in crate::listener) fn new(supervisor: PathBuf, host: &Host) -> Self {
+    pub(crate) fn new(supervisor: PathBuf, host: &Host) -> Self {
         Self { supervisor, has_units: host.has_systemd() && geteuid().is_root() }
     }
 
     /// Starts the supervisor of the run in this directory. Blocks, in a unit until the supervisor holds the lock. After
     /// an error there may still be a supervisor: the lock tells.
-    pub(in crate::listener) fn launch(&self, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
+    pub(crate) fn launch(&self, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
         if self.has_units { self.in_a_unit(dir, spec) } else { self.in_a_session(dir) }
     }
 
@@ -85,12 +83,10 @@ impl Launcher {
 /// Returns the arguments of `systemd-run` for the supervisor of this run. The command returns once the supervisor holds
 /// the lock, and nothing ties the two together: no pipe, no terminal, no waiting for the end.
 fn arguments(supervisor: &Path, dir: &RunDir, spec: &RunSpec) -> Vec<OsString> {
-    let grace = spec.settings.grace();
+    let RunSettings { timeout, grace, .. } = spec.settings;
     // The run keeps its own time. This limit is for a broken supervisor, and includes all that may come after the
     // program: the confirmation, and the rollback, which takes as long as any activation.
-    let confirmation = Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default());
-    let longest = 2 * (spec.settings.timeout() + grace) + confirmation + 10 * TIDY_UP;
-    let seconds = |time: Duration| time.min(LONGEST).as_secs();
+    let longest = 2 * (timeout + grace) + spec.confirm_timeout.unwrap_or_default() + 10 * TIDY_UP;
     let words = [
         format!("--unit={}", name(dir)),
         format!("--description=homelab-deploy: {} of {}", spec.action, spec.revision),
@@ -101,8 +97,8 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &RunSpec) -> Vec<OsString> {
         // The supervisor ends its processes in a sensible order. Whatever is left afterwards is killed with the unit.
         "--property=KillMode=mixed".to_owned(),
         format!("--property=TimeoutStartSec={}", START_WITHIN.as_secs()),
-        format!("--property=TimeoutStopSec={}", seconds(2 * grace + TIDY_UP)),
-        format!("--property=RuntimeMaxSec={}", seconds(longest)),
+        format!("--property=TimeoutStopSec={}", (2 * grace + TIDY_UP).as_secs()),
+        format!("--property=RuntimeMaxSec={}", longest.as_secs()),
         // A program that uses up the memory ends like any other command that fails.
         "--property=OOMPolicy=continue".to_owned(),
     ];
@@ -191,15 +187,6 @@ mod tests {
         for tie in ["--pipe", "--wait", "--scope", "--pty"] {
             assert!(!lines.contains(&tie));
         }
-    }
-
-    #[test]
-    fn a_time_without_end_is_one_that_systemd_can_count() {
-        let dir = RunDir::in_one("/run/x".into());
-        let mut spec = RunSpec { confirm_timeout_ms: Some(u64::MAX), ..spec("r-1") };
-        spec.settings.timeout_ms = u64::MAX;
-        let arguments = arguments(Path::new("/bin/x"), &dir, &spec);
-        assert!(arguments.contains(&"--property=RuntimeMaxSec=3153600000".into()), "{arguments:?}");
     }
 
     #[test]

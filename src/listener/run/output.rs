@@ -3,89 +3,70 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::marker::PhantomData;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use super::{PHASE, Record, RunDir};
-use crate::listener::output::{PhaseFinder, clean_lines};
+use super::{PHASE, RunDir};
+use crate::listener::output::{MAX_LINE_BYTES, begins_activation, clean_lines};
 use crate::protocol::Phase;
 
 /// The length of the output's end that the verdict is based on, in bytes.
 pub(super) const TAIL_BYTES: usize = 64 * 1024;
 
 /// The size at which the output is rotated, in bytes.
-const PART_BYTES: usize = 8 * 1024 * 1024;
+const PART_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The start of the current part of the output, or of the part that is about to become current.
-const PART: Record<OutputPart> = Record("part", PhantomData);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct OutputPart {
-    inode: u64,
-    /// The length of all output before it, in bytes.
-    start: u64,
-}
-
-/// The writer of the output. It keeps the end in memory, for the verdict, and the phase that the output shows.
-pub(in crate::listener) struct OutputLog {
+/// The writer of the output. It keeps the end in memory, for the verdict, and the phase of the run.
+pub(crate) struct OutputLog {
     dir: RunDir,
     /// The current part. `None` if the disk has no room for it.
     file: Option<File>,
-    written: usize,
     /// The length of all previous parts.
     start: u64,
-    part_bytes: usize,
+    part_bytes: u64,
     tail: VecDeque<u8>,
-    finder: PhaseFinder,
+    pub(crate) phase: Phase,
+    /// The beginning of a line whose end is not there yet.
+    line: Vec<u8>,
 }
 
 impl OutputLog {
-    pub(in crate::listener) fn create(dir: &RunDir) -> Self {
-        let [current, _] = dir.output_files();
+    pub(crate) fn create(dir: &RunDir) -> Self {
         Self {
+            file: File::create(dir.output_part(0)).ok(),
             dir: dir.clone(),
-            file: File::create(current).ok(),
-            written: 0,
             start: 0,
             part_bytes: PART_BYTES,
             tail: VecDeque::new(),
-            finder: PhaseFinder::new(),
+            phase: Phase::Resolve,
+            line: Vec::new(),
         }
     }
 
     /// Enters a phase. If it cannot be written down, only the progress report is lost.
-    pub(in crate::listener) fn enter(&mut self, phase: Phase) {
-        self.finder.phase = phase;
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
         self.dir.write_volatile(PHASE, &phase).ok();
     }
 
     /// Enters a phase unless a later one was reached.
-    pub(in crate::listener) fn reach(&mut self, phase: Phase) {
-        if self.phase() < phase {
+    pub(crate) fn reach(&mut self, phase: Phase) {
+        if self.phase < phase {
             self.enter(phase);
         }
     }
 
-    pub(in crate::listener) const fn phase(&self) -> Phase {
-        self.finder.phase
-    }
-
-    pub(in crate::listener) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let (front, back) = self.tail.as_slices();
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
 
-    pub(in crate::listener) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         clean_lines(&self.tail())
     }
 
     /// Keeps this output. On a full disk only its end is kept: the rebuild goes on, as it may free the disk.
-    pub(in crate::listener) fn write(&mut self, bytes: &[u8]) {
-        if let Some(phase) = self.finder.read(bytes) {
-            self.enter(phase);
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        if self.phase < Phase::Activate {
+            self.look_for_activation(bytes);
         }
         self.tail.extend(bytes);
         let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
@@ -93,84 +74,72 @@ impl OutputLog {
         self.write_to_disk(bytes).ok();
     }
 
-    fn write_to_disk(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.written > 0 && self.written + bytes.len() > self.part_bytes {
-            self.rotate()?;
+    fn look_for_activation(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
+            self.line.extend(piece.iter().take(room));
+            if piece.ends_with(b"\n") {
+                if begins_activation(&String::from_utf8_lossy(&self.line)) {
+                    self.reach(Phase::Activate);
+                }
+                self.line.clear();
+            }
         }
-        if let Some(file) = &mut self.file {
-            file.write_all(bytes)?;
-            self.written += bytes.len();
-        }
-        Ok(())
     }
 
-    /// Begins another part, and keeps one previous part. The start of the new one is noted before files are renamed, so
-    /// that readers always know it.
-    fn rotate(&mut self) -> io::Result<()> {
-        let [current, previous] = self.dir.output_files();
-        self.start += fs::metadata(&current)?.len();
-        let next = current.with_extension("next");
-        let file = File::create(&next)?;
-        self.dir.write_volatile(PART, &OutputPart { inode: file.metadata()?.ino(), start: self.start })?;
-        fs::rename(&current, previous)?;
-        fs::rename(next, current)?;
-        self.file = Some(file);
-        self.written = 0;
-        Ok(())
+    fn write_to_disk(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let length = file.metadata()?.len();
+        if length > 0 && length + bytes.len() as u64 > self.part_bytes {
+            let start = self.start + length;
+            *file = File::create_new(self.dir.output_part(start))?;
+            // The part before the new one is kept.
+            for (_, path) in self.dir.output_parts().range(..self.start) {
+                fs::remove_file(path)?;
+            }
+            self.start = start;
+        }
+        file.write_all(bytes)
     }
 }
 
 impl RunDir {
     /// Returns the end of the output, as far as the disk took it.
-    pub(in crate::listener) fn output_tail(&self) -> String {
-        let page = |offset| OutputPage::read(self, offset, TAIL_BYTES).ok().flatten().unwrap_or_default();
-        let OutputPage { offset, bytes, .. } = page(page(u64::MAX).offset.saturating_sub(TAIL_BYTES as u64));
-        // The output may have been rotated just before the end.
-        let rest = page(offset + bytes.len() as u64).bytes;
-        String::from_utf8_lossy(&[bytes, rest].concat()).into_owned()
+    pub(crate) fn output_tail(&self) -> String {
+        let page = |offset, most| OutputPage::read(self, offset, most).unwrap_or_default();
+        let end = page(u64::MAX, 0).offset;
+        String::from_utf8_lossy(&page(end.saturating_sub(TAIL_BYTES as u64), TAIL_BYTES).bytes).into_owned()
     }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::listener) struct OutputPage {
-    pub(in crate::listener) offset: u64,
-    pub(in crate::listener) bytes: Vec<u8>,
+pub(crate) struct OutputPage {
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
     /// Whether nothing followed it when it was read.
-    pub(in crate::listener) is_last: bool,
+    pub(crate) is_last: bool,
 }
 
 impl OutputPage {
     /// Reads the page at this offset, or at the beginning of what is kept; `None` if nothing is kept.
-    pub(in crate::listener) fn read(dir: &RunDir, offset: u64, most: usize) -> io::Result<Option<Self>> {
-        let [current, previous] = dir.output_files();
-        let (current, part) = (open(&current)?, dir.get(PART));
-        let previous = open(&previous)?;
-        if current.is_none() && previous.is_none() {
-            return Ok(None);
-        }
-        // The length is read after the note: a part that the note does not name is complete by then.
-        let (inode, length) = inode_and_length(current.as_ref())?;
-        let (previous_inode, previous_length) = inode_and_length(previous.as_ref())?;
-        // The current part may have been rotated in between.
-        let kept_before = if previous_inode == inode { 0 } else { previous_length };
-        let start = match part {
-            Some(part) if Some(part.inode) == inode => part.start,
-            Some(part) => part.start.saturating_sub(length),
-            None => kept_before,
-        };
-        let first = start.saturating_sub(kept_before);
-        let offset = offset.clamp(first, start + length);
-        let (file, at) = if offset < start { (previous, offset - first) } else { (current, offset - start) };
+    pub(crate) fn read(dir: &RunDir, offset: u64, most: usize) -> Option<Self> {
+        // A part may be removed before it can be opened.
+        let parts = dir.output_parts().into_iter().filter_map(|(start, path)| Some((start, File::open(path).ok()?)));
+        let mut parts: Vec<(u64, File)> = parts.collect();
+        let (first, _) = parts.first()?;
+        let (last, file) = parts.last()?;
+        let offset = offset.clamp(*first, *last + file.metadata().ok()?.len());
         let mut bytes = Vec::new();
-        if let Some(mut file) = file {
-            file.seek(SeekFrom::Start(at))?;
-            file.take(most as u64).read_to_end(&mut bytes)?;
+        for (start, file) in &mut parts {
+            // There is nothing to read behind the end of an earlier part.
+            file.seek(SeekFrom::Start(offset.saturating_sub(*start))).ok()?;
+            file.take((most - bytes.len()) as u64).read_to_end(&mut bytes).ok()?;
         }
-        Ok(Some(Self { is_last: offset >= start && bytes.len() < most, offset, bytes }))
+        Some(Self { is_last: bytes.len() < most, offset, bytes })
     }
 
     /// Leaves an incomplete character at the end for the next page.
-    pub(in crate::listener) fn leave_half_character(&mut self) {
+    pub(crate) fn leave_half_character(&mut self) {
         let rest = self.bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
         if std::str::from_utf8(rest).is_err_and(|error| error.error_len().is_none()) {
             let whole = self.bytes.len() - rest.len();
@@ -179,56 +148,63 @@ impl OutputPage {
     }
 }
 
-fn open(path: &Path) -> io::Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Returns the inode and the length of a file.
-fn inode_and_length(file: Option<&File>) -> io::Result<(Option<u64>, u64)> {
-    let metadata = file.map(File::metadata).transpose()?;
-    Ok(metadata.map_or((None, 0), |metadata| (Some(metadata.ino()), metadata.len())))
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn page(dir: &RunDir, offset: u64, most: usize) -> (u64, String, bool) {
-        let page = OutputPage::read(dir, offset, most).unwrap().unwrap();
-        (page.offset, String::from_utf8(page.bytes).unwrap(), page.is_last)
-    }
-
-    /// Reads the output "0123456789", without its first two bytes, at each step of a rotation.
+    /// Reads the output "0123456789" while it is rotated: a part that is set aside keeps its place.
     #[test]
-    fn a_place_means_the_same_while_a_part_is_set_aside() {
+    fn a_place_means_the_same_while_parts_come_and_go() {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::in_one(folder.path().to_owned());
-        assert_eq!(OutputPage::read(&dir, 0, 8).unwrap(), None);
-        let [current, previous] = dir.output_files();
-        let next = current.with_extension("next");
-        fs::write(&current, "23456").unwrap();
-        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
-        let asked = |place| page(&dir, place, 3);
-        dir.write_volatile(PART, &OutputPart { inode: inode(&current), start: 2 }).unwrap();
-        assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
+        let page = |offset, most| {
+            let page = OutputPage::read(&dir, offset, most)?;
+            Some((page.offset, String::from_utf8(page.bytes).unwrap(), page.is_last))
+        };
+        let read = |offset, text: &str, is_last| Some((offset, text.to_owned(), is_last));
+        assert_eq!(page(0, 8), None);
+        fs::write(folder.path().join("output.x.log"), "foreign").unwrap();
+        fs::write(dir.output_part(2), "23456").unwrap();
+        assert_eq!([page(0, 3), page(5, 3)], [read(2, "234", false), read(5, "56", true)]);
+        fs::write(dir.output_part(7), "").unwrap();
+        assert_eq!([page(5, 3), page(7, 3)], [read(5, "56", true), read(7, "", true)]);
+        fs::write(dir.output_part(7), "789").unwrap();
+        assert_eq!([page(4, 3), page(5, 9)], [read(4, "456", false), read(5, "56789", true)]);
+        assert_eq!([page(10, 3), page(99, 3)], [read(10, "", true), read(10, "", true)]);
+        fs::remove_file(dir.output_part(2)).unwrap();
+        assert_eq!(page(5, 9), read(7, "789", true));
+    }
 
-        fs::write(&next, "").unwrap();
-        dir.write_volatile(PART, &OutputPart { inode: inode(&next), start: 7 }).unwrap();
-        assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
-        fs::rename(&current, &previous).unwrap();
-        assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), false)]);
-        assert_eq!(asked(7), (7, String::new(), true));
-        fs::rename(&next, &current).unwrap();
-        fs::write(&current, "789").unwrap();
-        assert_eq!([asked(4), asked(7)], [(4, "456".to_owned(), false), (7, "789".to_owned(), false)]);
-        assert_eq!([asked(10), asked(99)], [(10, String::new(), true), (10, String::new(), true)]);
-        // After a reboot the length of removed output is unknown.
-        fs::remove_file(dir.path().join("part")).unwrap();
-        assert_eq!(page(&dir, 5, 9), (5, "789".to_owned(), true));
+    #[test]
+    fn an_activation_is_found_in_pieces_and_is_no_word_inside_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::in_one(folder.path().to_owned());
+        let mut log = OutputLog::create(&dir);
+        let mut phase = |bytes: &[u8]| {
+            log.write(bytes);
+            log.phase
+        };
+        assert_eq!(phase(b"building\nnginx> activating the configuration...\nstopp"), Phase::Resolve);
+        assert_eq!(phase(b"ing the following un"), Phase::Resolve);
+        assert_eq!(phase(b"its: x.service\n"), Phase::Activate);
+        assert_eq!(dir.phase(), Phase::Activate);
+    }
+
+    proptest! {
+        #[test]
+        fn how_output_is_cut_into_pieces_does_not_matter(text in "(activating the configuration\n|x|\n| ){0,12}", cut in 0..200usize) {
+            let folder = tempfile::tempdir().unwrap();
+            let dir = RunDir::in_one(folder.path().to_owned());
+            let (before, after) = text.as_bytes().split_at(cut.min(text.len()));
+            let phase = |pieces: &[&[u8]]| {
+                let mut log = OutputLog::create(&dir);
+                pieces.iter().for_each(|piece| log.write(piece));
+                log.phase
+            };
+            prop_assert_eq!(phase(&[text.as_bytes()]), phase(&[before, after]));
+        }
     }
 
     #[test]
@@ -249,11 +225,11 @@ mod tests {
             log.write(format!("line {number:05}\n").as_bytes());
         }
         log.write(b"activating the configuration...\n");
-        let [current, previous] = dir.output_files();
-        let size = |path| fs::metadata(path).unwrap().len();
-        assert!(size(current) <= 100 && size(previous) <= 100);
+        let sizes = dir.output_parts().into_values().map(|path| fs::metadata(path).unwrap().len());
+        let sizes: Vec<u64> = sizes.collect();
+        assert!(sizes.len() == 2 && sizes.iter().all(|&size| size <= 100), "{sizes:?}");
         assert!(dir.output_tail().ends_with("line 00998\nline 00999\nactivating the configuration...\n"));
-        assert_eq!((log.phase(), dir.phase()), (Phase::Activate, Phase::Activate));
+        assert_eq!((log.phase, dir.phase()), (Phase::Activate, Phase::Activate));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::listener::nixos::Profile;
 use crate::protocol::{Phase, Response};
 
 /// Returns a run with this key.
-pub(in crate::listener) fn spec(key: &str) -> RunSpec {
+pub(crate) fn spec(key: &str) -> RunSpec {
     RunSpec {
         key: key.to_owned(),
         id: key.parse().ok(),
@@ -29,18 +29,22 @@ pub(in crate::listener) fn spec(key: &str) -> RunSpec {
             system_keys: Vec::new(),
             root: "/nowhere".into(),
             user_units: UserUnits::Fail,
-            timeout_ms: 10_000,
-            grace_ms: 1_000,
+            timeout: Duration::from_secs(10),
+            grace: Duration::from_secs(1),
         },
         system: None,
-        confirm_timeout_ms: None,
+        confirm_timeout: None,
         rollback_to: None,
     }
 }
 
+fn completed() -> Response {
+    Response::new("ns1".parse().unwrap(), Status::Completed, "")
+}
+
 /// Releases a lock at once. A closed file may still be open in a process that another test has forked and that has not
 /// called exec yet.
-pub(in crate::listener) fn give_back(lock: &File) {
+pub(crate) fn give_back(lock: &File) {
     lock.unlock().unwrap();
 }
 
@@ -61,15 +65,15 @@ fn a_run_is_locked_from_the_moment_it_exists() {
 fn the_tail_reaches_back_into_what_was_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::in_one(folder.path().to_owned());
-    let [current, previous] = dir.output_files();
     assert_eq!(dir.output_tail(), "");
-    fs::write(previous, format!("{}before\n", "x".repeat(200_000))).unwrap();
-    fs::write(&current, "after\n").unwrap();
+    fs::write(dir.output_part(0), format!("{}before\n", "x".repeat(200_000))).unwrap();
+    let next = dir.output_part(200_007);
+    fs::write(&next, "after\n").unwrap();
     let tail = dir.output_tail();
     assert!(tail.ends_with("xbefore\nafter\n"));
     assert_eq!(tail.len(), TAIL_BYTES);
-    fs::write(current, "y".repeat(200_000)).unwrap();
-    assert_eq!(dir.output_tail().len(), TAIL_BYTES);
+    fs::write(next, "y".repeat(200_000)).unwrap();
+    assert_eq!(dir.output_tail(), "y".repeat(TAIL_BYTES));
 }
 
 #[test]
@@ -77,18 +81,13 @@ fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::in_one(folder.path().join("run"));
     drop(dir.create(&spec("a")).unwrap());
-    let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(ErrorCode::Timeout, "");
-    dir.write_and_copy(
-        RESULT,
-        &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
-    )
-    .unwrap();
+    dir.write_and_copy(RESULT, &completed()).unwrap();
     dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     dir.write_volatile(COMMIT, &"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
-    fs::write(&dir.output_files()[0], "old").unwrap();
+    fs::write(dir.output_part(0), "old").unwrap();
+    fs::write(dir.output_part(3), "older").unwrap();
     dir.write_volatile(PHASE, &Phase::Activate).unwrap();
-    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(FINAL, &completed()).unwrap();
 
     let _lock = dir.create(&spec("a")).unwrap();
     assert_eq!((dir.get(RESULT), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
@@ -109,15 +108,13 @@ fn the_operator_is_shown_without_anything_that_steers_a_terminal() {
 #[test]
 fn a_record_of_a_version_that_left_out_what_is_absent_is_read() {
     let json = r#"{"key":"a","id":"a","reply_to":"deploy.responses.r","action":"switch","revision":"main","operator":"ops@desk",
-        "accepted_at":"2026-11-23T10:00:00Z","flake":"git+https://h/x","host":"ns1","root":"/nowhere","timeout_ms":10000,
-        "grace_ms":1000}"#;
+        "accepted_at":"2026-11-23T10:00:00Z","number":0,"flake":"git+https://h/x","host":"ns1","root":"/nowhere",
+        "rebuild_flags":[],"system_keys":[],"user_units":"fail","timeout":{"secs":10,"nanos":0},
+        "grace":{"secs":1,"nanos":0}}"#;
     assert_eq!(serde_json::from_str::<RunSpec>(json).unwrap(), spec("a"));
-    let verdict = Verdict { message: "x".to_owned(), ..Verdict::failed(ErrorCode::Timeout, "") };
-    let json = r#"{"status":"failed","error":"timeout","message":"x"}"#;
-    assert_eq!(serde_json::from_str::<Verdict>(json).unwrap(), verdict);
     let profile = r#"{"system":{"path":"a","kernel":[null,null,null]}}"#;
     assert_eq!(serde_json::from_str::<Profile>(profile).unwrap().generation, None);
-    let target = r#"{"run":"a","facts":{},"made":"/nix/store/a"}"#;
+    let target = r#"{"run":"a","snapshot":{},"built_system":"/nix/store/a"}"#;
     let target: RollbackTarget = serde_json::from_str(target).unwrap();
     assert_eq!((target.revision, target.built_system.as_deref()), (None, Some("/nix/store/a")));
 }
@@ -145,17 +142,13 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     drop(lock);
     dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     dir.write_volatile(PHASE, &Phase::Confirm).unwrap();
-    dir.mark_confirmed().unwrap();
+    dir.write_volatile(CONFIRMED, &()).unwrap();
     dir.write_environment("A=1").unwrap();
-    let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(ErrorCode::Timeout, "");
-    let result =
-        RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() };
-    dir.write_and_copy(RESULT, &result).unwrap();
-    let response = Response::new("ns1".parse().unwrap(), Status::Completed, "");
+    let response = completed();
+    dir.write_and_copy(RESULT, &response).unwrap();
     dir.write_and_copy(FINAL, &response).unwrap();
     assert_eq!((dir.spec().unwrap(), dir.get(BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
-    assert_eq!((dir.phase(), dir.is_confirmed(), dir.get(RESULT)), (Phase::Confirm, true, Some(result)));
+    assert_eq!((dir.phase(), dir.has(CONFIRMED), dir.get(RESULT)), (Phase::Confirm, true, Some(response.clone())));
     assert_eq!(dir.final_response().unwrap(), Some(response));
     assert!(dir.copy_all().is_err());
 }
@@ -170,7 +163,7 @@ fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
     dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     dir.copy_all().unwrap_err();
     fs::remove_file(folder.path().join("disk")).unwrap();
-    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(FINAL, &completed()).unwrap();
     dir.copy_all().unwrap();
 
     // The reboot.
@@ -200,7 +193,7 @@ fn memory_is_given_back_once_the_disk_has_it_all() {
     drop(dir.create(&spec("a")).unwrap());
     dir.shrink().unwrap();
     assert!(live.exists(), "the disk does not have its end");
-    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(FINAL, &completed()).unwrap();
     dir.shrink().unwrap();
     assert!(!live.exists() && kept.join("final.json").exists());
     dir.remove().unwrap();
@@ -221,14 +214,8 @@ fn a_run_is_written_over_room_that_was_there_before() {
     let dir = RunDir::new(at("live"), at("runs/a"));
     drop(dir.create(&spec("a")).unwrap());
     dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
-    let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(ErrorCode::Timeout, "");
-    dir.write_and_copy(
-        RESULT,
-        &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
-    )
-    .unwrap();
-    dir.write_and_copy(FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
+    dir.write_and_copy(RESULT, &completed()).unwrap();
+    dir.write_and_copy(FINAL, &completed()).unwrap();
     assert_eq!(inodes("runs/a", ""), room);
     let kept = RunDir::in_one(at("runs/a"));
     assert!(kept.spec().is_ok() && kept.get(BEFORE).is_some() && kept.get(RESULT).is_some() && kept.lock().is_ok());

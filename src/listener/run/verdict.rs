@@ -11,7 +11,7 @@ use crate::listener::output::{self, BootLoader};
 use crate::protocol::{Action, ErrorCode, Phase};
 
 /// The exit code of `switch-to-configuration` when units failed.
-pub(in crate::listener) const EXIT_UNITS_FAILED: i32 = 4;
+pub(crate) const EXIT_UNITS_FAILED: i32 = 4;
 
 /// Its exit code when the system needs a reboot; also that of `nix build` when a build failed.
 const EXIT_NEEDS_REBOOT: i32 = 100;
@@ -26,7 +26,7 @@ const REBOOT: &str = "deploy it with action = \"boot\", and reboot the host";
 const EXIT_DIED: i32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::listener) enum ProcessEnd {
+pub(crate) enum ProcessEnd {
     Exited(i32),
     Killed(i32),
     /// A signal told the supervisor to stop, together with the program.
@@ -40,28 +40,28 @@ pub(in crate::listener) enum ProcessEnd {
 
 impl ProcessEnd {
     /// Returns every end but exit code 0 as an error.
-    pub(in crate::listener) fn success(self) -> Result<(), Self> {
+    pub(crate) fn success(self) -> Result<(), Self> {
         if self == Self::Exited(0) { Ok(()) } else { Err(self) }
     }
 }
 
 /// A deployment before it is confirmed or rolled back.
 #[derive(Debug)]
-pub(in crate::listener) struct Attempt {
-    pub(in crate::listener) end: ProcessEnd,
-    pub(in crate::listener) phase: Phase,
+pub(crate) struct Attempt {
+    pub(crate) end: ProcessEnd,
+    pub(crate) phase: Phase,
     /// The state of the host right before anything changed; if nothing did, when the run began.
-    pub(in crate::listener) before: SystemSnapshot,
-    pub(in crate::listener) after: SystemSnapshot,
+    pub(crate) before: SystemSnapshot,
+    pub(crate) after: SystemSnapshot,
     /// The store path of the system that the run built or fetched, if known.
-    pub(in crate::listener) built: Option<String>,
+    pub(crate) built: Option<String>,
     /// Whether the activation was reached, which may have touched everything. Earlier steps touch nothing.
-    pub(in crate::listener) activated: bool,
+    pub(crate) activated: bool,
     /// The end of the output.
-    pub(in crate::listener) lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
 }
 
-pub(in crate::listener) fn judge(spec: &RunSpec, attempt: &Attempt) -> Verdict {
+pub(crate) fn judge(spec: &RunSpec, attempt: &Attempt) -> Verdict {
     let Attempt { end, phase, lines, .. } = attempt;
     let verdict = match end {
         ProcessEnd::Exited(0) => success(spec.action, attempt),
@@ -81,7 +81,7 @@ pub(in crate::listener) fn judge(spec: &RunSpec, attempt: &Attempt) -> Verdict {
         matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
     match next_boot(attempt) {
         // With a confirmation timeout the host rolls back, and resets the profile.
-        Some(boots) if half_done && spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
+        Some(boots) if half_done && spec.confirm_timeout.is_none() => verdict.with(&boots),
         _ => verdict,
     }
 }
@@ -91,13 +91,13 @@ fn interrupted(signal: i32, doing: &str) -> Verdict {
 }
 
 fn timed_out(spec: &RunSpec, phase: Phase) -> Verdict {
-    let (limit, doing) = (spec.settings.timeout().as_secs(), spec.doing(phase));
+    let (limit, doing) = (spec.settings.timeout.as_secs(), spec.doing(phase));
     let half_done = if phase == Phase::Activate { "; the system may be half switched" } else { "" };
     Verdict::failed(ErrorCode::Timeout, format!("not finished after {limit} s, and stopped while {doing}{half_done}"))
 }
 
 /// Whether a failed run may have changed the host.
-pub(in crate::listener) fn may_have_changed(verdict: &Verdict, attempt: &Attempt) -> bool {
+pub(crate) fn may_have_changed(verdict: &Verdict, attempt: &Attempt) -> bool {
     let Attempt { phase, before, after, activated, lines, .. } = attempt;
     let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();
     let judged = matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::VerifyFailed));
@@ -279,7 +279,7 @@ fn unexplained(code: i32, lines: &[String]) -> String {
             )
         }
         // A line about progress is not the cause.
-        Some(line) if output::phase_of(line).is_some() => format!("ended with code {code} after: {line}"),
+        Some(line) if output::begins_activation(line) => format!("ended with code {code} after: {line}"),
         Some(line) => line.to_owned(),
         None => format!("the activation ended with code {code}"),
     }

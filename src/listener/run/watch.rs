@@ -7,11 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::launch::Launcher;
-use super::{BEFORE, COMMIT, Deployed, FINAL, RESULT, RunDir, RunResult, RunSpec, UNIT, UnitEnd, Verdict};
-use crate::clock;
+use super::{BEFORE, FINAL, RESULT, RunDir, RunSpec, UNIT, UnitEnd, Verdict, commit_of};
 use crate::listener::output::clean_lines;
 use crate::protocol::response::bounded_tail;
-use crate::protocol::{Action, ErrorCode, Phase, Response, Status};
+use crate::protocol::{ErrorCode, Phase, Response};
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -20,7 +19,7 @@ const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
-pub(in crate::listener) enum RunEvent {
+pub(crate) enum RunEvent {
     /// The run goes on, in this phase.
     Phase(Phase),
     Finished(Finished),
@@ -30,12 +29,12 @@ pub(in crate::listener) enum RunEvent {
 
 /// Proof that a run is over or was never begun. It holds the lock, so that a late supervisor does nothing.
 #[derive(Debug)]
-pub(in crate::listener) struct Finished {
+pub(crate) struct Finished {
     _lock: Option<File>,
 }
 
 /// Makes the run durable, and then starts its supervisor. Blocks.
-pub(in crate::listener) fn begin(launcher: &Launcher, dir: &RunDir, spec: &RunSpec) -> RunEvent {
+pub(crate) fn begin(launcher: &Launcher, dir: &RunDir, spec: &RunSpec) -> RunEvent {
     // The lock is released before the launch, as the supervisor takes it.
     let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
     let Err(error) = begun else { return RunEvent::Phase(dir.phase()) };
@@ -45,13 +44,13 @@ pub(in crate::listener) fn begin(launcher: &Launcher, dir: &RunDir, spec: &RunSp
         lock => lock,
     };
     let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {error}"));
-    let response = compose(spec, verdict);
+    let response = spec.response(dir, verdict);
     keep(dir, &response);
     RunEvent::Concluded(Box::new(response))
 }
 
 /// Waits until the run has left this phase or is over.
-pub(in crate::listener) async fn next_event(dir: RunDir, phase: Phase) -> RunEvent {
+pub(crate) async fn next_event(dir: RunDir, phase: Phase) -> RunEvent {
     // The time since which nobody holds the lock.
     let mut unlocked: Option<Instant> = None;
     loop {
@@ -74,7 +73,7 @@ pub(in crate::listener) async fn next_event(dir: RunDir, phase: Phase) -> RunEve
 }
 
 /// Returns whether an earlier run is over, as far as the files tell at once.
-pub(in crate::listener) fn finished(dir: &RunDir, spec: &RunSpec, boot_id: Option<&str>) -> Option<Finished> {
+pub(crate) fn finished(dir: &RunDir, spec: &RunSpec, boot_id: Option<&str>) -> Option<Finished> {
     reported(dir).or_else(|| {
         let lock = rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
         Some(Finished { _lock: Some(lock) })
@@ -87,57 +86,26 @@ fn reported(dir: &RunDir) -> Option<Finished> {
     (dir.has(RESULT) || dir.has(UNIT)).then(|| Finished { _lock: dir.lock().ok() })
 }
 
-/// Composes and keeps the final response of a run that is over. `deployed` is the last deployment by this listener. It
-/// tells the previous commit of a system that does not know its own, unless somebody has switched the host since.
-pub(in crate::listener) fn conclude(
+/// Keeps the final response of a run that is over. `deployed` is the last deployment by this listener. It tells the
+/// previous commit of a system that does not know its own, unless somebody has switched the host since.
+pub(crate) fn conclude(
     _finished: &Finished,
     dir: &RunDir,
     spec: &RunSpec,
     boot_id: Option<&str>,
-    deployed: Option<&Deployed>,
+    deployed: Option<&Response>,
 ) -> Response {
-    let result = dir.get(RESULT);
-    let verdict = result.as_ref().map_or_else(
-        || Verdict::failed(ErrorCode::Interrupted, explain(spec, dir.phase(), boot_id, dir.get(UNIT).as_ref())),
-        |result| result.verdict.clone(),
-    );
-    let mut response = compose(spec, verdict);
-    response.revision = match &spec.rollback_to {
-        Some(to) => to.revision.clone(),
-        None => dir.get(COMMIT).or(response.revision),
-    };
-    response.previous_revision = dir
-        .get(BEFORE)
-        .and_then(|before| before.revision.clone().or_else(|| deployed?.commit_of(before.current_path()).cloned()));
-    if response.status == Status::Failed {
-        let from_disk = || bounded_tail(&clean_lines(&dir.output_tail()));
-        response.log_tail = result.as_ref().map_or_else(from_disk, |result| result.tail.clone());
-    }
-    if let Some(RunResult { ended_at, after, .. }) = result {
-        response.at = Some(ended_at);
-        response.generation = after.generation();
-        let system = if spec.action == Action::Boot && response.rolled_back.is_none() {
-            after.profile_path()
-        } else {
-            after.current_path()
-        };
-        response.system = system.map(str::to_owned);
+    let mut response = dir.get(RESULT).unwrap_or_else(|| {
+        let why = explain(spec, dir.phase(), boot_id, dir.get(UNIT).as_ref());
+        let log_tail = bounded_tail(&clean_lines(&dir.output_tail()));
+        Response { log_tail, ..spec.response(dir, Verdict::failed(ErrorCode::Interrupted, why)) }
+    });
+    let before = dir.get(BEFORE).filter(|_| response.previous_revision.is_none());
+    if let Some(commit) = before.and_then(|before| commit_of(deployed, before.current_path()).cloned()) {
+        response.previous_revision = Some(commit);
     }
     keep(dir, &response);
     response
-}
-
-fn compose(spec: &RunSpec, verdict: Verdict) -> Response {
-    Response {
-        error: verdict.error,
-        id: spec.id.clone(),
-        at: Some(clock::now()),
-        revision: spec.revision.commit(),
-        reboot_required: verdict.reboot_required,
-        rolled_back: verdict.rolled_back,
-        failed_units: verdict.failed_units,
-        ..Response::new(spec.settings.host.clone(), verdict.status, verdict.message)
-    }
 }
 
 fn keep(dir: &RunDir, response: &Response) {
@@ -155,15 +123,9 @@ fn explain(spec: &RunSpec, phase: Phase, boot_id: Option<&str>, unit: Option<&Un
     let doing = spec.doing(phase);
     match unit {
         Some(UnitEnd { result, .. }) if result == "oom-kill" => format!("memory ran out while {doing}"),
-        Some(UnitEnd { result, .. }) if result == "timeout" => {
-            format!("systemd ended the run while {doing}: it did not end in time by itself")
-        }
-        Some(UnitEnd { code, status, .. }) if code == "exited" => {
-            format!(
-                "the supervisor of the run failed with code {status} while {doing}; the journal of its unit says more"
-            )
-        }
-        Some(UnitEnd { status, .. }) => format!("signal {status} ended the supervisor of the run while {doing}"),
+        Some(UnitEnd { result, status }) => format!(
+            "the supervisor of the run ended while {doing} ({result} {status}); the journal of its unit says more"
+        ),
         // The phase is not durable.
         None if rebooted(spec, boot_id) => "the host rebooted in the middle of the run".to_owned(),
         None => format!("the run was ended from outside while {doing}, and left no result"),
@@ -184,6 +146,7 @@ mod tests {
     use crate::listener::run::PHASE;
     use crate::listener::run::tests::{give_back, spec};
     use crate::listener::service::history::RequestHistory;
+    use crate::protocol::Status;
 
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
@@ -232,13 +195,9 @@ mod tests {
         assert!(finished(&dir, &spec, Some("second")).is_some());
     }
 
-    fn explained(boot_id: &str, unit: Option<(&str, &str, &str)>) -> String {
+    fn explained(boot_id: &str, unit: Option<(&str, &str)>) -> String {
         let spec = RunSpec { boot_id: Some("first".to_owned()), ..spec("r-1") };
-        let unit = unit.map(|(result, code, status)| UnitEnd {
-            result: result.to_owned(),
-            code: code.to_owned(),
-            status: status.to_owned(),
-        });
+        let unit = unit.map(|(result, status)| UnitEnd { result: result.to_owned(), status: status.to_owned() });
         explain(&spec, Phase::Build, Some(boot_id), unit.as_ref())
     }
 
@@ -257,9 +216,7 @@ mod tests {
             }
             let finished = Finished { _lock: None };
             let deployed = history.last_deployed();
-            conclude(&finished, &dir, &spec("r-1"), None, deployed.as_ref())
-                .previous_revision
-                .map(|commit| commit.to_string())
+            conclude(&finished, &dir, &spec("r-1"), None, deployed).previous_revision.map(|commit| commit.to_string())
         };
         assert_eq!(previous(Some("/nix/store/ours")).as_deref(), Some(COMMIT));
         assert_eq!(previous(Some("/nix/store/by-hand")), None);
@@ -270,11 +227,10 @@ mod tests {
     fn a_reboot_a_kill_and_a_failure_are_told_apart() {
         insta::assert_snapshot!(explained("second", None), @"the host rebooted in the middle of the run");
         insta::assert_snapshot!(explained("first", None), @"the run was ended from outside while building, and left no result");
-        insta::assert_snapshot!(explained("first", Some(("signal", "killed", "KILL"))), @"signal KILL ended the supervisor of the run while building");
-        insta::assert_snapshot!(explained("second", Some(("signal", "killed", "KILL"))), @"signal KILL ended the supervisor of the run while building");
-        insta::assert_snapshot!(explained("first", Some(("oom-kill", "killed", "KILL"))), @"memory ran out while building");
-        insta::assert_snapshot!(explained("first", Some(("timeout", "killed", "KILL"))), @"systemd ended the run while building: it did not end in time by itself");
-        insta::assert_snapshot!(explained("first", Some(("exit-code", "exited", "203"))), @"the supervisor of the run failed with code 203 while building; the journal of its unit says more");
+        insta::assert_snapshot!(explained("first", Some(("signal", "KILL"))), @"the supervisor of the run ended while building (signal KILL); the journal of its unit says more");
+        insta::assert_snapshot!(explained("second", Some(("signal", "KILL"))), @"the supervisor of the run ended while building (signal KILL); the journal of its unit says more");
+        insta::assert_snapshot!(explained("first", Some(("oom-kill", "KILL"))), @"memory ran out while building");
+        insta::assert_snapshot!(explained("first", Some(("exit-code", "203"))), @"the supervisor of the run ended while building (exit-code 203); the journal of its unit says more");
     }
 
     #[test]

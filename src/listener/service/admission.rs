@@ -16,31 +16,19 @@ pub(super) enum Decision {
         reply_to: ReplySubject,
         state: Response,
     },
-    Reject(Refusal),
+    /// The request is refused: answer with the rejection, and remember it.
+    Reject {
+        reply_to: ReplySubject,
+        state: Response,
+    },
     /// The run is going, and the operator confirms that it heard from the host: record that, and answer with the state.
     Confirm {
-        key: String,
         reply_to: ReplySubject,
         state: Response,
     },
     Accept(Request),
     /// There is no reply subject that may be used; the reason is for the log.
     Drop(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) reply_to: ReplySubject,
-    pub(super) id: Option<RequestId>,
-    pub(super) error: ErrorCode,
-    pub(super) message: String,
-    pub(super) holder: Option<BusyWith>,
-}
-
-impl Refusal {
-    pub(super) fn key(&self) -> &str {
-        self.id.as_ref().map_or(self.reply_to.as_str(), RequestId::as_str)
-    }
 }
 
 /// Determines the reply subject of a request. A request that this host must not or cannot answer is not run either: no
@@ -85,35 +73,27 @@ pub(super) fn decide(
     history: &RequestHistory,
     elsewhere: impl FnOnce() -> Option<BusyWith>,
 ) -> Decision {
-    let asked = match request {
-        Ok(request) => Ok(request),
-        Err(BadRequest::Rejected { reply_to, id, error, message, .. }) => {
-            Err(Refusal { reply_to, id, error, message, holder: None })
+    let (reply_to, id) = match &request {
+        Ok(Request { reply_to, id, .. }) | Err(BadRequest::Rejected { reply_to, id, .. }) => {
+            (reply_to.clone(), id.clone())
         }
+        Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why.clone()),
+    };
+    let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
+    if let Some(state) = history.state(key, now) {
+        let confirms = request.is_ok_and(|request| request.confirmed) && state.status == Status::Started;
+        return if confirms { Decision::Confirm { reply_to, state } } else { Decision::Answer { reply_to, state } };
+    }
+    let (error, why, holder) = match request {
+        Ok(request) => match objection(&request, now, history, elsewhere) {
+            Some(objection) => objection,
+            None => return Decision::Accept(request),
+        },
+        Err(BadRequest::Rejected { error, message, .. }) => (error, message, None),
         Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why),
     };
-    let (key, reply_to, confirms) = match &asked {
-        Ok(request) => (request.key(), &request.reply_to, request.confirmed),
-        Err(refusal) => (refusal.key(), &refusal.reply_to, false),
-    };
-    if let Some(state) = history.state(key, now) {
-        let (key, reply_to) = (key.to_owned(), reply_to.clone());
-        return if confirms && state.status == Status::Started {
-            Decision::Confirm { key, reply_to, state }
-        } else {
-            Decision::Answer { reply_to, state }
-        };
-    }
-    let request = match asked {
-        Ok(request) => request,
-        Err(refusal) => return Decision::Reject(refusal),
-    };
-    match objection(&request, now, history, elsewhere) {
-        None => Decision::Accept(request),
-        Some((error, message, holder)) => {
-            Decision::Reject(Refusal { reply_to: request.reply_to, id: request.id, error, message, holder })
-        }
-    }
+    let holder = holder.map(Box::new);
+    Decision::Reject { reply_to, state: Response { holder, ..history.rejection(id, error, &why, now) } }
 }
 
 /// Returns the reason against running a request whose key is unknown.
@@ -140,7 +120,7 @@ fn objection(
         return Some((ErrorCode::AlreadyRunning, message, Some(holder)));
     }
     let why = history.returnable(request.returns.as_ref()?.as_str()).err()?;
-    Some((ErrorCode::InvalidRequest, format!("cannot roll back: {why}"), None))
+    Some((ErrorCode::InvalidRequest, why, None))
 }
 
 #[cfg(test)]
@@ -175,9 +155,9 @@ mod tests {
     fn said(decision: &Decision) -> String {
         match decision {
             Decision::Answer { reply_to, state } => format!("to {reply_to}: {}", state.status),
-            Decision::Reject(refusal) => format!("{}: {}", refusal.error, refusal.message),
+            Decision::Reject { state, .. } => format!("{}: {}", state.error.as_ref().unwrap(), state.message),
             Decision::Accept(request) => format!("accept {}", request.key()),
-            Decision::Confirm { key, reply_to, state } => format!("confirm {key}, to {reply_to}: {}", state.status),
+            Decision::Confirm { reply_to, state } => format!("confirm, to {reply_to}: {}", state.status),
             Decision::Drop(why) => format!("drop: {why}"),
         }
     }
@@ -260,7 +240,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
         history.reached(RunStage::Running);
         // Even if late: the host decides how long it waits.
-        insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm a, to deploy.responses.a: started");
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm, to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is unknown here, so there is nothing to confirm");
         history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: completed");
@@ -314,9 +294,8 @@ mod tests {
     fn a_rejected_request_stays_rejected_when_the_host_is_free_again() {
         let mut history = RequestHistory::new("ns1".parse().unwrap());
         history.accepted(spec("a"));
-        let Decision::Reject(refusal) = ask(&request("b", 70), 60, &history) else { panic!("not rejected") };
-        let response = Response::new("ns1".parse().unwrap(), Status::Rejected, refusal.message.clone());
-        history.rejected(refusal.key().to_owned(), response);
+        let Decision::Reject { state, .. } = ask(&request("b", 70), 60, &history) else { panic!("not rejected") };
+        history.rejected("b".to_owned(), state);
         history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
         insta::assert_snapshot!(said(&ask(&request("b", 70), 61, &history)), @"to deploy.responses.b: rejected");
         insta::assert_snapshot!(said(&ask(&request("c", 70), 61, &history)), @"accept c");
@@ -344,10 +323,9 @@ mod tests {
                         ran.push(id);
                         history.accepted(accepted(&request));
                     }
-                    Decision::Reject(refusal) => {
+                    Decision::Reject { state, .. } => {
                         prop_assert!(!ran.contains(&id), "known");
-                        let response = Response::new("ns1".parse().unwrap(), Status::Rejected, "");
-                        history.rejected(refusal.key().to_owned(), response);
+                        history.rejected(id, state);
                     }
                     Decision::Confirm { .. } => prop_assert!(false, "nothing was confirmed"),
                     Decision::Answer { state, .. } => prop_assert!(ran.contains(&id) || state.status == Status::Rejected),

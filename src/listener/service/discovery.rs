@@ -1,6 +1,6 @@
 //! Answers roll calls, with what the host runs and the problems that it has.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::env;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::{Service, for_log};
 use crate::clock;
 use crate::listener::nixos::{System, SystemSnapshot, configuration_revision};
 use crate::listener::output::clean;
+use crate::listener::run::commit_of;
 use crate::lookup::{self, LookupError};
 use crate::protocol::discovery::MAX_PROBLEMS;
 use crate::protocol::request::is_acknowledgement;
@@ -20,7 +21,7 @@ use crate::protocol::{
     AnswerScope, Commit, DiscoveryAnswer, DiscoveryRequest, Feature, FlakeUrl, HostName, HostReport, Problem,
     ReplySubject, Revision, Subject, Tier,
 };
-use crate::text::safe;
+use crate::text::{safe, words};
 
 /// The rate limit of answers on one discovery subject.
 const ANSWERS: (u32, Duration) = (10, Duration::from_millis(100));
@@ -40,8 +41,8 @@ const CLOCKS_DIFFER: [SignedDuration; 2] = [SignedDuration::from_mins(2), Signed
 /// The answered roll calls, and the rate limits of further answers.
 #[derive(Debug, Default)]
 pub(super) struct RollCalls {
-    answered: HashSet<ReplySubject>,
-    oldest_first: VecDeque<ReplySubject>,
+    /// The subjects of the last answers, oldest first.
+    answered: VecDeque<ReplySubject>,
     /// One for each subject, so that a flood on one does not hide the host from questions on another.
     limits: HashMap<Subject, RateLimit>,
 }
@@ -49,21 +50,15 @@ pub(super) struct RollCalls {
 impl RollCalls {
     /// Whether to answer a question from this subject on that reply subject.
     fn take(&mut self, subject: &Subject, answer_to: &ReplySubject) -> bool {
+        let limit = self.limits.entry(subject.clone()).or_insert_with(|| RateLimit::new(ANSWERS));
         // Known by the subject of the answer and not by the question's reply subject: a copy of the question that
         // somebody else sends, with another reply subject, must not use up the answer.
-        if self.answered.contains(answer_to) {
+        if limit.take().is_none() || self.answered.contains(answer_to) {
             return false;
         }
-        let limit = self.limits.entry(subject.clone()).or_insert_with(|| RateLimit::new(ANSWERS));
-        if limit.take().is_none() {
-            return false;
-        }
-        self.answered.insert(answer_to.clone());
-        self.oldest_first.push_back(answer_to.clone());
-        if self.oldest_first.len() > REMEMBERED
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            self.answered.remove(&oldest);
+        self.answered.push_back(answer_to.clone());
+        if self.answered.len() > REMEMBERED {
+            self.answered.pop_front();
         }
         true
     }
@@ -124,11 +119,11 @@ impl Service {
             instance: Some(self.publisher.instance),
             machine: host.machine(),
             last: history.last_run(system, next_boot).map(Box::new),
-            revision: revision.or_else(|| deployed.as_ref()?.commit_of(system).cloned()),
+            revision: revision.or_else(|| commit_of(deployed, system).cloned()),
             generation: now.generation(),
             reboot_required: now.reboot_required(),
             next_boot_differs: next_boot.zip(system).map(|(next_boot, running)| next_boot != running),
-            deployed_differs: deployed.as_ref().and_then(|deployed| Some(deployed.system.as_deref()? != system?)),
+            deployed_differs: deployed.and_then(|deployed| Some(deployed.system.as_deref()? != system?)),
             system: system.map(str::to_owned),
             booted_system_differs: now.booted_system_differs(),
             uptime_s: host.uptime_s(),
@@ -163,20 +158,11 @@ pub(super) enum ProblemKind {
     PermissionsTooWide,
 }
 
-impl ProblemKind {
-    const fn code(self) -> &'static str {
-        match self {
-            Self::MayNotAnswer => "may_not_answer",
-            Self::CannotHear => "cannot_hear",
-            Self::NoNixosRebuild => "no_nixos_rebuild",
-            Self::NoNix => "no_nix",
-            Self::NoGit => "no_git",
-            Self::FlakeUnreachable => "flake_unreachable",
-            Self::Clock => "clock",
-            Self::PermissionsTooWide => "permissions_too_wide",
-        }
-    }
-}
+words!(
+    ProblemKind: MayNotAnswer = "may_not_answer", CannotHear = "cannot_hear", NoNixosRebuild = "no_nixos_rebuild",
+    NoNix = "no_nix", NoGit = "no_git", FlakeUnreachable = "flake_unreachable", Clock = "clock",
+    PermissionsTooWide = "permissions_too_wide",
+);
 
 #[derive(Debug, Default)]
 pub(super) struct Problems {
@@ -190,7 +176,7 @@ impl Problems {
         let message = safe(message);
         let known = self.known.entry((kind, what.to_owned())).or_default();
         if *known != message {
-            tracing::warn!(problem = kind.code(), "{message}");
+            tracing::warn!(problem = %kind, "{message}");
             *known = message;
         }
     }
@@ -201,7 +187,7 @@ impl Problems {
 
     fn list(&self) -> Vec<Problem> {
         let first = self.known.iter().take(MAX_PROBLEMS);
-        first.map(|((kind, _), message)| Problem::new(kind.code(), message.as_str())).collect()
+        first.map(|((kind, _), message)| Problem::new(kind.as_str(), message.as_str())).collect()
     }
 
     pub(super) fn look_for_programs(&mut self, flake: &FlakeUrl) {
@@ -286,14 +272,14 @@ mod tests {
         let reply = |number: u32| question(&number.to_string(), false).reply_to;
         assert!(calls.take(&all, &reply(0)) && !calls.take(&prod, &reply(0)) && !calls.take(&all, &reply(0)));
         let flooded = (1..100_000).filter(|&number| calls.take(&all, &reply(number))).count();
-        assert_eq!(flooded, 9);
+        assert_eq!(flooded, 8);
         // The flood on one subject does not block answers on the other.
         assert!(calls.take(&prod, &reply(99_999)));
         for number in 100_000..110_000 {
             tokio::time::advance(Duration::from_millis(100)).await;
             assert!(calls.take(&all, &reply(number)));
         }
-        assert_eq!((calls.answered.len(), calls.oldest_first.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!(calls.answered.len(), REMEMBERED);
     }
 
     #[test]

@@ -5,23 +5,30 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::listener::run::{Deployed, RunSpec, name_of};
-use crate::protocol::{Action, BusyWith, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
+use crate::listener::run::{RunSpec, name_of};
+use crate::protocol::{Action, BusyWith, ErrorCode, HostName, LastRun, ReplySubject, RequestId, Response, Status};
 
 /// The number of ended runs that are remembered.
 pub(super) const FINALS: usize = 200;
 
-/// The bounds on remembered rejections. Senders can cause any number of them, of any length.
+/// The number of ended runs whose output is kept.
+pub(super) const OUTPUTS: usize = 20;
+
+/// The number of remembered rejections.
 const REJECTIONS: usize = 1_000;
-const REJECTION_BYTES: usize = 512 * 1024;
+
+/// The longest reason in a rejection, in bytes: it may repeat parts of the request.
+const REASON_BYTES: usize = 1_000;
 
 #[derive(Debug)]
-pub(in crate::listener) struct RequestHistory {
+pub(crate) struct RequestHistory {
     hostname: HostName,
     pub(super) current: Option<Current>,
     /// The runs that ended, oldest first.
     pub(super) ended: VecDeque<(RunSpec, Response)>,
-    rejections: Rejections,
+    rejections: HashMap<String, Response>,
+    /// The keys of the rejections, oldest first.
+    rejected: VecDeque<String>,
     /// Runs whose key cannot be read any more, by the UUID that the key leads to.
     pub(super) damaged: HashMap<Uuid, Response>,
 }
@@ -41,21 +48,14 @@ pub(super) enum RunStage {
     Concluding,
 }
 
-#[derive(Debug, Default)]
-struct Rejections {
-    by_key: HashMap<String, Response>,
-    /// The keys, each with the bytes that it and its response take.
-    oldest_first: VecDeque<(String, usize)>,
-    bytes: usize,
-}
-
 impl RequestHistory {
-    pub(in crate::listener) fn new(hostname: HostName) -> Self {
+    pub(crate) fn new(hostname: HostName) -> Self {
         Self {
             hostname,
             current: None,
             ended: VecDeque::new(),
-            rejections: Rejections::default(),
+            rejections: HashMap::new(),
+            rejected: VecDeque::new(),
             damaged: HashMap::new(),
         }
     }
@@ -64,7 +64,7 @@ impl RequestHistory {
         if self.current.as_ref().is_some_and(|current| current.spec.key == key) {
             return self.current_state(now);
         }
-        let known = self.end_of(key).or_else(|| self.rejections.by_key.get(key)).cloned();
+        let known = self.end_of(key).or_else(|| self.rejections.get(key)).cloned();
         known.or_else(|| {
             let damaged = self.damaged.get(&name_of(key))?;
             Some(Response { id: key.parse().ok(), ..damaged.clone() })
@@ -129,12 +129,11 @@ impl RequestHistory {
         runs.reduce(|last, run| if is_as_before(&last.1, &run.1) { last } else { run })
     }
 
-    /// Returns the last deployment. After a failure that may have changed something, the commit is unknown.
-    pub(in crate::listener) fn last_deployed(&self) -> Option<Deployed> {
+    /// Returns how the last deployment ended. After a failure that may have changed something, there is none.
+    pub(crate) fn last_deployed(&self) -> Option<&Response> {
         let mut runs = self.ended.iter().rev();
         let (_, end) = runs.find(|(spec, end)| spec.action.activates() && !changed_nothing(end))?;
-        let commit = end.revision.clone().filter(|_| end.status == Status::Completed)?;
-        Some(Deployed { commit, system: end.system.clone() })
+        Some(end).filter(|end| end.status == Status::Completed && end.revision.is_some())
     }
 
     pub(super) fn stage(&self) -> Option<RunStage> {
@@ -151,13 +150,17 @@ impl RequestHistory {
         }
     }
 
-    /// Records the end of the current run, or of one from before this listener started.
-    pub(in crate::listener) fn ended(&mut self, spec: RunSpec, response: Response) {
+    /// Records the end of the current run, or of one from before this listener started. Returns a run that is forgotten
+    /// for it.
+    pub(crate) fn ended(&mut self, spec: RunSpec, response: Response) -> Option<RunSpec> {
         self.current.take_if(|current| current.spec.key == spec.key);
         self.ended.push_back((spec, response));
-        if self.ended.len() > FINALS {
-            self.ended.pop_front();
-        }
+        if self.ended.len() > FINALS { self.ended.pop_front().map(|(spec, _)| spec) } else { None }
+    }
+
+    /// Returns the last run whose output is not kept.
+    pub(super) fn without_output(&self) -> Option<&RunSpec> {
+        self.ended.iter().rev().nth(OUTPUTS).map(|(spec, _)| spec)
     }
 
     /// Returns the end of the last run that may have changed the host, if it has this key and completed: a host can
@@ -165,11 +168,11 @@ impl RequestHistory {
     pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
         match self.last_change() {
             Some((spec, _)) if spec.key != key => {
-                Err(format!("{key} is not the last run of this host: that was {}", spec.key))
+                Err(format!("cannot roll back: {key} is not the last run of this host: that was {}", spec.key))
             }
             Some((spec, response)) if response.status == Status::Completed => Ok((spec.action, response)),
-            Some(_) => Err(format!("{key} did not complete")),
-            None => Err(format!("this host does not know {key}")),
+            Some(_) => Err(format!("cannot roll back: {key} did not complete")),
+            None => Err(format!("cannot roll back: this host does not know {key}")),
         }
     }
 
@@ -187,8 +190,26 @@ impl RequestHistory {
         self.damaged.insert(name, end);
     }
 
+    /// Returns the rejection of a request for this reason.
+    pub(super) fn rejection(&self, id: Option<RequestId>, error: ErrorCode, why: &str, now: Timestamp) -> Response {
+        let why = why.get(..why.floor_char_boundary(REASON_BYTES)).unwrap_or_default();
+        Response {
+            error: Some(error),
+            id,
+            at: Some(now),
+            ..Response::new(self.hostname.clone(), Status::Rejected, why)
+        }
+    }
+
     pub(super) fn rejected(&mut self, key: String, response: Response) {
-        self.rejections.insert(key, response);
+        if self.rejections.insert(key.clone(), response).is_none() {
+            self.rejected.push_back(key);
+        }
+        if self.rejected.len() > REJECTIONS
+            && let Some(oldest) = self.rejected.pop_front()
+        {
+            self.rejections.remove(&oldest);
+        }
     }
 }
 
@@ -215,25 +236,10 @@ impl Current {
     }
 }
 
-impl Rejections {
-    fn insert(&mut self, key: String, response: Response) {
-        let bytes = 2 * key.len() + response.to_bytes(usize::MAX).len();
-        if self.by_key.insert(key.clone(), response).is_none() {
-            self.oldest_first.push_back((key, bytes));
-            self.bytes += bytes;
-        }
-        while (self.oldest_first.len() > REJECTIONS || self.bytes > REJECTION_BYTES)
-            && let Some((oldest, bytes)) = self.oldest_first.pop_front()
-        {
-            self.by_key.remove(&oldest);
-            self.bytes -= bytes;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::run::commit_of;
     use crate::listener::run::tests::spec;
 
     fn ended(status: Status) -> Response {
@@ -280,16 +286,9 @@ mod tests {
         let known = |key: &str| history.state(key, Timestamp::UNIX_EPOCH).is_some();
         assert!(known("ran") && known("r-4999") && known("r-4000"));
         assert!(!known("r-3999"));
-        assert_eq!(history.rejections.by_key.len(), REJECTIONS);
-
-        for number in 0..5_000 {
-            let response = Response { message: "x".repeat(1_000), ..ended(Status::Rejected) };
-            history.rejected(format!("{number}-{}", "k".repeat(1_000)), response);
-        }
-        let recent = &history.rejections;
-        let held: usize = recent.by_key.iter().map(|(key, response)| key.len() + response.message.len()).sum();
-        assert!(held <= REJECTION_BYTES && recent.bytes <= REJECTION_BYTES, "{held} bytes");
-        assert!(recent.by_key.len() > 100 && recent.by_key.len() == recent.oldest_first.len());
+        assert_eq!(history.rejections.len(), REJECTIONS);
+        let long = history.rejection(None, ErrorCode::Expired, &"ä".repeat(1_000), Timestamp::UNIX_EPOCH);
+        assert_eq!((long.status, long.message), (Status::Rejected, "ä".repeat(500)));
     }
 
     #[test]
@@ -324,9 +323,9 @@ mod tests {
             history.ended(spec, Response { error, revision, system, ..ended(status) });
         };
         switch(&mut history, COMMIT, Status::Completed, None);
-        let deployed = history.last_deployed().unwrap();
-        assert_eq!(deployed.commit_of(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
-        assert_eq!(deployed.commit_of(Some("/nix/store/by-hand")), None);
+        let deployed = history.last_deployed();
+        assert_eq!(commit_of(deployed, Some("/nix/store/a")).unwrap().as_str(), COMMIT);
+        assert_eq!(commit_of(deployed, Some("/nix/store/by-hand")), None);
         switch(&mut history, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
         assert!(history.last_deployed().is_some());
         switch(&mut history, "half", Status::Failed, Some(ErrorCode::Timeout));

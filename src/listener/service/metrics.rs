@@ -8,7 +8,7 @@ use std::fmt::{Display, Write};
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, copy, sink};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::history::RequestHistory;
 use crate::listener::nixos::{Host, SystemSnapshot};
-use crate::listener::run::{Deployed, RunSpec};
+use crate::listener::run::{RunSpec, commit_of};
 use crate::protocol::{ErrorCode, Response, Status};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -41,16 +41,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The state of the loop that serves NATS. The counters begin with the process; the last run is known from disk.
 #[derive(Debug, Clone)]
-pub(in crate::listener) struct Metrics {
+pub(crate) struct Metrics {
     pub(super) connected: bool,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
-    deployed: Option<Deployed>,
+    deployed: Option<Response>,
     last: Option<(RunSpec, Response)>,
 }
 
 impl Metrics {
     /// Creates the metrics of a listener that has run nothing since its start and is not connected yet.
-    pub(in crate::listener) fn of(history: &RequestHistory) -> Self {
+    pub(crate) fn of(history: &RequestHistory) -> Self {
         let failures = FAILURES.map(|error| ((Status::Failed, Some(error)), 0));
         let runs = failures.into_iter().chain([((Status::Completed, None), 0)]).collect();
         let mut metrics = Self { connected: false, deployed: None, runs, last: None };
@@ -66,7 +66,7 @@ impl Metrics {
     }
 
     fn recall(&mut self, history: &RequestHistory) {
-        self.deployed = history.last_deployed();
+        self.deployed = history.last_deployed().cloned();
         self.last = history.last().cloned();
     }
 
@@ -88,7 +88,7 @@ impl Metrics {
             let help = "Whether the last run completed.";
             page.gauge("last_run_success", help, &[], u8::from(*status == Status::Completed));
         }
-        if let Some(commit) = self.deployed.as_ref().and_then(|deployed| deployed.commit_of(now.current_path())) {
+        if let Some(commit) = commit_of(self.deployed.as_ref(), now.current_path()) {
             let help = "The running commit, if the listener has deployed it.";
             page.gauge("running_revision_info", help, &[("revision", commit.as_str())], 1);
         }
@@ -125,7 +125,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Answers the clients of this socket.
-pub(in crate::listener) async fn serve(socket: TcpListener, metrics: watch::Receiver<Metrics>, host: Host) {
+pub(crate) async fn serve(socket: TcpListener, metrics: watch::Receiver<Metrics>, host: Host) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
@@ -146,51 +146,26 @@ pub(in crate::listener) async fn serve(socket: TcpListener, metrics: watch::Rece
 
 async fn serve_client(client: TcpStream, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<()> {
     let mut client = BufStream::new(client);
-    let line = request_line(&mut client).await?;
-    let metrics = metrics.borrow().clone();
-    client.write_all(reply(line.as_deref(), &metrics, &host).as_bytes()).await?;
+    let mut lines = (&mut client).take(REQUEST_BYTES).lines();
+    let request = lines.next_line().await?.unwrap_or_default();
+    while lines.next_line().await?.is_some_and(|line| !line.is_empty()) {}
+    let reply = match request.split(['?', ' ']).take(2).collect::<Vec<_>>()[..] {
+        ["GET", "/metrics"] => {
+            let page = metrics.borrow().clone().page(&SystemSnapshot::from_links(&host));
+            response("200 OK", CONTENT_TYPE, &page)
+        }
+        _ => response("404 Not Found", "text/plain", "the metrics are at /metrics\n"),
+    };
+    client.write_all(reply.as_bytes()).await?;
     client.shutdown().await?;
     // Closing a connection over unread bytes would reset it, and the client could lose the answer.
     copy(&mut client.take(REQUEST_BYTES), &mut sink()).await?;
     Ok(())
 }
 
-/// Reads a request up to its empty line, and returns the first line; `None` if the request has no end or is too long.
-async fn request_line(client: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
-    let mut client = client.take(REQUEST_BYTES);
-    let (mut first, mut line) = (Vec::new(), Vec::new());
-    client.read_until(b'\n', &mut first).await?;
-    loop {
-        line.clear();
-        client.read_until(b'\n', &mut line).await?;
-        match &line[..] {
-            b"\r\n" | b"\n" => return Ok(Some(String::from_utf8_lossy(&first).into_owned())),
-            [.., b'\n'] => {}
-            _ => return Ok(None),
-        }
-    }
-}
-
-fn reply(line: Option<&str>, metrics: &Metrics, host: &Host) -> String {
-    let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
-    let [method, target, _version] = words[..] else { return refusal("400 Bad Request", "") };
-    match (method, target.split('?').next()) {
-        ("GET", Some("/metrics")) => {
-            let page = metrics.page(&SystemSnapshot::from_links(host));
-            response("200 OK", "", CONTENT_TYPE, &page)
-        }
-        (_, Some("/metrics")) => refusal("405 Method Not Allowed", "Allow: GET\r\n"),
-        _ => refusal("404 Not Found", ""),
-    }
-}
-
-fn refusal(status: &str, header: &str) -> String {
-    response(status, header, "text/plain", &format!("{status}: the metrics are at /metrics\n"))
-}
-
-fn response(status: &str, header: &str, content_type: &str, body: &str) -> String {
+fn response(status: &str, content_type: &str, body: &str) -> String {
     format!(
-        "HTTP/1.1 {status}\r\n{header}Content-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
 }

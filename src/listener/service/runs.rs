@@ -52,7 +52,7 @@ impl Service {
             }
             Some(finished) => {
                 let deployed = self.history.last_deployed();
-                let response = conclude(&finished, &dir, &spec, self.boot_id.as_deref(), deployed.as_ref());
+                let response = conclude(&finished, &dir, &spec, self.boot_id.as_deref(), deployed);
                 self.record_end(dir, spec, response);
             }
         }
@@ -92,7 +92,7 @@ impl Service {
         self.tasks.spawn(async move { TaskDone::FlakeAsked(flake_problem(flake, after).await) });
     }
 
-    fn current(&self) -> Option<(RunDir, RunSpec)> {
+    pub(super) fn current(&self) -> Option<(RunDir, RunSpec)> {
         let spec = self.history.current.as_ref()?.spec.clone();
         Some((self.state_dir.run_dir(&spec.key), spec))
     }
@@ -119,7 +119,7 @@ impl Service {
     fn conclude(&mut self, finished: Finished) {
         let Some((dir, spec)) = self.current() else { return };
         self.history.reached(RunStage::Concluding);
-        let (boot_id, deployed) = (self.boot_id.clone(), self.history.last_deployed());
+        let (boot_id, deployed) = (self.boot_id.clone(), self.history.last_deployed().cloned());
         self.tasks.spawn_blocking(move || {
             let response = conclude(&finished, &dir, &spec, boot_id.as_deref(), deployed.as_ref());
             TaskDone::Run(RunEvent::Concluded(Box::new(response)))
@@ -132,12 +132,12 @@ impl Service {
             key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
             "{}", response.message
         );
-        self.undelivered.push((dir.clone(), spec.clone(), response.clone()));
-        self.history.ended(spec, response);
+        self.undelivered.push((dir, spec.clone(), response.clone()));
+        let forgotten = self.history.ended(spec, response);
         self.metrics.send_modify(|metrics| metrics.count_last(&self.history));
-        let forget_old = self.state_dir.ended(dir);
+        let clean_up = self.state_dir.clean_up(&self.history, forgotten.as_ref());
         self.tasks.spawn_blocking(move || {
-            forget_old();
+            clean_up();
             TaskDone::Done
         });
     }
@@ -205,14 +205,10 @@ impl Service {
 fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, status: Status) -> LogPage {
     let goes_on = !status.is_final();
     let mut page = match OutputPage::read(dir, offset, most) {
-        Ok(Some(page)) => page,
+        Some(page) => page,
         // The run has written nothing yet.
-        Ok(None) if goes_on => OutputPage::default(),
-        Ok(None) => return no_log(id, NoLog::NotKept),
-        Err(error) => {
-            tracing::warn!("the output of the run in {} cannot be read: {error}", dir.path().display());
-            return no_log(id, NoLog::NotKept);
-        }
+        None if goes_on => OutputPage::default(),
+        None => return no_log(id, NoLog::NotKept),
     };
     let end = page.is_last && !goes_on;
     if !end {

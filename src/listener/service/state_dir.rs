@@ -1,6 +1,6 @@
 //! The state directory of a listener, with one directory for each run.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{self, Path, PathBuf};
@@ -10,37 +10,30 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::history::{FINALS, RequestHistory};
+use super::history::RequestHistory;
 use crate::clock;
-use crate::listener::run::{RunDir, RunSpec, name_of, prepare_spares};
+use crate::listener::run::{DELIVERED, RunDir, RunSpec, name_of, prepare_spares};
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{BusyWith, Response};
 
 const RUNS: &str = "runs";
 
-/// The number of ended runs whose output is kept.
-const OUTPUTS: usize = 20;
-
 /// The state directory, and the one in memory if there is one.
 #[derive(Debug)]
-pub(in crate::listener) struct StateDir {
+pub(crate) struct StateDir {
     /// The folder of runs since the last boot.
     live: PathBuf,
     /// The folder of runs on disk; equal to `live` if there is none in memory.
     kept: PathBuf,
-    /// Ended runs, oldest first.
-    ended: VecDeque<RunDir>,
-    /// Runs whose request cannot be read.
-    damaged: Vec<RunDir>,
     number: u64,
     /// Keeps other listeners from using the directory.
     _lock: File,
 }
 
 #[derive(Debug)]
-pub(in crate::listener) struct RecoveredState {
+pub(crate) struct RecoveredState {
     pub(super) state_dir: StateDir,
-    pub(in crate::listener) history: RequestHistory,
+    pub(crate) history: RequestHistory,
     /// Ended runs whose final response the server may not have, oldest first.
     pub(super) undelivered: Vec<(RunDir, RunSpec, Response)>,
     /// Runs that were not concluded, oldest first.
@@ -49,9 +42,6 @@ pub(in crate::listener) struct RecoveredState {
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum StateError {
-    #[error("cannot use the state directory {0}: {1}")]
-    #[diagnostic(help("give one that the listener may write to with --state-dir, or StateDirectory= in its unit"))]
-    Unusable(PathBuf, #[source] io::Error),
     /// The directory cannot be opened, or somebody else may have written what this host would believe to have run.
     #[error("cannot use the state directory: {0}")]
     #[diagnostic(help(
@@ -67,22 +57,21 @@ pub enum StateError {
 impl StateDir {
     /// Opens the state directory, and creates it if it is missing. `runtime_dir` is in memory, and has room when the
     /// disk is full. Unreadable runs are logged and left alone.
-    pub(in crate::listener) fn open(
+    pub(crate) fn open(
         state_dir: &Path,
         runtime_dir: Option<&Path>,
         history: RequestHistory,
     ) -> Result<RecoveredState, StateError> {
-        let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
+        let unusable = |error| PrivateDirError::Io(state_dir.to_owned(), error);
         let kept = runs_in(state_dir)?;
         let live = runtime_dir.map_or_else(|| Ok(kept.clone()), runs_in)?;
         let lock = PrivateDir::open(state_dir)?.file("lock", OFlags::WRONLY | OFlags::CREATE)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(state_dir.to_owned()),
-            TryLockError::Error(error) => unusable(error),
+            TryLockError::Error(error) => unusable(error).into(),
         })?;
 
-        let opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
-        let recovered = opened.recover(history).map_err(unusable)?;
+        let recovered = Self { live, kept, number: 0, _lock: lock }.recover(history).map_err(unusable)?;
         prepare_spares(&recovered.state_dir.kept);
         Ok(recovered)
     }
@@ -109,28 +98,20 @@ impl StateDir {
                     // Its key is unknown, but every key leads to one name, so the request stays known.
                     tracing::error!("{} is a run whose request cannot be read: {error}", dir.path().display());
                     history.damaged(name, response.unwrap_or_default());
-                    self.damaged.push(dir);
                 }
             }
         }
-        // Runs of the first versions have no number.
-        ended.sort_by_key(|(_, spec, response)| (spec.number, response.at));
-        unfinished.sort_by_key(|(_, spec)| (spec.number, spec.accepted_at));
+        ended.sort_by_key(|(_, spec, _)| spec.number);
+        unfinished.sort_by_key(|(_, spec)| spec.number);
         let specs = ended.iter().map(|(_, spec, _)| spec).chain(unfinished.iter().map(|(_, spec)| spec));
         self.number = specs.map(|spec| spec.number).max().unwrap_or_default();
 
         for (dir, spec, response) in ended {
-            if !dir.was_delivered() {
-                undelivered.push((dir.clone(), spec.clone(), response.clone()));
+            if !dir.has(DELIVERED) {
+                undelivered.push((dir, spec.clone(), response.clone()));
             }
-            let forget_old = self.ended(dir);
-            forget_old();
-            history.ended(spec, response);
-        }
-        // Their age is unknown: they are removed last.
-        for dir in self.damaged.clone() {
-            let forget_old = self.ended(dir);
-            forget_old();
+            let forgotten = history.ended(spec, response);
+            self.clean_up(&history, forgotten.as_ref())();
         }
         Ok(RecoveredState { state_dir: self, history, undelivered, unfinished })
     }
@@ -167,22 +148,25 @@ impl StateDir {
     }
 
     /// Returns the damaged run that is still locked, if there is one.
-    pub(super) fn damaged_holder(&self) -> Option<BusyWith> {
-        let dir = self.damaged.iter().find(|dir| dir.is_locked())?;
+    pub(super) fn damaged_holder(&self, history: &RequestHistory) -> Option<BusyWith> {
+        let mut damaged = history.damaged.keys().map(|name| self.dir(&name.to_string()));
+        let dir = damaged.find(|dir| dir.lock().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))?;
         let since = fs::metadata(dir.path()).and_then(|dir| dir.created()).ok();
         let since = since.and_then(|since| since.try_into().ok()).unwrap_or_else(clock::now);
         Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })
     }
 
-    /// Records an ended run. The returned closure removes old ones, which may wait for a slow disk.
-    pub(super) fn ended(&mut self, dir: RunDir) -> impl FnOnce() + Send + use<> {
-        self.ended.push_back(dir);
-        let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
-        let oldest = if self.ended.len() > FINALS { self.ended.pop_front() } else { None };
+    /// Returns what makes room after the end of a run, which may wait for a slow disk.
+    pub(super) fn clean_up(
+        &self,
+        history: &RequestHistory,
+        forgotten: Option<&RunSpec>,
+    ) -> impl FnOnce() + Send + use<> {
+        let [old, forgotten] = [history.without_output(), forgotten].map(|spec| Some(self.run_dir(&spec?.key)));
         let runs = self.kept.clone();
         move || {
             let shrunk = old.map(|dir| (dir.shrink(), dir));
-            let removed = oldest.map(|dir| (dir.remove(), dir));
+            let removed = forgotten.map(|dir| (dir.remove(), dir));
             for (done, dir) in shrunk.into_iter().chain(removed) {
                 if let Err(error) = done {
                     tracing::warn!("cannot remove the run in {}: {error}", dir.path().display());
@@ -193,16 +177,16 @@ impl StateDir {
     }
 
     /// Makes the copies for which the disk had no room.
-    pub(super) fn copy_all(&self) {
-        for dir in &self.ended {
-            dir.copy_all().ok();
+    pub(super) fn copy_all(&self, history: &RequestHistory) {
+        for (spec, _) in &history.ended {
+            self.run_dir(&spec.key).copy_all().ok();
         }
     }
 }
 
 /// Creates the folder of all runs in a private folder. The path is absolute, as supervisors start elsewhere.
 fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
-    let folder = path::absolute(folder).map_err(|error| StateError::Unusable(folder.to_owned(), error))?;
+    let folder = path::absolute(folder).map_err(|error| PrivateDirError::Io(folder.to_owned(), error))?;
     Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
 }
 
@@ -215,18 +199,21 @@ mod tests {
     use super::*;
     use crate::listener::run::FINAL;
     use crate::listener::run::tests::{give_back, spec};
+    use crate::listener::service::history::{FINALS, OUTPUTS};
     use crate::protocol::Status;
 
-    fn conclude(state_dir: &mut StateDir, key: &str, second: i64) {
+    fn conclude(state_dir: &mut StateDir, history: &mut RequestHistory, key: &str, second: i64) {
         let dir = state_dir.run_dir(key);
-        dir.create(&RunSpec { number: state_dir.next_number(), ..spec(key) }).unwrap();
-        fs::write(&dir.output_files()[0], "output").unwrap();
+        let spec = RunSpec { number: state_dir.next_number(), ..spec(key) };
+        dir.create(&spec).unwrap();
+        fs::write(dir.output_part(0), "output").unwrap();
         let response = Response {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
         dir.write_and_copy(FINAL, &response).unwrap();
-        state_dir.ended(dir)();
+        let forgotten = history.ended(spec, response);
+        state_dir.clean_up(history, forgotten.as_ref())();
     }
 
     fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<RecoveredState, StateError> {
@@ -240,25 +227,25 @@ mod tests {
     #[test]
     fn ended_runs_are_recalled_in_order_and_the_old_ones_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let mut state_dir = open(folder.path(), None).unwrap().state_dir;
+        let RecoveredState { mut state_dir, mut history, .. } = open(folder.path(), None).unwrap();
         for number in 0..FINALS + 5 {
             // The clock goes backwards.
-            conclude(&mut state_dir, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
+            conclude(&mut state_dir, &mut history, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
         }
         close(state_dir);
         let RecoveredState { state_dir, history, .. } = open(folder.path(), None).unwrap();
         let keys: Vec<&str> = history.ended.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
         assert_eq!(state_dir.number, FINALS as u64 + 5);
-        let outputs = state_dir.ended.iter().filter(|dir| dir.output_files()[0].exists()).count();
+        let outputs = keys.iter().filter(|key| state_dir.run_dir(key).output_part(0).exists()).count();
         assert_eq!(outputs, OUTPUTS);
     }
 
     #[test]
     fn what_cannot_be_read_is_left_alone_and_known_for_all_that() {
         let folder = tempfile::tempdir().unwrap();
-        let mut state_dir = open(folder.path(), None).unwrap().state_dir;
-        conclude(&mut state_dir, "good", 1);
+        let RecoveredState { mut state_dir, mut history, .. } = open(folder.path(), None).unwrap();
+        conclude(&mut state_dir, &mut history, "good", 1);
         let unfinished = state_dir.run_dir("unfinished");
         unfinished.create(&spec("unfinished")).unwrap();
         let spoilt = state_dir.run_dir("spoilt");
@@ -286,9 +273,9 @@ mod tests {
         assert_eq!(damaged, [(name_of("torn"), Status::Failed), (name_of("ended"), Status::Completed)].into());
         assert_eq!(fs::read_dir(&state_dir.kept).unwrap().count(), 7);
 
-        assert_eq!(state_dir.damaged_holder(), None);
+        assert_eq!(state_dir.damaged_holder(&history), None);
         let lock = torn.lock().unwrap();
-        assert!(state_dir.damaged_holder().is_some());
+        assert!(state_dir.damaged_holder(&history).is_some());
         give_back(&lock);
     }
 
@@ -302,8 +289,8 @@ mod tests {
     fn after_a_reboot_the_disk_knows_what_ran() {
         let folder = tempfile::tempdir().unwrap();
         let (state, runtime) = (folder.path().join("state"), folder.path().join("run"));
-        let mut state_dir = open(&state, Some(&runtime)).unwrap().state_dir;
-        conclude(&mut state_dir, "ended", 1);
+        let RecoveredState { mut state_dir, mut history, .. } = open(&state, Some(&runtime)).unwrap();
+        conclude(&mut state_dir, &mut history, "ended", 1);
         state_dir.run_dir("unfinished").create(&spec("unfinished")).unwrap();
         assert!(state_dir.run_dir("unfinished").path().starts_with(&runtime));
         close(state_dir);

@@ -15,10 +15,12 @@ use crate::clock;
 use crate::listener::nixos::{Host, SystemSnapshot};
 use crate::listener::output::{clean, tells_unadvertised};
 use crate::listener::run::verdict::{Attempt, ProcessEnd, judge, may_have_changed};
-use crate::listener::run::{BEFORE, COMMIT, RollbackTarget, RunDir, RunResult, RunSpec, Verdict};
+use crate::listener::run::{BEFORE, COMMIT, CONFIRMED, RollbackTarget, RunDir, RunSpec, Verdict};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
-use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, ROLLBACK_WITHIN, Revision, Status, SystemPath};
+use crate::protocol::{
+    Action, Commit, ErrorCode, FlakeUrl, Phase, ROLLBACK_WITHIN, Response, Revision, Status, SystemPath,
+};
 
 /// The messages of the system and of Nix' database about a full disk.
 const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
@@ -35,8 +37,7 @@ pub(super) struct Deployment {
 
 impl Deployment {
     /// Deploys or rolls back. Fails if nothing was begun.
-    pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
-        let started_at = clock::now();
+    pub(super) async fn carry_out(mut self) -> io::Result<Response> {
         let found = SystemSnapshot::capture(&self.host).await;
         self.dir.write_and_copy(BEFORE, &found)?;
         let (verdict, after) = match self.spec.rollback_to.clone() {
@@ -44,15 +45,22 @@ impl Deployment {
             None => self.deploy_and_confirm(found).await,
         };
         self.dir.forget_built().ok();
-        let tail = bounded_tail(&self.runner.log.lines());
-        Ok(RunResult { verdict, started_at, ended_at: clock::now(), after, tail })
+        let has_failed = verdict.status == Status::Failed;
+        let boots_next = self.spec.action == Action::Boot && verdict.rolled_back.is_none();
+        let system = if boots_next { after.profile_path() } else { after.current_path() };
+        Ok(Response {
+            generation: after.generation(),
+            system: system.map(str::to_owned),
+            log_tail: if has_failed { bounded_tail(&self.runner.log.lines()) } else { Vec::new() },
+            ..self.spec.response(&self.dir, verdict)
+        })
     }
 
     /// Deploys, and rolls back after a failure or without a confirmation, if the request asks for that.
     async fn deploy_and_confirm(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let mut attempt = self.deploy(found).await;
         let verdict = self.judge(&mut attempt).await;
-        let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
+        let Some(limit) = self.spec.confirm_timeout else {
             return (with_theirs(verdict, &attempt), attempt.after);
         };
         let failure = if verdict.status == Status::Completed {
@@ -94,11 +102,11 @@ impl Deployment {
             return Ok(());
         }
         // A confirmation from before the activation does not count.
-        self.dir.forget_confirmed().ok();
+        self.dir.forget(CONFIRMED).ok();
         self.runner.log.enter(Phase::Confirm);
         self.runner.stop.renew(limit);
         let noted = async {
-            while !self.dir.is_confirmed() {
+            while !self.dir.has(CONFIRMED) {
                 sleep(LOOK_FOR_CONFIRMATION).await;
             }
         };
@@ -133,7 +141,7 @@ impl Deployment {
 
     async fn roll_back(&mut self, before: &SystemSnapshot, built: Option<&str>) -> RollbackOutcome {
         // An operator waits no longer for a rollback, even if deployments have more time.
-        let limit = ROLLBACK_WITHIN.min(self.spec.settings.timeout());
+        let limit = ROLLBACK_WITHIN.min(self.spec.settings.timeout);
         rollback::roll_back(&mut self.runner, &self.host, self.spec.action, before, built, limit).await
     }
 
@@ -248,7 +256,7 @@ impl Deployment {
 
     /// Judges an attempt by the state of the host after it.
     async fn judge(&mut self, attempt: &mut Attempt) -> Verdict {
-        attempt.phase = self.runner.log.phase();
+        attempt.phase = self.runner.log.phase;
         attempt.after = if matches!(attempt.end, ProcessEnd::Exited(_)) {
             self.runner.log.enter(Phase::Verify);
             SystemSnapshot::capture(&self.host).await

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
+use crate::listener::nixos::SystemSnapshot;
 use crate::listener::nixos::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
-use crate::listener::run::{BEFORE, COMMIT as COMMIT_RECORD, RunResult, RunSpec, Verdict};
+use crate::listener::run::{BEFORE, COMMIT as COMMIT_RECORD, CONFIRMED, RunSpec};
 use crate::lookup::testing::{git, repository};
 use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
 use crate::testing::make_program;
@@ -80,9 +81,14 @@ impl Supervised {
         Self { folder, dir, supervisor }
     }
 
-    fn ended(mut self) -> (RunResult, String, Self) {
+    fn ended(mut self) -> (Response, String, Self) {
         assert!(self.supervisor.wait().unwrap().success());
         (self.dir.get(RESULT).unwrap(), self.dir.output_tail(), self)
+    }
+
+    /// Returns the system that the host boots next.
+    fn profile(&self) -> Option<String> {
+        SystemSnapshot::from_links(&Host::new(self.path("root"))).profile_path().map(str::to_owned)
     }
 
     /// Returns the content of a file that the script makes, once it is complete.
@@ -107,8 +113,8 @@ fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn verdict(result: &RunResult) -> String {
-    let Verdict { status, error, message, .. } = &result.verdict;
+fn verdict(result: &Response) -> String {
+    let Response { status, error, message, .. } = result;
     let error = error.as_ref().map(|error| format!(" {error}"));
     format!("{status}{}: {message}", error.unwrap_or_default())
 }
@@ -128,7 +134,7 @@ fn the_end_and_the_output_are_kept_in_order() {
     let (result, output, _) =
         Supervised::new("echo one; echo two >&2; echo activating the configuration...; exit 7", |_| ()).ended();
     assert_eq!(verdict(&result), "failed activation_failed: ended with code 7 after: activating the configuration...");
-    assert!(result.started_at <= result.ended_at);
+    assert_eq!(result.log_tail, ["one", "two", "activating the configuration..."]);
     assert_eq!(output, "one\ntwo\nactivating the configuration...\n");
 }
 
@@ -146,7 +152,7 @@ fn a_password_stands_on_no_command_line() {
     let (result, output, _) =
         Supervised::new(tells, |spec| spec.settings.flake = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap())
             .ended();
-    assert_eq!(result.verdict.status, Status::Completed, "{output}");
+    assert_eq!(result.status, Status::Completed, "{output}");
     assert!(output.starts_with(&format!("switch --flake git+https://h/x?dir=a&rev={COMMIT}#ns1\n")), "{output}");
     assert!(!output.contains("s3cret"));
     assert!(output.ends_with("Authorization: Basic Ym9iOnMzY3JldA==\n"), "{output}");
@@ -177,27 +183,31 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
         setsid sh -c 'trap \"\" TERM; echo $$ > escaped; while :; do sleep 0.05; done' &
         (setsid sh -c 'echo $$ > orphan; sleep 600' &)
         wait; wait; wait";
-    let run = Supervised::new(script, |spec| (spec.settings.timeout_ms, spec.settings.grace_ms) = (1_500, 200));
+    let run = Supervised::new(script, |spec| {
+        (spec.settings.timeout, spec.settings.grace) = (Duration::from_millis(1_500), Duration::from_millis(200))
+    });
     let pids = ["child", "escaped", "orphan"].map(|name| run.file(name));
     assert!(pids.iter().all(|pid| is_alive(pid)));
     let (result, _, _run) = run.ended();
-    assert_eq!(result.verdict.error, Some(ErrorCode::Timeout));
+    assert_eq!(result.error, Some(ErrorCode::Timeout));
     assert_eq!(pids.iter().filter(|pid| is_alive(pid)).count(), 0);
 }
 
 #[test]
 fn who_obeys_is_not_killed_and_ends_the_grace() {
     let script = "trap 'echo tidied up; exit 0' TERM; echo > ready; while :; do sleep 0.02; done";
-    let run = Supervised::new(script, |spec| (spec.settings.timeout_ms, spec.settings.grace_ms) = (1_500, 600_000));
+    let run = Supervised::new(script, |spec| {
+        (spec.settings.timeout, spec.settings.grace) = (Duration::from_millis(1_500), Duration::from_millis(600_000))
+    });
     let (result, output, _) = run.ended();
-    assert_eq!(result.verdict.error, Some(ErrorCode::Timeout));
+    assert_eq!(result.error, Some(ErrorCode::Timeout));
     assert!(output.ends_with("tidied up\n"), "{output}");
 }
 
 #[test]
 fn a_descendant_that_keeps_the_output_open_does_not_hold_up_the_result() {
     let (result, output, run) = Supervised::new("sleep 600 & echo $! > left; echo done", |_| ()).ended();
-    assert_eq!((result.verdict.status, output.as_str()), (Status::Completed, "done\n"));
+    assert_eq!((result.status, output.as_str()), (Status::Completed, "done\n"));
     let pid = run.file("left");
     assert!(is_alive(&pid), "what the program leaves behind on purpose goes on");
     terminate(&pid);
@@ -206,7 +216,7 @@ fn a_descendant_that_keeps_the_output_open_does_not_hold_up_the_result() {
 #[test]
 fn a_descendant_that_goes_on_writing_does_not_hold_up_the_result() {
     let (result, _, run) = Supervised::new("yes & echo $! > left", |_| ()).ended();
-    assert_eq!(result.verdict.status, Status::Completed);
+    assert_eq!(result.status, Status::Completed);
     let pid = run.file("left");
     eventually("nobody reads on", || (!is_alive(&pid)).then_some(()));
 }
@@ -248,10 +258,9 @@ fn a_supervisor_that_is_asked_to_end_takes_its_run_along() {
 #[test]
 fn a_flood_of_output_neither_stops_the_run_nor_fills_the_disk() {
     let (result, output, run) = Supervised::new("yes 0123456789 | head -c 20000000; echo the end", |_| ()).ended();
-    assert_eq!(result.verdict.status, Status::Completed);
+    assert_eq!(result.status, Status::Completed);
     assert!(output.ends_with("the end\n"));
-    let [current, previous] = run.dir.output_files();
-    let size = fs::metadata(current).unwrap().len() + fs::metadata(previous).unwrap().len();
+    let size: u64 = run.dir.output_parts().into_values().map(|part| fs::metadata(part).unwrap().len()).sum();
     assert!(size <= 16 * 1024 * 1024, "{size}");
 }
 
@@ -263,7 +272,7 @@ fn its_session_is_its_own() {
     let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
     assert_eq!(session, run.supervisor.id().to_string());
     terminate(&run.supervisor.id().to_string());
-    assert_eq!(run.ended().0.verdict.error, Some(ErrorCode::Interrupted));
+    assert_eq!(run.ended().0.error, Some(ErrorCode::Interrupted));
 }
 
 /// A server that takes connections and never says anything.
@@ -280,7 +289,7 @@ fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
         (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
     })
     .ended();
-    assert_eq!(result.verdict.status, Status::Completed);
+    assert_eq!(result.status, Status::Completed);
     let commit = git(repository.path(), &["rev-parse", "main"]);
     assert_eq!(output, format!("{flake}?rev={commit}#ns1\n"));
     assert_eq!(run.dir.get(COMMIT_RECORD).unwrap().as_str(), commit);
@@ -338,7 +347,7 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     let run = || {
         Supervised::new("echo built", |spec| {
             (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
-            spec.settings.timeout_ms = 1_500;
+            spec.settings.timeout = Duration::from_millis(1_500);
         })
     };
     let (result, output, _) = run().ended();
@@ -381,7 +390,7 @@ fn what_was_so_before_is_on_record_before_anything_is_changed() {
     let (result, output, run) = Supervised::on(nixos(), &format!("cat run/before.json\n{SWITCH}"), |_| ()).ended();
     assert!(output.contains(r#""current":{"path":"/nix/store/old""#), "{output}");
     assert_eq!(verdict(&result), "completed: switched to generation 42");
-    assert_eq!(result.after.current_path(), Some("/nix/store/new"));
+    assert_eq!(result.system.as_deref(), Some("/nix/store/new"));
     assert_eq!(run.dir.get(BEFORE).unwrap().generation(), Some(41));
 }
 
@@ -410,5 +419,5 @@ fn units_are_asked_for_before_and_after() {
     let activation = format!("{SWITCH}\necho 'dns.service loaded failed failed DNS' >failed; exit 4");
     let (result, _, _) = Supervised::on(folder, &activation, |_| ()).ended();
     insta::assert_snapshot!(verdict(&result), @"failed activation_failed: the following units failed: dns.service; the next boot starts generation 42");
-    assert_eq!(result.verdict.failed_units, ["dns.service"]);
+    assert_eq!(result.failed_units, ["dns.service"]);
 }

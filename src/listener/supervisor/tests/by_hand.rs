@@ -22,7 +22,7 @@ fn meanwhile(build: &str, script: &str) -> Supervised {
     let folder = host();
     make_activatable_by_hand(&folder);
     fs::write(folder.path().join("build"), build).unwrap();
-    Supervised::on(folder, script, |spec| spec.confirm_timeout_ms = Some(300))
+    Supervised::on(folder, script, |spec| spec.confirm_timeout = Some(Duration::from_millis(300)))
 }
 
 fn make_activatable_by_hand(folder: &tempfile::TempDir) {
@@ -34,8 +34,8 @@ fn make_activatable_by_hand(folder: &tempfile::TempDir) {
 fn a_build_that_fails_undoes_nothing() {
     let (result, _, run) = meanwhile(&format!("{BY_HAND}\necho 'error: no'; exit 1"), "").ended();
     insta::assert_snapshot!(verdict(&result), @"failed build_failed: no; meanwhile the host was switched to /nix/store/hand by other means");
-    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
-    assert_eq!(result.after.current_path(), Some("/nix/store/hand"));
+    assert_eq!((result.rolled_back, run.record().as_str()), (None, ""));
+    assert_eq!(result.system.as_deref(), Some("/nix/store/hand"));
 }
 
 #[test]
@@ -70,13 +70,13 @@ fn what_was_switched_to_during_the_activation_stays() {
     let failing = format!("{SWITCH}\n{ACTIVATING}\n{BY_HAND}\nexit 2");
     let (result, _, run) = meanwhile("", &failing).ended();
     insta::assert_snapshot!(verdict(&result), @"failed activation_failed: ended with code 2 after: activating the configuration...; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
-    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
+    assert_eq!((result.rolled_back, run.record().as_str()), (None, ""));
 
     // The profile that somebody set meanwhile is theirs; the current system is the run's.
     let (result, _, run) = meanwhile("", &format!("{SWITCH}\n{ACTIVATING}\n{TO_BOOT_BY_HAND}")).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/hand; the host returned to what ran before; meanwhile /nix/store/hand was set to boot next by other means; it runs /nix/store/old, generation 50 boots next");
     insta::assert_snapshot!(run.record(), @"test old 1");
-    assert_eq!(result.after.profile_path(), Some("/nix/store/hand"));
+    assert_eq!(run.profile().as_deref(), Some("/nix/store/hand"));
 }
 
 #[test]
@@ -85,17 +85,17 @@ fn what_was_switched_to_while_the_run_waits_to_be_confirmed_stays() {
         let folder = host();
         make_activatable_by_hand(&folder);
         let run = Supervised::on(folder, SWITCH, |spec| {
-            spec.confirm_timeout_ms = Some(if confirms { 60_000 } else { 1_500 });
+            spec.confirm_timeout = Some(Duration::from_millis(if confirms { 60_000 } else { 1_500 }));
         });
         run.reaches(Phase::Confirm);
         let by_hand = Command::new("sh").args(["-c", BY_HAND]).current_dir(run.folder.path()).status().unwrap();
         assert!(by_hand.success());
         if confirms {
-            run.dir.mark_confirmed().unwrap();
+            run.dir.write_volatile(CONFIRMED, &()).unwrap();
         }
         let (result, _, run) = run.ended();
-        assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
-        assert_eq!(result.after.current_path(), Some("/nix/store/hand"));
+        assert_eq!((result.rolled_back, run.record().as_str()), (None, ""));
+        assert_eq!(result.system.as_deref(), Some("/nix/store/hand"));
         verdict(&result)
     };
     insta::assert_snapshot!(switched(false), @"failed not_confirmed: no deployer confirmed within 1 s that it heard the host; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
@@ -114,14 +114,14 @@ fn what_was_switched_to_after_another_run_is_not_returned_from() {
     let (result, _, run) =
         Supervised::on(folder, "exit 9", |spec| spec.rollback_to = Some(Box::new(rollback_to))).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: not returned to what ran before r-1: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
-    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(false), ""));
+    assert_eq!((result.rolled_back, run.record().as_str()), (Some(false), ""));
 }
 
 #[test]
 fn the_link_to_what_was_built_goes_with_the_run() {
     for action in [Action::Switch, Action::Test] {
         let (result, _, run) = Supervised::on(host(), SWITCH, |spec| spec.action = action).ended();
-        assert_eq!(result.verdict.status, Status::Completed);
+        assert_eq!(result.status, Status::Completed);
         assert_eq!(run.dir.built(), None);
         assert!(!run.path("result").is_symlink(), "{action} leaves one elsewhere");
     }

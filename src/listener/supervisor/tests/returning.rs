@@ -33,7 +33,7 @@ exit $(cat code 2>/dev/null || echo 0)"
 
 /// Returns a switch to the new system with this confirmation timeout.
 fn switch(script: &str, confirm_timeout_ms: u64) -> Supervised {
-    Supervised::on(host(), script, |spec| spec.confirm_timeout_ms = Some(confirm_timeout_ms))
+    Supervised::on(host(), script, |spec| spec.confirm_timeout = Some(Duration::from_millis(confirm_timeout_ms)))
 }
 
 impl Supervised {
@@ -52,10 +52,10 @@ fn a_host_that_is_confirmed_in_time_stays_as_it_is() {
     let run = switch(SWITCH, 20_000);
     run.reaches(Phase::Confirm);
     assert_eq!(run.dir.get(RESULT), None);
-    run.dir.mark_confirmed().unwrap();
+    run.dir.write_volatile(CONFIRMED, &()).unwrap();
     let (result, _, run) = run.ended();
     assert_eq!(verdict(&result), "completed: switched to generation 42");
-    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
+    assert_eq!((result.rolled_back, run.record().as_str()), (None, ""));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_host_that_nobody_confirms_returns() {
     let (result, output, run) = switch(&format!("{SWITCH}\necho >run/confirmed"), 300).ended();
     insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: no deployer confirmed within 0 s that it heard the host; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
-    assert_eq!((result.verdict.rolled_back, result.after.profile_path()), (Some(true), Some("/nix/store/old")));
+    assert_eq!((result.rolled_back, run.profile().as_deref()), (Some(true), Some("/nix/store/old")));
     assert!(output.ends_with("activating the configuration...\n"), "{output}");
     assert_eq!(run.dir.phase(), Phase::Return);
 }
@@ -74,41 +74,42 @@ fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
     let (result, _, run) = switch(&format!("{SWITCH}\necho activating the configuration...\nexit 2"), 20_000).ended();
     insta::assert_snapshot!(verdict(&result), @"failed activation_failed: ended with code 2 after: activating the configuration...; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
-    assert_eq!(result.verdict.rolled_back, Some(true));
+    assert_eq!(result.rolled_back, Some(true));
 
     let (result, _, run) = switch("echo 'error: no'; exit 1", 20_000).ended();
     assert_eq!((verdict(&result).as_str(), run.record().as_str()), ("failed build_failed: no", ""));
-    assert_eq!(result.verdict.rolled_back, None);
+    assert_eq!(result.rolled_back, None);
 }
 
 #[test]
 fn an_activation_that_takes_too_long_is_undone_in_a_time_of_its_own() {
     let hanging = format!("{SWITCH}\necho activating the configuration...\nsleep 600");
     let limited = |spec: &mut RunSpec| {
-        (spec.confirm_timeout_ms, spec.settings.timeout_ms) = (Some(20_000), 1_500);
+        (spec.confirm_timeout, spec.settings.timeout) = (Some(Duration::from_secs(20)), Duration::from_millis(1_500));
     };
     let (result, _, run) = Supervised::on(host(), &hanging, limited).ended();
     insta::assert_snapshot!(verdict(&result), @"failed timeout: not finished after 1 s, and stopped while activating; the system may be half switched; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
-    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(true), "set old, switch old 1"));
+    assert_eq!((result.rolled_back, run.record().as_str()), (Some(true), "set old, switch old 1"));
 
     // The old system hangs as well.
     let (result, _, _) = Supervised::on(host(), &format!(">hang\n{hanging}"), limited).ended();
     insta::assert_snapshot!(verdict(&result), @"failed timeout: not finished after 1 s, and stopped while activating; the system may be half switched; the host could not return to what ran before: /nix/store/old/bin/switch-to-configuration switch took too long; it runs /nix/store/new, generation 43 boots next");
-    assert_eq!(result.verdict.rolled_back, Some(false));
+    assert_eq!(result.rolled_back, Some(false));
 }
 
 #[test]
 fn a_return_that_fails_says_what_runs_now() {
     let (result, _, run) = switch(&format!("{SWITCH}\necho 2 >code"), 300).ended();
     insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: no deployer confirmed within 0 s that it heard the host; the host could not return to what ran before: /nix/store/old/bin/switch-to-configuration switch ended with code 2; it runs /nix/store/old, generation 43 boots next");
-    assert_eq!(result.verdict.rolled_back, Some(false));
+    assert_eq!(result.rolled_back, Some(false));
     assert_eq!(run.record(), "set old, switch old 1");
 
     // The profile cannot be set, and the old services are still brought back.
     let folder = host();
     make_program(&folder.path().join("bin/nix-env"), "exit 1");
-    let (result, _, run) = Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout_ms = Some(300)).ended();
-    assert_eq!((result.verdict.rolled_back, result.after.current_path()), (Some(false), Some("/nix/store/old")));
+    let (result, _, run) =
+        Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout = Some(Duration::from_millis(300))).ended();
+    assert_eq!((result.rolled_back, result.system.as_deref()), (Some(false), Some("/nix/store/old")));
     assert_eq!(run.record(), "switch old 1");
 }
 
@@ -119,9 +120,10 @@ fn a_system_that_was_only_tried_is_tried_again() {
     let tried = make_system(&root, "tried", "linux");
     make_activatable(folder.path(), "tried");
     point(&root, "run/current-system", &tried);
-    let (result, _, run) = Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout_ms = Some(300)).ended();
+    let (result, _, run) =
+        Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout = Some(Duration::from_millis(300))).ended();
     insta::assert_snapshot!(run.record(), @"set old, boot old 1, test tried 1");
-    assert_eq!((result.verdict.rolled_back, result.after.current_path()), (Some(true), Some("/nix/store/tried")));
+    assert_eq!((result.rolled_back, result.system.as_deref()), (Some(true), Some("/nix/store/tried")));
 }
 
 #[test]
@@ -129,7 +131,7 @@ fn a_boot_needs_no_confirmation_and_a_failed_one_sets_the_profile_back() {
     let boot = |script: &str| {
         let boot = SWITCH.lines().take(2).collect::<Vec<_>>().join("\n");
         Supervised::on(host(), &format!("{boot}\n{script}"), |spec| {
-            (spec.action, spec.confirm_timeout_ms) = (Action::Boot, Some(20_000));
+            (spec.action, spec.confirm_timeout) = (Action::Boot, Some(Duration::from_secs(20)));
         })
         .ended()
     };
@@ -137,7 +139,7 @@ fn a_boot_needs_no_confirmation_and_a_failed_one_sets_the_profile_back() {
     assert_eq!(verdict(&result), "completed: generation 42 is the one for the next boot");
     assert_eq!(run.record(), "");
     let (result, _, run) = boot("echo updating GRUB 2 menu...; exit 1");
-    assert_eq!((result.verdict.error, result.verdict.rolled_back), (Some(ErrorCode::ActivationFailed), Some(true)));
+    assert_eq!((result.error, result.rolled_back), (Some(ErrorCode::ActivationFailed), Some(true)));
     insta::assert_snapshot!(run.record(), @"set old, boot old 1");
 }
 
@@ -148,7 +150,7 @@ fn a_supervisor_that_is_asked_to_end_while_it_waits_leaves_the_host_as_it_is() {
     terminate(&run.supervisor.id().to_string());
     let (result, _, run) = run.ended();
     insta::assert_snapshot!(verdict(&result), @"failed interrupted: signal 15 ended the run while confirming; the deployed system is kept");
-    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
+    assert_eq!((result.rolled_back, run.record().as_str()), (None, ""));
 }
 
 #[test]
@@ -169,7 +171,7 @@ fn a_host_returns_to_what_ran_before_another_run() {
     })
     .ended();
     insta::assert_snapshot!(verdict(&result), @"completed: returned to what ran before r-1; it runs /nix/store/old, generation 43 boots next");
-    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(true), "set old, switch old 1"));
+    assert_eq!((result.rolled_back, run.record().as_str()), (Some(true), "set old, switch old 1"));
 }
 
 #[test]
