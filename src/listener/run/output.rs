@@ -24,6 +24,8 @@ pub(crate) struct OutputLog {
     part_bytes: u64,
     tail: VecDeque<u8>,
     pub(crate) phase: Phase,
+    /// Whether the program that writes may activate a system. The output of a build proves nothing.
+    pub(crate) may_activate: bool,
     /// The beginning of a line whose end is not there yet.
     line: Vec<u8>,
 }
@@ -37,6 +39,7 @@ impl OutputLog {
             part_bytes: PART_BYTES,
             tail: VecDeque::new(),
             phase: Phase::Resolve,
+            may_activate: false,
             line: Vec::new(),
         }
     }
@@ -65,7 +68,7 @@ impl OutputLog {
 
     /// Keeps this output. On a full disk only its end is kept: the rebuild goes on, as it may free the disk.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        if self.phase < Phase::Activate {
+        if self.may_activate && self.phase < Phase::Activate {
             self.look_for_activation(bytes);
         }
         self.tail.extend(bytes);
@@ -186,6 +189,12 @@ mod tests {
             log.write(bytes);
             log.phase
         };
+        assert_eq!(phase(b"activating the configuration...\n"), Phase::Resolve, "a build may print anything");
+        log.may_activate = true;
+        let mut phase = |bytes: &[u8]| {
+            log.write(bytes);
+            log.phase
+        };
         assert_eq!(phase(b"building\nnginx> activating the configuration...\nstopp"), Phase::Resolve);
         assert_eq!(phase(b"ing the following un"), Phase::Resolve);
         assert_eq!(phase(b"its: x.service\n"), Phase::Activate);
@@ -199,7 +208,7 @@ mod tests {
             let dir = RunDir::in_one(folder.path().to_owned());
             let (before, after) = text.as_bytes().split_at(cut.min(text.len()));
             let phase = |pieces: &[&[u8]]| {
-                let mut log = OutputLog::create(&dir);
+                let mut log = OutputLog { may_activate: true, ..OutputLog::create(&dir) };
                 pieces.iter().for_each(|piece| log.write(piece));
                 log.phase
             };
@@ -224,6 +233,7 @@ mod tests {
         for number in 0..1_000 {
             log.write(format!("line {number:05}\n").as_bytes());
         }
+        log.may_activate = true;
         log.write(b"activating the configuration...\n");
         let sizes = dir.output_parts().into_values().map(|path| fs::metadata(path).unwrap().len());
         let sizes: Vec<u64> = sizes.collect();

@@ -66,6 +66,8 @@ pub(crate) fn judge(spec: &RunSpec, attempt: &Attempt) -> Verdict {
     let verdict = match end {
         ProcessEnd::Exited(0) => success(spec.action, attempt),
         ProcessEnd::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
+        // A build may print anything, such as the output of an activation in a test.
+        ProcessEnd::Exited(code) if !attempt.activated => build_failure(spec, *code, lines),
         ProcessEnd::Exited(code) if needs_reboot(*code, attempt) => reboot(spec.action, attempt),
         ProcessEnd::Exited(code) if is_reached(*code, attempt) => activation_failure(spec, *code, attempt),
         ProcessEnd::Exited(code) => build_failure(spec, *code, lines),

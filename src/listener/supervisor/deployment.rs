@@ -221,13 +221,14 @@ impl Deployment {
     }
 
     /// Records the baseline right before anything changes.
-    async fn begin_to_change(&self, attempt: &mut Attempt) -> Result<(), ProcessEnd> {
+    async fn begin_to_change(&mut self, attempt: &mut Attempt) -> Result<(), ProcessEnd> {
         let before = SystemSnapshot::capture(&self.host).await;
         note_baseline(&self.host, &self.dir, &before).map_err(|error| {
             let why = format!("cannot record what runs now, so it could not be restored: {error}");
             ProcessEnd::Refused(ErrorCode::BuildFailed, why)
         })?;
         (attempt.before, attempt.activated) = (before, true);
+        self.runner.log.may_activate = true;
         Ok(())
     }
 

@@ -76,6 +76,14 @@ fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
     assert_eq!(result.rolled_back, Some(true));
 
+    // What a build prints is no activation.
+    let folder = host();
+    let build = "echo activating the configuration...\necho 'until you reboot'\necho 'error: no'\nexit 1";
+    fs::write(folder.path().join("build"), build).unwrap();
+    let confirmed = |spec: &mut RunSpec| spec.confirm_timeout = Some(Duration::from_secs(20));
+    let (result, _, run) = Supervised::on(folder, SWITCH, confirmed).ended();
+    assert_eq!((verdict(&result).as_str(), run.record().as_str()), ("failed build_failed: no", ""));
+
     let (result, _, run) = switch("echo 'error: no'; exit 1", 20_000).ended();
     assert_eq!((verdict(&result).as_str(), run.record().as_str()), ("failed build_failed: no", ""));
     assert_eq!(result.rolled_back, None);
