@@ -17,9 +17,6 @@ const FORBIDDEN_FLAGS: [&str; 15] = [
     "--specialisation", "-c", "--rollback", "--upgrade", "--upgrade-all",
 ];
 
-/// The length of a public key in base 64, without the padding.
-const PUBLIC_KEY_DIGITS: usize = 43;
-
 /// The error about a text that is no public key. It does not repeat the text, which may be a secret key.
 const NO_SYSTEM_KEY: &str = "a key is NAME:BASE64, as `nix key convert-secret-to-public` prints it: a name without spaces, \
     and 44 characters with = at the end";
@@ -79,13 +76,7 @@ pub enum UserUnits {
 
 /// An extra argument for `nixos-rebuild`, such as `--show-trace`. Set by the host's administrator, never by a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RebuildFlag(String);
-
-impl RebuildFlag {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+pub struct RebuildFlag(pub(super) String);
 
 impl FromStr for RebuildFlag {
     type Err = String;
@@ -105,24 +96,14 @@ impl FromStr for RebuildFlag {
 
 /// The public half of a key that signs systems, in Nix' format `NAME:BASE64`. No request says which keys a host trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SystemKey(String);
-
-impl SystemKey {
-    pub fn name(&self) -> &str {
-        self.0.split_once(':').map_or(&self.0, |(name, _)| name)
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+pub struct SystemKey(pub(super) String);
 
 impl FromStr for SystemKey {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let (name, key) = text.split_once(':').ok_or(NO_SYSTEM_KEY)?;
-        let digits = key.strip_suffix('=').filter(|digits| digits.len() == PUBLIC_KEY_DIGITS).ok_or(NO_SYSTEM_KEY)?;
+        let digits = key.strip_suffix('=').filter(|digits| digits.len() == 43).ok_or(NO_SYSTEM_KEY)?;
         let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic());
         let is_key = digits.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/'));
         if is_name && is_key { Ok(Self(text.to_owned())) } else { Err(NO_SYSTEM_KEY) }
@@ -166,7 +147,7 @@ mod tests {
     #[test]
     fn a_key_is_one_word_with_a_name_and_a_public_key() {
         let key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
-        assert_eq!(key.parse::<SystemKey>().unwrap().as_str(), key);
+        assert_eq!(key.parse::<SystemKey>().unwrap().0, key);
         let secret = format!("x:{}==", "A".repeat(86));
         let spaced = format!("a b:{}=", "A".repeat(43));
         for refused in ["", "x", ":", &key[18..], &format!("{key} {key}"), &secret, &spaced, "x:AAAA="] {

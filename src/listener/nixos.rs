@@ -330,11 +330,10 @@ fn is_held(line: &str, file: &str) -> bool {
 ///
 /// A cloned machine has the machine id and the state folder of its original, so the id is made anew in each boot. It
 /// survives restarts of the listener, which any deployment may cause. A machine that is cloned while it runs shares its
-/// id until one of the two reboots: nothing that they could read tells them apart. Without a boot id, it is always new.
-pub(super) fn instance(folder: &Path, boot: Option<&str>) -> Uuid {
+/// id until one of the two reboots: nothing that they could read tells them apart.
+pub(super) fn instance(folder: &Path, boot: &str) -> Uuid {
     let file = folder.join("instance");
     let new = Uuid::new_v4();
-    let Some(boot) = boot else { return new };
     let kept = fs::read_to_string(&file).ok();
     let kept = kept.as_deref().and_then(|text| text.split_once(' ')).filter(|(_, made_in)| *made_in == boot);
     if let Some(kept) = kept.and_then(|(instance, _)| instance.parse().ok()) {

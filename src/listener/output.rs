@@ -24,9 +24,6 @@ const SWITCHING_FAILED: &str = "error(s) occurred while switching to the new con
 /// git's message when a server refuses a commit by its id, as no branch or tag points at it any more.
 const UNADVERTISED: &str = "Server does not allow request for unadvertised object";
 
-/// git's message when a repository cannot be reached. The line before, from ssh or the server, has the reason.
-const UNREACHABLE: &str = "Could not read from remote repository";
-
 /// Nix' messages about a path with an untrusted signature or the wrong content. No store path contains spaces.
 const DISTRUST: [&str; 7] = [
     "not signed by any of the keys",
@@ -42,26 +39,14 @@ const DISTRUST: [&str; 7] = [
 const UNITS_FAILED_PREFIX: &str = "the following units failed:";
 const USER_UNITS_FAILED_PREFIX: &str = "the following user units failed:";
 
-/// The words before the user's name when a user's activation begins, and when it failed.
+/// The words before the user's name when a user's activation begins.
 const USER_BEGINS: &str = "reloading user units for ";
-const USER_FAILED: &str = "user activation for ";
-
-/// The user's unit that runs the user's activation. If it cannot be started, it looks like a unit of the system.
-const USER_ACTIVATION: &str = "nixos-activation.service";
 
 /// The message when the activation script failed, which runs once the boot loader is installed.
 const ACTIVATION_FAILED: &str = "Failed to run activate script";
 
-const LOCKED: &str = "Could not acquire lock";
-
-/// Part of the pre-switch check's message about changes that a running system cannot take.
-const CRITICAL: &str = "changes to critical components of the system";
-
 /// The message when the boot loader could not be installed.
 const NO_BOOT_LOADER: &str = "Failed to install bootloader";
-
-/// Part of systemd's message about a unit whose name is taken.
-const TAKEN: &str = " was already loaded or has a fragment file";
 
 /// The longest part of a line that is read, in bytes.
 pub(super) const MAX_LINE_BYTES: usize = 2_048;
@@ -82,9 +67,9 @@ pub(super) fn git_complaint(lines: &[String]) -> Option<String> {
     let at = lines.iter().position(is_one)?;
     let line = lines.get(at)?.trim();
     let complaint = line.split_once(": ").map_or(line, |(_, text)| text);
-    let said_before = lines.get(..at)?.last();
-    // Lines that end so report progress.
-    Some(match said_before.filter(|line| complaint.starts_with(UNREACHABLE) && !line.ends_with("...")) {
+    // ssh and the server give the reason before git does. Lines that end with `...` report progress.
+    let reason = lines.get(..at)?.last().filter(|line| !line.ends_with("..."));
+    Some(match reason.filter(|_| complaint.starts_with("Could not read from remote repository")) {
         Some(why) => format!("{} ({})", why.trim(), complaint.trim_end_matches('.')),
         None => complaint.to_owned(),
     })
@@ -197,9 +182,11 @@ fn names_after(words: &str, line: &str) -> Vec<String> {
     names.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// Returns the units whose systemd job failed. If only a dependency failed, the list of failed units lacks them.
+/// Returns the units whose systemd job failed. If only a dependency failed, the list of failed units lacks them. The unit
+/// of a user's activation only looks like one of the system.
 pub(super) fn failed_jobs(lines: &[String]) -> Vec<String> {
-    lines.iter().filter_map(|line| job_in(line)).filter(|&unit| unit != USER_ACTIVATION).map(str::to_owned).collect()
+    let units = lines.iter().filter_map(|line| job_in(line)).filter(|&unit| unit != "nixos-activation.service");
+    units.map(str::to_owned).collect()
 }
 
 /// Returns the unit in a line like `Failed to start dns.service`, which a colon and a reason may follow.
@@ -220,12 +207,10 @@ pub(super) fn user_failures(lines: &[String]) -> Vec<String> {
         } else if line.contains(USER_UNITS_FAILED_PREFIX) {
             units = names_after(USER_UNITS_FAILED_PREFIX, line);
         } else if let Some(user) = user_in(line) {
-            let named = units.drain(..).map(|unit| format!("{unit} of {user}"));
-            let before = failures.len();
-            failures.extend(named);
-            if failures.len() == before {
-                failures.push(format!("the activation of {user}"));
+            if units.is_empty() {
+                units.push("the activation".to_owned());
             }
+            failures.extend(units.drain(..).map(|unit| format!("{unit} of {user}")));
         }
     }
     // The line that names the user may be lost.
@@ -235,7 +220,7 @@ pub(super) fn user_failures(lines: &[String]) -> Vec<String> {
 
 /// Returns the user in a line like `warning: user activation for alice failed`.
 fn user_in(line: &str) -> Option<&str> {
-    without_label(line).strip_prefix(USER_FAILED)?.strip_suffix(" failed")
+    without_label(line).strip_prefix("user activation for ")?.strip_suffix(" failed")
 }
 
 /// Returns the line about a failed activation script. The exit code does not show it if units failed too.
@@ -277,36 +262,34 @@ fn without_number(line: &str) -> &str {
     }
 }
 
-pub(super) fn is_locked_out(lines: &[String]) -> bool {
-    lines.iter().any(|line| without_label(line) == LOCKED)
+/// Returns the line about another activation, which keeps this one from beginning.
+pub(super) fn about_another_activation(lines: &[String]) -> Option<&str> {
+    lines.iter().map(|line| without_label(line)).find(|line| locks_out(line))
 }
 
-/// Returns the name of the activation's unit, if another unit has taken it.
-pub(super) fn taken_unit(lines: &[String]) -> Option<&str> {
-    let before = lines.iter().find_map(|line| line.split_once(TAKEN))?.0;
-    before.split_whitespace().next_back()
+/// Whether the lock of `switch-to-configuration` or the name of the activation's unit is taken.
+fn locks_out(line: &str) -> bool {
+    without_label(line) == "Could not acquire lock" || line.contains("was already loaded or has a fragment file")
 }
 
 /// Whether a check that precedes all changes prints this line.
 pub(super) fn refuses(line: &str) -> bool {
-    line.starts_with("Pre-switch check") || line.contains(CRITICAL)
+    line.starts_with("Pre-switch check") || line.contains("changes to critical components of the system")
 }
 
 /// Returns why a system refuses to replace the running one.
 pub(super) fn refusal(lines: &[String]) -> Option<String> {
-    let refusing = lines.iter().position(|line| refuses(line))?;
-    let said = lines.get(refusing..).unwrap_or_default();
-    let changes = said.iter().map(|line| line.trim()).take_while(|line| !line.starts_with("Switching into"));
-    let changes: Vec<&str> = changes.filter(|line| line.contains(" -> ")).collect();
+    let said = lines.get(lines.iter().position(|line| refuses(line))?..)?;
+    let changes: Vec<&str> = said.iter().map(|line| line.trim()).filter(|line| line.contains(" -> ")).collect();
     if changes.is_empty() {
-        return said.iter().find(|line| line.starts_with("Pre-switch check")).or(said.first()).cloned();
+        return said.first().cloned();
     }
     Some(format!("critical components of the system would change ({})", changes.join(", ")))
 }
 
 /// Whether this line says that the activation ended before it changed anything.
 pub(super) fn changed_nothing(line: &str) -> bool {
-    refuses(line) || without_label(line) == LOCKED || line.contains(TAKEN)
+    refuses(line) || locks_out(line)
 }
 
 /// Whether this line says that the system can only be booted, such as when its `init` differs.

@@ -6,7 +6,6 @@ pub(super) mod discovery;
 pub(super) mod history;
 pub(super) mod inbox;
 pub(super) mod metrics;
-mod publisher;
 mod runs;
 pub(super) mod state_dir;
 
@@ -21,11 +20,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use self::admission::{Decision, addressed, decide};
+use self::connection::{PermissionProbe, Publisher};
 use self::discovery::{Problems, RollCalls};
 use self::history::{RequestHistory, RunStage};
 use self::inbox::{Inbox, QueuedMessage, RateLimit};
 use self::metrics::Metrics;
-use self::publisher::{PermissionProbe, Publisher};
 use self::runs::{LOG_READERS, TaskDone};
 use self::state_dir::{RecoveredState, StateDir};
 use super::ListenerError;
@@ -107,11 +106,8 @@ impl Service {
         let config = Arc::new(config);
         let host = Host::new(config.run.root.clone());
         let boot_id = host.boot_id();
-        let instance = match &config.runtime_dir {
-            // systemd empties this folder at each boot.
-            Some(folder) => instance(folder, Some("")),
-            None => instance(&config.state_dir, boot_id.as_deref()),
-        };
+        let folder = config.runtime_dir.as_ref().unwrap_or(&config.state_dir);
+        let instance = instance(folder, boot_id.as_deref().unwrap_or_default());
         let server_replied = Arc::new(Notify::new());
         let mut service = Self {
             history,
@@ -210,9 +206,9 @@ impl Service {
         let request = addressed(request, host, self.publisher.permissions, &self.history);
         match decide(request, clock::now(), &self.history, || self.busy_elsewhere()) {
             Decision::Accept(request) => self.accept(request).await,
-            Decision::Answer { .. } if self.answers.take().is_none() => {}
+            Decision::Answer { .. } if !self.answers.take() => {}
             Decision::Answer { reply_to, state } => {
-                if self.lines.take().is_some() {
+                if self.lines.take() {
                     tracing::info!("asked again on {}: {}", for_log(reply_to.as_str()), state.status);
                 }
                 self.publisher.respond(&reply_to, &self.with_phase(state)).await;
@@ -234,10 +230,8 @@ impl Service {
 
     /// Logs a warning that others can cause as often as they like.
     fn warn_limited(&mut self, line: impl FnOnce() -> String) {
-        match self.lines.take() {
-            Some(0) => tracing::warn!("{}", line()),
-            Some(more) => tracing::warn!("{} ({more} more lines like this were left out)", line()),
-            None => {}
+        if self.lines.take() {
+            tracing::warn!("{}", line());
         }
     }
 
@@ -300,7 +294,7 @@ impl Service {
     }
 
     async fn reject(&mut self, reply_to: &ReplySubject, rejection: Response) {
-        if self.answers.take().is_none() {
+        if !self.answers.take() {
             return;
         }
         let key = rejection.id.as_ref().map_or(reply_to.as_str(), RequestId::as_str).to_owned();

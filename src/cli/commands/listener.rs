@@ -219,9 +219,8 @@ pub(in crate::cli) struct Supervise {
     /// The directory of the run
     run_dir: PathBuf,
 
-    /// Directory on the disk for what outlives a reboot, if it is another one
-    #[arg(long, value_name = "DIR")]
-    kept: Option<PathBuf>,
+    /// Directory on the disk for what outlives a reboot
+    kept: PathBuf,
 
     /// Only record how the unit of the run ended, from the variables that systemd sets for `ExecStopPost=`
     #[arg(long)]
@@ -246,10 +245,7 @@ struct SuperviseError(PathBuf, #[source] io::Error);
 
 impl Supervise {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let dir = match self.kept {
-            Some(kept) => RunDir::new(self.run_dir.clone(), kept),
-            None => RunDir::in_one(self.run_dir.clone()),
-        };
+        let dir = RunDir::new(self.run_dir.clone(), self.kept);
         let supervised = if self.unit_ended {
             let end = UnitEnd { result: self.service_result, status: self.exit_status };
             note_unit_end(&dir, &end)

@@ -96,12 +96,6 @@ fn the_boot_loader_is_known_by_what_came_behind_it() {
     assert_eq!(known("Error: Failed to parse os-release"), None);
 }
 
-#[test]
-fn a_unit_that_is_taken_is_named() {
-    let line = "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.";
-    assert_eq!(taken_unit(&clean_lines(line)), Some("nixos-rebuild-switch-to-configuration.service"));
-}
-
 proptest! {
     #[test]
     fn nothing_that_steers_a_terminal_is_left(output in "[\\PC\\x00-\\x1f\\x7f-\\x9f]{0,80}") {

@@ -11,10 +11,9 @@
 //! writes in place, as most do, needs no more room for that.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -23,14 +22,12 @@ use uuid::Uuid;
 
 use super::{BEFORE, COMMIT, CONFIRMED, DELIVERED, FINAL, PHASE, REQUEST, RESULT, Record, RunSpec, UNIT};
 use crate::listener::NAMESPACE;
-use crate::protocol::{Phase, Response};
+use crate::protocol::Phase;
 
 /// Held by the supervisor and all that it starts, while the run goes on.
 const LOCK: &str = "lock";
 /// The link that `nixos-rebuild build` makes to the built system. It also keeps the garbage collector from it.
 const BUILT: &str = "result";
-/// The environment of a run that does not inherit one. It may hold secrets.
-const ENVIRONMENT: &str = "environment";
 
 /// The files that are copied to disk, in order, and the bytes reserved for each. Log tails take the most.
 const COPIED: [(&str, usize); 5] =
@@ -70,12 +67,8 @@ impl RunDir {
     }
 
     /// Returns the arguments that tell a supervisor its directories.
-    pub(super) fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = vec![self.live.clone().into_os_string()];
-        if self.live != self.kept {
-            arguments.extend(["--kept".into(), self.kept.clone().into_os_string()]);
-        }
-        arguments
+    pub(super) fn arguments(&self) -> [&Path; 2] {
+        [&self.live, &self.kept]
     }
 
     /// Creates the directories, and writes down the request. The returned lock keeps all others from the run.
@@ -98,20 +91,16 @@ impl RunDir {
 
     /// Takes the lock of the run. The error is [`io::ErrorKind::WouldBlock`] if somebody else holds it.
     pub(crate) fn lock(&self) -> io::Result<File> {
-        let file = self.lock_file()?;
+        let file = File::create(self.live.join(LOCK))?;
         file.try_lock()?;
         Ok(file)
     }
 
     /// Waits for the lock: a check whether the run is locked holds it for a moment.
     pub(crate) fn wait_for_lock(&self) -> io::Result<File> {
-        let file = self.lock_file()?;
+        let file = File::create(self.live.join(LOCK))?;
         file.lock()?;
         Ok(file)
-    }
-
-    fn lock_file(&self) -> io::Result<File> {
-        File::create(self.live.join(LOCK))
     }
 
     /// Writes a record in memory, and on disk unless that is full. Missing copies are made [later](Self::copy_all).
@@ -165,23 +154,9 @@ impl RunDir {
         read(&self.live, REQUEST).or_else(|error| read(&self.kept, REQUEST).map_err(|_| error))
     }
 
-    /// Returns the final response; `None` if the run has not been concluded.
-    pub(crate) fn final_response(&self) -> io::Result<Option<Response>> {
-        match read(&self.live, FINAL) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            response => response.map(Some),
-        }
-    }
-
+    /// Returns the place for the environment of a run that does not inherit one. It may hold secrets.
     pub(super) fn environment_file(&self) -> PathBuf {
-        self.live.join(ENVIRONMENT)
-    }
-
-    /// Writes down the run's environment, readable by its owner only.
-    pub(super) fn write_environment(&self, environment: &str) -> io::Result<()> {
-        let mut file =
-            File::options().create(true).write(true).truncate(true).mode(0o600).open(self.environment_file())?;
-        file.write_all(environment.as_bytes())
+        self.live.join("environment")
     }
 
     /// Completes the records of a run that is over, and removes what only a running one needs.
@@ -293,16 +268,15 @@ fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 /// Makes the missing spare directories beside this folder of runs.
 pub(crate) fn prepare_spares(runs: &Path) {
-    let new = runs.with_file_name(SPARES_FOLDER).join("new");
-    let mut made = spares(runs).filter(|spare| !spare.exists());
-    if let Err(error) = made.try_for_each(|spare| make_spare(&new).and_then(|()| fs::rename(&new, spare))) {
-        remove_all(&new).ok();
-        tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
+    for spare in spares(runs).filter(|spare| !spare.exists()) {
+        if let Err(error) = make_spare(&spare) {
+            remove_all(&spare).ok();
+            return tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
+        }
     }
 }
 
 fn make_spare(directory: &Path) -> io::Result<()> {
-    remove_all(directory)?;
     private_directory(directory)?;
     File::create(directory.join(LOCK))?;
     COPIED.iter().try_for_each(|&(name, bytes)| fs::write(draft(directory, name), vec![b' '; bytes]))

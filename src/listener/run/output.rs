@@ -209,7 +209,9 @@ mod tests {
             let (before, after) = text.as_bytes().split_at(cut.min(text.len()));
             let phase = |pieces: &[&[u8]]| {
                 let mut log = OutputLog { may_activate: true, ..OutputLog::create(&dir) };
-                pieces.iter().for_each(|piece| log.write(piece));
+                for piece in pieces {
+                    log.write(piece);
+                }
                 log.phase
             };
             prop_assert_eq!(phase(&[text.as_bytes()]), phase(&[before, after]));

@@ -16,9 +16,6 @@ pub(crate) const EXIT_UNITS_FAILED: i32 = 4;
 /// Its exit code when the system needs a reboot; also that of `nix build` when a build failed.
 const EXIT_NEEDS_REBOOT: i32 = 100;
 
-/// The shell's exit codes for a child that a signal ended: HUP, INT, KILL, TERM.
-const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
-
 /// The advice for a system that cannot replace the running one.
 const REBOOT: &str = "deploy it with action = \"boot\", and reboot the host";
 
@@ -65,7 +62,8 @@ pub(crate) fn judge(spec: &RunSpec, attempt: &Attempt) -> Verdict {
     let Attempt { end, phase, lines, .. } = attempt;
     let verdict = match end {
         ProcessEnd::Exited(0) => success(spec.action, attempt),
-        ProcessEnd::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
+        // The shell's exit codes for a child that HUP, INT, KILL or TERM ended.
+        ProcessEnd::Exited(code @ (129 | 130 | 137 | 143)) => interrupted(code - 128, spec.doing(*phase)),
         // A build may print anything, such as the output of an activation in a test.
         ProcessEnd::Exited(code) if !attempt.activated => build_failure(spec, *code, lines),
         ProcessEnd::Exited(code) if needs_reboot(*code, attempt) => reboot(spec.action, attempt),
@@ -198,10 +196,7 @@ fn needs_reboot(code: i32, attempt: &Attempt) -> bool {
 /// Judges a system that takes effect only with the next boot.
 fn reboot(action: Action, attempt: &Attempt) -> Verdict {
     let verdict = match action {
-        Action::Boot => match verify(action, attempt) {
-            Ok(_) => Verdict::completed("built, and takes effect with the next boot".to_owned()),
-            Err(difference) => Verdict::failed(ErrorCode::VerifyFailed, difference),
-        },
+        Action::Boot => success(action, attempt),
         _ => failed(format!("the new system takes effect only after a reboot: {REBOOT}")),
     };
     Verdict { reboot_required: Some(true), ..verdict }
@@ -225,16 +220,11 @@ fn activation_failure(spec: &RunSpec, code: i32, attempt: &Attempt) -> Verdict {
         let advice = if spec.action == Action::Boot { String::new() } else { format!(": {REBOOT}") };
         return failed(format!("{check}{advice}"));
     }
-    if output::is_locked_out(lines) {
-        return shut_out("another activation is in progress, and holds the lock of switch-to-configuration", attempt);
-    }
-    // Units of ended activations were removed before.
-    if let Some(unit) = output::taken_unit(lines) {
-        let remedy = format!("`systemctl stop {unit}; systemctl reset-failed {unit}`");
-        return shut_out(
-            &format!("{unit} exists already: another activation is in progress, or else {remedy} removes it"),
-            attempt,
-        );
+    if let Some(line) = output::about_another_activation(lines) {
+        // `nixos-rebuild` sets the profile before it notices.
+        let is_untouched = attempt.before.profile_path() == attempt.after.profile_path();
+        let error = if is_untouched { ErrorCode::AlreadyRunning } else { ErrorCode::ActivationFailed };
+        return Verdict::failed(error, format!("another activation is in progress: {line}"));
     }
     let death = (code == EXIT_DIED).then(|| output::cause_of_death(lines)).flatten();
     let script = output::about_boot_loader(lines).or_else(|| output::about_failed_script(lines).map(str::to_owned));
@@ -263,13 +253,6 @@ fn old_failures(Attempt { before, lines, .. }: &Attempt) -> Option<String> {
     let named = output::failed_units(lines);
     let are_old = !named.is_empty() && named.iter().all(|unit| before.contains(unit));
     are_old.then(|| format!("had failed before: {}", named.join(" ")))
-}
-
-/// Judges a run that another activation blocked. `nixos-rebuild` sets the profile before it notices.
-fn shut_out(why: &str, Attempt { before, after, .. }: &Attempt) -> Verdict {
-    let untouched = before.profile_path() == after.profile_path();
-    let error = if untouched { ErrorCode::AlreadyRunning } else { ErrorCode::ActivationFailed };
-    Verdict::failed(error, why)
 }
 
 fn unexplained(code: i32, lines: &[String]) -> String {

@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::connection::PublishPermissions;
 use super::history::RequestHistory;
-use super::publisher::PublishPermissions;
 use crate::protocol::request::BadRequest;
 use crate::protocol::{
     AnswerScope, BusyWith, ErrorCode, HostName, ReplySubject, Request, RequestId, Response, Status, Tier,
@@ -39,13 +39,9 @@ pub(super) fn addressed(
     permissions: PublishPermissions,
     history: &RequestHistory,
 ) -> Result<Request, BadRequest> {
-    let request = match request {
-        Ok(request) => Ok(request.answered_by(tier, host)),
-        Err(bad) => Err(bad.answered_by(tier, host)),
-    };
-    let (reply_to, id) = match &request {
-        Ok(Request { reply_to, id, .. }) | Err(BadRequest::Rejected { reply_to, id, .. }) => (reply_to, id),
-        Err(BadRequest::Unanswerable(_)) => return request,
+    let request = request.map(|request| request.answered_by(tier, host)).map_err(|bad| bad.answered_by(tier, host));
+    let (Ok(Request { reply_to, id, .. }) | Err(BadRequest::Rejected { reply_to, id, .. })) = &request else {
+        return request;
     };
     let scope = reply_to.scope(tier, host);
     let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
@@ -130,8 +126,8 @@ mod tests {
     use super::*;
     use crate::listener::run::RunSpec;
     use crate::listener::run::tests::spec;
+    use crate::listener::service::connection::Grant;
     use crate::listener::service::history::RunStage;
-    use crate::listener::service::publisher::Grant;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_795_000_000 + second).unwrap()

@@ -11,15 +11,15 @@ use tokio::time::sleep;
 use super::inbox::{QueuedMessage, RateLimit};
 use super::{Service, for_log};
 use crate::clock;
-use crate::listener::nixos::{System, SystemSnapshot, configuration_revision};
+use crate::listener::nixos::{SystemSnapshot, configuration_revision};
 use crate::listener::output::clean;
 use crate::listener::run::commit_of;
 use crate::lookup::{self, LookupError};
 use crate::protocol::discovery::MAX_PROBLEMS;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{
-    AnswerScope, Commit, DiscoveryAnswer, DiscoveryRequest, Feature, FlakeUrl, HostName, HostReport, Problem,
-    ReplySubject, Revision, Subject, Tier,
+    AnswerScope, DiscoveryAnswer, DiscoveryRequest, Feature, FlakeUrl, HostName, HostReport, Problem, ReplySubject,
+    Revision, Subject, Tier,
 };
 use crate::text::{safe, words};
 
@@ -53,7 +53,7 @@ impl RollCalls {
         let limit = self.limits.entry(subject.clone()).or_insert_with(|| RateLimit::new(ANSWERS));
         // Known by the subject of the answer and not by the question's reply subject: a copy of the question that
         // somebody else sends, with another reply subject, must not use up the answer.
-        if limit.take().is_none() || self.answered.contains(answer_to) {
+        if !limit.take() || self.answered.contains(answer_to) {
             return false;
         }
         self.answered.push_back(answer_to.clone());
@@ -100,9 +100,14 @@ impl Service {
 
     async fn report(&mut self) -> HostReport {
         let now = SystemSnapshot::from_links(&self.host);
-        let revision = match &now.current {
-            Some(system) => self.revision_of(system).await,
-            None => None,
+        let revision = match (&now.current, &self.known_revision) {
+            (None, _) => None,
+            (Some(system), Some((asked, revision))) if asked == system => revision.clone(),
+            // Each system is asked once.
+            (Some(system), _) => {
+                let revision = configuration_revision(&self.host, system).await;
+                self.known_revision.insert((system.clone(), revision)).1.clone()
+            }
         };
         let Self { config, host, history, .. } = &*self;
         let of_trust = Feature::WITH_TRUSTED_KEYS.into_iter().filter(|_| !config.run.system_keys.is_empty());
@@ -130,17 +135,6 @@ impl Service {
             now: Some(clock::now()),
             busy: history.holder().or_else(|| self.busy_elsewhere()).map(Box::new),
             problems: self.problems.list(),
-        }
-    }
-
-    /// Returns the commit that a system says it was built from. Each system is asked once.
-    async fn revision_of(&mut self, system: &System) -> Option<Commit> {
-        match &self.known_revision {
-            Some((asked, revision)) if asked == system => revision.clone(),
-            _ => {
-                let revision = configuration_revision(&self.host, system).await;
-                self.known_revision.insert((system.clone(), revision)).1.clone()
-            }
         }
     }
 }
@@ -234,8 +228,7 @@ pub async fn flake_problem(flake: FlakeUrl, after: Duration) -> Option<String> {
     let why = match lookup::commit_of(&revision, &flake).await {
         Ok(_) | Err(LookupError::NoSuchRef { .. }) => return None,
         Err(LookupError::Failed { reason, .. }) => reason,
-        Err(LookupError::NoAnswer { .. }) => "no answer".to_owned(),
-        Err(error @ LookupError::Secret { .. }) => error.to_string(),
+        Err(error) => error.to_string(),
     };
     Some(clean(&format!("the flake cannot be read: {why} (git, {})", flake.public())))
 }

@@ -64,8 +64,8 @@ impl RequestHistory {
         if self.current.as_ref().is_some_and(|current| current.spec.key == key) {
             return self.current_state(now);
         }
-        let known = self.end_of(key).or_else(|| self.rejections.get(key)).cloned();
-        known.or_else(|| {
+        let ended = self.ended.iter().rev().find(|(spec, _)| spec.key == key).map(|(_, response)| response);
+        ended.or_else(|| self.rejections.get(key)).cloned().or_else(|| {
             let damaged = self.damaged.get(&name_of(key))?;
             Some(Response { id: key.parse().ok(), ..damaged.clone() })
         })
@@ -92,15 +92,6 @@ impl RequestHistory {
         let current = self.current.as_ref().map(|current| &current.spec);
         let specs = current.into_iter().chain(self.last().map(|(spec, _)| spec));
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
-    }
-
-    pub(super) fn status(&self, key: &str) -> Option<Status> {
-        let current = self.current.as_ref().filter(|current| current.spec.key == key);
-        current.map(Current::status).or_else(|| Some(self.end_of(key)?.status))
-    }
-
-    fn end_of(&self, key: &str) -> Option<&Response> {
-        self.ended.iter().rev().find(|(spec, _)| spec.key == key).map(|(_, response)| response)
     }
 
     pub(super) fn last(&self) -> Option<&(RunSpec, Response)> {

@@ -149,12 +149,9 @@ impl BoundedQueue {
             let message = QueuedMessage { subject: self.subject.clone(), payload: payload.to_vec(), _room: room };
             // There is no receiver when the listener is about to end.
             self.sender.send(message).ok();
-        } else if let Some(before) = self.warnings.take() {
+        } else if self.warnings.take() {
             let (subject, bytes) = (&self.subject, payload.len());
-            tracing::warn!(
-                %subject, bytes, dropped_before = before,
-                "dropped a message: it is over {MAX_REQUEST_BYTES} bytes, or too many are waiting"
-            );
+            tracing::warn!(%subject, bytes, "dropped messages: over {MAX_REQUEST_BYTES} bytes, or too many are waiting");
         }
     }
 
@@ -169,34 +166,24 @@ impl BoundedQueue {
 pub(super) struct RateLimit {
     most: u32,
     each: Duration,
-    left: u32,
-    /// The time up to which used permits have been given back.
-    counted: Instant,
-    refused: u64,
+    /// The time at which all permits are there again.
+    full_at: Instant,
 }
 
 impl RateLimit {
     pub(super) fn new((most, each): (u32, Duration)) -> Self {
-        Self { most, each, left: most, counted: Instant::now(), refused: 0 }
+        Self { most, each, full_at: Instant::now() }
     }
 
-    /// Takes a permit, if there is one: then returns the number of refusals since the last one.
-    pub(super) fn take(&mut self) -> Option<u64> {
-        self.refill();
-        if let Some(left) = self.left.checked_sub(1) {
-            self.left = left;
-            return Some(std::mem::take(&mut self.refused));
+    /// Takes a permit, if there is one.
+    pub(super) fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let full_at = self.full_at.max(now) + self.each;
+        let is_left = full_at <= now + self.most * self.each;
+        if is_left {
+            self.full_at = full_at;
         }
-        self.refused += 1;
-        None
-    }
-
-    fn refill(&mut self) {
-        let passed = self.counted.elapsed().as_nanos().checked_div(self.each.as_nanos()).unwrap_or_default();
-        let whole = u32::try_from(passed).unwrap_or(u32::MAX);
-        self.left = self.left.saturating_add(whole).min(self.most);
-        // The rest of an interval counts for the next permit, unless all are there.
-        self.counted = if self.left == self.most { Instant::now() } else { self.counted + self.each * whole };
+        is_left
     }
 }
 
@@ -247,14 +234,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_used_up_at_once_and_comes_back_one_by_one() {
         let mut limit = RateLimit::new((3, Duration::from_secs(1)));
-        let mut take = |times: usize| (0..times).filter_map(|_| limit.take()).collect::<Vec<_>>();
-        assert_eq!(take(10), [0, 0, 0]);
+        let mut take = |times: usize| (0..times).filter(|_| limit.take()).count();
+        assert_eq!(take(10), 3);
         tokio::time::advance(Duration::from_millis(1_900)).await;
-        assert_eq!(take(10), [7]);
+        assert_eq!(take(10), 1);
         tokio::time::advance(Duration::from_millis(100)).await;
-        assert_eq!(take(10), [9], "the rest of a while is not lost");
+        assert_eq!(take(10), 1, "the rest of a while is not lost");
         tokio::time::advance(Duration::from_hours(1)).await;
-        assert_eq!(take(10).len(), 3, "no more than at once come together");
+        assert_eq!(take(10), 3, "no more than at once come together");
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,7 +250,7 @@ mod tests {
         let mut taken = 0;
         for _ in 0..10_000 {
             tokio::time::advance(Duration::from_millis(1)).await;
-            taken += usize::from(limit.take().is_some());
+            taken += usize::from(limit.take());
         }
         assert!((105..=111).contains(&taken), "{taken} in ten seconds");
     }

@@ -36,9 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 const REQUEST_BYTES: u64 = 8 * 1024;
 
-/// The pause after a connection could not be accepted, such as with too many open files.
-const PAUSE: Duration = Duration::from_secs(1);
-
 /// The state of the loop that serves NATS. The counters begin with the process; the last run is known from disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -135,7 +132,8 @@ pub(crate) async fn serve(socket: TcpListener, metrics: watch::Receiver<Metrics>
                 }
                 Err(error) => {
                     tracing::warn!("cannot serve metrics: {error}");
-                    sleep(PAUSE).await;
+                    // There may be too many open files.
+                    sleep(Duration::from_secs(1)).await;
                 }
             },
             // A client that got no answer is no concern of the listener.

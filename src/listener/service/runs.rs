@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::discovery::{ASK_AGAIN, ProblemKind, flake_problem};
 use super::history::RunStage;
 use super::{Service, for_log, heartbeat};
+use crate::clock;
 use crate::listener::run::watch::{Finished, RunEvent, conclude, finished, next_event};
 use crate::listener::run::{OutputPage, RunDir, RunSpec};
 use crate::protocol::response::MAX_PAGE_BYTES;
@@ -19,9 +20,6 @@ use crate::protocol::{
 
 /// The number of log pages that are read at once. Other readers have to ask again.
 pub(super) const LOG_READERS: usize = 4;
-
-/// The least time for a page, so that no reader gets more than 3 MB/s.
-const PAGE_TAKES: Duration = Duration::from_millis(10);
 
 /// The most bytes that JSON needs for one byte of a log.
 const LONGEST_SPELLING: usize = 8;
@@ -182,14 +180,15 @@ impl Service {
         }
         let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
         // Read before the output: the output of a run that has ended is complete.
-        let status = self.history.status(id.as_str());
+        let state = self.history.state(id.as_str(), clock::now()).filter(|state| state.status != Status::Rejected);
         let dir = self.state_dir.run_dir(id.as_str());
         let most = MAX_PAGE_BYTES.min(self.publisher.client.max_payload() / LONGEST_SPELLING);
         let publisher = self.publisher.clone();
         self.tasks.spawn(async move {
-            sleep(PAGE_TAKES).await;
-            let page = spawn_blocking(move || match status {
-                Some(status) => page(id, &dir, offset, most, status),
+            // No reader gets more than 3 MB/s.
+            sleep(Duration::from_millis(10)).await;
+            let page = spawn_blocking(move || match state {
+                Some(state) => page(id, &dir, offset, most, state.status),
                 None => no_log(id, NoLog::UnknownRun),
             });
             if let Ok(page) = page.await {

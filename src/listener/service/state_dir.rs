@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::history::RequestHistory;
 use crate::clock;
-use crate::listener::run::{DELIVERED, RunDir, RunSpec, name_of, prepare_spares};
+use crate::listener::run::{DELIVERED, FINAL, RunDir, RunSpec, name_of, prepare_spares};
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{BusyWith, Response};
 
@@ -83,28 +83,20 @@ impl StateDir {
             if let Err(error) = dir.copy_all() {
                 tracing::warn!("cannot store the record of the run in {}: {error}", dir.path().display());
             }
-            match (dir.spec(), dir.final_response()) {
-                (Ok(spec), Ok(Some(response))) => ended.push((dir, spec, response)),
-                (Ok(spec), Ok(None)) => unfinished.push((dir, spec)),
-                (Ok(spec), Err(error)) => {
-                    // The request must stay known, or it could be run a second time.
-                    tracing::warn!(
-                        "{} is judged again, because its result cannot be read: {error}",
-                        dir.path().display()
-                    );
-                    unfinished.push((dir, spec));
-                }
+            match (dir.spec(), dir.get(FINAL)) {
+                (Ok(spec), Some(response)) => ended.push((dir, spec, response)),
+                (Ok(spec), None) => unfinished.push((dir, spec)),
                 (Err(error), response) => {
                     // Its key is unknown, but every key leads to one name, so the request stays known.
                     tracing::error!("{} is a run whose request cannot be read: {error}", dir.path().display());
-                    history.damaged(name, response.unwrap_or_default());
+                    history.damaged(name, response);
                 }
             }
         }
         ended.sort_by_key(|(_, spec, _)| spec.number);
         unfinished.sort_by_key(|(_, spec)| spec.number);
-        let specs = ended.iter().map(|(_, spec, _)| spec).chain(unfinished.iter().map(|(_, spec)| spec));
-        self.number = specs.map(|spec| spec.number).max().unwrap_or_default();
+        let last = [ended.last().map(|(_, spec, _)| spec), unfinished.last().map(|(_, spec)| spec)];
+        self.number = last.into_iter().flatten().map(|spec| spec.number).max().unwrap_or_default();
 
         for (dir, spec, response) in ended {
             if !dir.has(DELIVERED) {
@@ -118,18 +110,9 @@ impl StateDir {
 
     /// Returns the names of all run directories. Other files may lie beside them.
     fn names(&self) -> io::Result<BTreeSet<Uuid>> {
-        let mut names = BTreeSet::new();
-        for folder in [&self.live, &self.kept] {
-            for entry in fs::read_dir(folder)? {
-                let name = entry?.file_name();
-                let Some(name) = name.to_str().and_then(|name| name.parse().ok()) else {
-                    tracing::warn!("{} is no run", folder.join(name).display());
-                    continue;
-                };
-                names.insert(name);
-            }
-        }
-        Ok(names)
+        let entries = fs::read_dir(&self.live)?.chain(fs::read_dir(&self.kept)?);
+        let names = entries.map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())));
+        names.filter_map(Result::transpose).collect()
     }
 
     pub(super) fn run_dir(&self, key: &str) -> RunDir {
@@ -197,7 +180,6 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::listener::run::FINAL;
     use crate::listener::run::tests::{give_back, spec};
     use crate::listener::service::history::{FINALS, OUTPUTS};
     use crate::protocol::Status;

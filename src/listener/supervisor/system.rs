@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use super::process::ProcessRunner;
-use crate::listener::config::{RebuildFlag, SystemKey};
+use crate::listener::config::SystemKey;
 use crate::listener::nixos::{Host, output_if_ok};
 use crate::listener::output::{clean, refused_fetch};
 use crate::listener::run::RunSpec;
@@ -38,7 +38,7 @@ pub(super) fn nixos_rebuild(action: &str, spec: &RunSpec, flake: &FlakeUrl, revi
     let plain = remote.as_ref().map_or_else(|| flake.public(), |remote| flake.from_git_remote(remote.url()));
     let mut command = Command::new("nixos-rebuild");
     command.args([action, "--flake", &plain.installable(revision, spec.settings.configuration())]);
-    command.args(spec.settings.rebuild_flags.iter().map(RebuildFlag::as_str));
+    command.args(spec.settings.rebuild_flags.iter().map(|flag| &flag.0));
     if let Some(remote) = &remote {
         remote.configure_git(&mut command);
     }
@@ -99,11 +99,7 @@ async fn check_signature(
     match end {
         ProcessEnd::Exited(0) => Ok(()),
         ProcessEnd::Exited(_) => {
-            let names: Vec<&str> = keys.iter().map(SystemKey::name).collect();
-            untrusted(format!(
-                "{system} is not signed by a key that may sign systems for this host: {}",
-                names.join(" ")
-            ))
+            untrusted(format!("{system} is not signed by a key that may sign systems for this host: {}", joined(keys)))
         }
         end => Err(end),
     }
@@ -111,11 +107,14 @@ async fn check_signature(
 
 /// Returns the command that checks whether one of these keys has signed the system; no other key counts.
 fn verification(system: &SystemPath, keys: &[SystemKey]) -> Command {
-    let keys: Vec<&str> = keys.iter().map(SystemKey::as_str).collect();
     let mut command = Command::new("nix");
     command.args(NEW_COMMANDS).args(["store", "verify", "--sigs-needed", "1", system.as_str()]);
-    command.args(["--option", "trusted-public-keys", &keys.join(" "), "--option", "secret-key-files", ""]);
+    command.args(["--option", "trusted-public-keys", &joined(keys), "--option", "secret-key-files", ""]);
     command
+}
+
+fn joined(keys: &[SystemKey]) -> String {
+    keys.iter().map(|key| key.0.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 /// Checks that the system has the name of this host: two lines of a map may have been swapped.

@@ -184,7 +184,7 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
         (setsid sh -c 'echo $$ > orphan; sleep 600' &)
         wait; wait; wait";
     let run = Supervised::new(script, |spec| {
-        (spec.settings.timeout, spec.settings.grace) = (Duration::from_millis(1_500), Duration::from_millis(200))
+        (spec.settings.timeout, spec.settings.grace) = (Duration::from_millis(1_500), Duration::from_millis(200));
     });
     let pids = ["child", "escaped", "orphan"].map(|name| run.file(name));
     assert!(pids.iter().all(|pid| is_alive(pid)));
@@ -197,7 +197,7 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
 fn who_obeys_is_not_killed_and_ends_the_grace() {
     let script = "trap 'echo tidied up; exit 0' TERM; echo > ready; while :; do sleep 0.02; done";
     let run = Supervised::new(script, |spec| {
-        (spec.settings.timeout, spec.settings.grace) = (Duration::from_millis(1_500), Duration::from_millis(600_000))
+        (spec.settings.timeout, spec.settings.grace) = (Duration::from_millis(1_500), Duration::from_mins(10));
     });
     let (result, output, _) = run.ended();
     assert_eq!(result.error, Some(ErrorCode::Timeout));

@@ -229,7 +229,7 @@ fn units_that_had_failed_before_are_a_note() {
 #[test]
 fn a_failed_activation_is_told_from_a_failed_build() {
     insta::assert_snapshot!(judged(2, Phase::Activate, "activating the configuration...\nActivation script snippet 'users' failed (1)\nsetting up /etc...\nFailed to run activate script\nCommand 'x' returned non-zero exit status 2."), @"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42");
-    insta::assert_snapshot!(refused(1, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: another activation is in progress, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(refused(1, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: another activation is in progress: Could not acquire lock; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
     let unmoved = Run { after: host(OLD, 41, OLD), ..action(Action::Test, SystemSnapshot::default()) };
     let unmoved = Run { end: ProcessEnd::Exited(2), ..unmoved };
     insta::assert_snapshot!(unmoved.judged(), @"failed activation_failed: the activation ended with code 2");
@@ -253,7 +253,7 @@ fn a_needed_reboot_is_success_for_boot_only() {
         }
     }
     let boot = |after| Run { end: ProcessEnd::Exited(100), ..action(Action::Boot, after) }.judged();
-    insta::assert_snapshot!(boot(host(OLD, 42, NEW)), @"completed (reboot): built, and takes effect with the next boot");
+    insta::assert_snapshot!(boot(host(OLD, 42, NEW)), @"completed (reboot): generation 42 is the one for the next boot");
     insta::assert_snapshot!(boot(SystemSnapshot { profile: None, ..host(OLD, 42, NEW) }), @"failed verify_failed (reboot): there is no system profile after the run");
 }
 
@@ -313,9 +313,9 @@ fn a_death_is_told_with_all_its_causes() {
 #[test]
 fn who_finds_the_lock_taken_has_failed_only_if_something_moved() {
     let locked = "Could not acquire lock\nCommand 'x/switch-to-configuration test' returned non-zero exit status 11.";
-    insta::assert_snapshot!(refused(11, locked), @"failed activation_failed: another activation is in progress, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(refused(11, locked), @"failed activation_failed: another activation is in progress: Could not acquire lock; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
     let test = Run { end: ProcessEnd::Exited(11), output: locked, ..action(Action::Test, host(OLD, 41, OLD)) };
-    insta::assert_snapshot!(test.judged(), @"failed already_running: another activation is in progress, and holds the lock of switch-to-configuration");
+    insta::assert_snapshot!(test.judged(), @"failed already_running: another activation is in progress: Could not acquire lock");
     assert!(!test.leaves_traces());
     assert!(Run { after: host(OLD, 42, NEW), ..test }.leaves_traces());
 }
@@ -334,7 +334,7 @@ fn what_the_next_boot_starts_is_said_when_it_is_known() {
     let stopped = |output| Run { end: ProcessEnd::TimedOut, ..switch(0, Phase::Activate, output) }.judged();
     insta::assert_snapshot!(stopped("activating the configuration..."), @"failed timeout: not finished after 10 s, and stopped while activating; the system may be half switched; the next boot starts generation 42");
     insta::assert_snapshot!(stopped("updating GRUB 2 menu..."), @"failed timeout: not finished after 10 s, and stopped while activating; the system may be half switched; the profile points at generation 42, and it is not known whether the boot loader does");
-    insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: nixos-rebuild-switch-to-configuration.service exists already: another activation is in progress, or else `systemctl stop nixos-rebuild-switch-to-configuration.service; systemctl reset-failed nixos-rebuild-switch-to-configuration.service` removes it; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: another activation is in progress: Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
 }
 
 #[test]

@@ -92,12 +92,12 @@ fn each_action_does_no_more_than_it_says() {
 #[test]
 fn a_system_that_no_trusted_key_has_signed_is_not_activated() {
     let refused = |files: &[(&str, &str)]| {
-        let (said, run) = run(files, |spec| spec.confirm_timeout = Some(Duration::from_millis(20_000)));
+        let (said, run) = run(files, |spec| spec.confirm_timeout = Some(Duration::from_secs(20)));
         assert_eq!(run.did(), "", "nothing is activated");
         (said, run)
     };
     let (said, run) = refused(&[("unsigned", "")]);
-    insta::assert_snapshot!(said, @"failed untrusted: /nix/store/SYSTEM is not signed by a key that may sign systems for this host: fleet-1");
+    insta::assert_snapshot!(said, @"failed untrusted: /nix/store/SYSTEM is not signed by a key that may sign systems for this host: fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=");
     insta::assert_snapshot!(run.calls().lines().skip(2).collect::<Vec<_>>().join("\n"), @"
     nix store verify --sigs-needed 1 /nix/store/SYSTEM --option trusted-public-keys fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY= --option secret-key-files 
     nix config show substituters
@@ -186,7 +186,7 @@ fn an_activation_that_fails_is_taken_back() {
 
 #[test]
 fn a_fetch_that_takes_too_long_is_ended() {
-    let (said, run) = run(&[("fetch", "sleep 600")], |spec| spec.settings.timeout = Duration::from_millis(1_000));
+    let (said, run) = run(&[("fetch", "sleep 600")], |spec| spec.settings.timeout = Duration::from_secs(1));
     insta::assert_snapshot!(said, @"failed timeout: not finished after 1 s, and stopped while fetching");
     assert_eq!(run.did(), "");
 }
