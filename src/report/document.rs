@@ -234,23 +234,25 @@ fn fence(text: &str) -> String {
 
 /// Renders a wave as a suite, and a host as a test case.
 pub fn junit(document: &Document<'_>) -> String {
-    let cases = case_counts(document.waves().flat_map(|wave| document.hosts(wave.index)));
+    let suites: Vec<(String, Vec<TestCase>)> =
+        document.waves().map(|wave| (xml(&wave.name), test_cases(document, &wave))).collect();
     let mut page = vec![
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>".to_owned(),
-        format!("<testsuites name=\"{}\" {cases}>", xml(&document.name())),
+        format!(
+            "<testsuites name=\"{}\" {}>",
+            xml(&document.name()),
+            case_counts(suites.iter().flat_map(|suite| &suite.1))
+        ),
     ];
-    for wave in document.waves() {
-        let (name, cases) = (xml(&wave.name), case_counts(document.hosts(wave.index)));
-        page.push(format!("  <testsuite name=\"{name}\" {cases}>"));
-        for host in document.hosts(wave.index) {
-            let (says, log) = (xml(&format!("{}: {}", host.status(), host.says(&TimeZone::UTC))), xml(&host.log()));
-            let inside = match case_result(host.view) {
+    for (name, cases) in suites {
+        page.push(format!("  <testsuite name=\"{name}\" {}>", case_counts(&cases)));
+        for TestCase { name: case, seconds, result, says, log } in cases {
+            let inside = match result {
                 Some("skipped") => format!("<skipped message=\"{says}\"/>"),
                 Some(failure) => format!("<{failure} message=\"{says}\">{log}</{failure}>"),
                 None => String::new(),
             };
-            let (host, seconds) = (xml(host.view.name.as_str()), host.took.unwrap_or_default().0.as_secs_f64());
-            let case = format!("classname=\"{name}\" name=\"{host}\" time=\"{seconds:.3}\"");
+            let case = format!("classname=\"{name}\" name=\"{case}\" time=\"{seconds:.3}\"");
             page.push(format!("    <testcase {case}>{inside}</testcase>"));
         }
         page.push("  </testsuite>".to_owned());
@@ -258,8 +260,36 @@ pub fn junit(document: &Document<'_>) -> String {
     page.join("\n") + "\n</testsuites>\n"
 }
 
-fn case_counts<'a>(hosts: impl Iterator<Item = HostSection<'a>>) -> String {
-    let results: Vec<Option<&str>> = hosts.map(|host| case_result(host.view)).collect();
+/// A test case, with its texts escaped.
+struct TestCase {
+    name: String,
+    seconds: f64,
+    /// The name of the element that says why the case has not passed.
+    result: Option<&'static str>,
+    says: String,
+    log: String,
+}
+
+/// Returns a case for each host of a wave, and one for a wave that failed although none of its hosts did.
+fn test_cases(document: &Document<'_>, wave: &WaveSection<'_>) -> Vec<TestCase> {
+    let case = |host: HostSection<'_>| TestCase {
+        name: xml(host.view.name.as_str()),
+        seconds: host.took.unwrap_or_default().0.as_secs_f64(),
+        result: case_result(host.view),
+        says: xml(&format!("{}: {}", host.status(), host.says(&TimeZone::UTC))),
+        log: xml(&host.log()),
+    };
+    let mut cases: Vec<TestCase> = document.hosts(wave.index).map(case).collect();
+    let has_failed = matches!(wave.view.state, WaveState::Ended(WaveVerdict::Failed(_)));
+    if has_failed && cases.iter().all(|case| case.result != Some("failure")) {
+        let (says, log) = (xml(&wave.verdict()), String::new());
+        cases.push(TestCase { name: "the wave".to_owned(), seconds: 0.0, result: Some("failure"), says, log });
+    }
+    cases
+}
+
+fn case_counts<'a>(cases: impl IntoIterator<Item = &'a TestCase>) -> String {
+    let results: Vec<Option<&str>> = cases.into_iter().map(|case| case.result).collect();
     let number = |wanted| results.iter().filter(|result| **result == Some(wanted)).count();
     let (failed, skipped) = (number("failure"), number("skipped"));
     format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", results.len())

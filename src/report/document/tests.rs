@@ -83,6 +83,17 @@ fn a_host_that_was_current_is_as_well_as_one_that_completed() {
 }
 
 #[test]
+fn a_wave_that_fails_with_all_hosts_completed_is_a_failure_for_a_ci_system() {
+    let mut story = Scenario::begin(rollout("sunday", vec![wave("dns", &["ns1"])]));
+    let cause = FailureReason::CheckFailed { reason: "exit code 1".to_owned() };
+    story.wave_starts(0).deploys("ns1").wave_ends(0, WaveVerdict::Failed(cause)).ends(Outcome::Failed);
+    let xml = junit(&document(&story));
+    assert!(xml.contains(r#"<testsuites name="sunday" tests="2" failures="1" errors="0" skipped="0">"#), "{xml}");
+    let failed = r#"name="the wave" time="0.000"><failure message="failed: its check says: exit code 1"></failure>"#;
+    assert!(xml.contains(failed), "{xml}");
+}
+
+#[test]
 fn text_of_others_leaves_its_place_in_no_form() {
     let story = hostile();
     let document = document(&story);
