@@ -161,9 +161,16 @@ impl ToolContext {
                 .next("leave rollout_id out for the one that runs, else the latest"));
         }
         let journals = &self.settings.operator.journals;
-        let found = Some(journals.read(&journals.find(id)?)?).filter(|recorded| self.may_show(recorded));
+        let ids = journals.ids()?.into_iter().filter(|known| known.starts_with(id));
+        let found = ids.map(|id| journals.read(&id)).collect::<Result<Vec<_>, _>>()?;
+        let mut found: Vec<_> =
+            found.into_iter().filter(|recorded| self.may_show(recorded)).filter_map(with_rollout).collect();
+        if found.len() > 1 {
+            let ids = found.iter().map(|(rollout, _)| rollout.id.to_string()).collect();
+            return Err(JournalError::Ambiguous { prefix: id.to_owned(), ids }.into());
+        }
         let unknown = || JournalError::Unknown { prefix: id.to_owned(), near: String::new() };
-        Ok(Some(found.and_then(with_rollout).ok_or_else(unknown)?))
+        Ok(Some(found.pop().ok_or_else(unknown)?))
     }
 
     /// Finds a rollout as [`find`](Self::find) does; it is an error when there is none.
@@ -184,18 +191,6 @@ impl ToolContext {
     fn may_show(&self, recorded: &Recorded) -> bool {
         let needs = recorded.summary.rollout.as_ref().map(|rollout| Credential::for_plan(&rollout.plan));
         needs.is_some_and(|needed| needed == Credential::Test || self.settings.admin.is_some())
-    }
-
-    /// Whether the journals show for each host of a rollout that it ran this commit before.
-    pub(super) fn ran_before(&self, rollout: &Rollout) -> Result<bool, ToolError> {
-        let recorded = self.rollouts()?;
-        let Some(commit) = rollout.revision.commit() else { return Ok(false) };
-        let ran = |host| {
-            let views = recorded.iter().filter_map(|recorded| Some((recorded.summary.rollout.as_deref()?, recorded)));
-            let mut views = views.filter_map(|(rollout, recorded)| Some((rollout, recorded.summary.host(host)?)));
-            views.any(|(rollout, view)| view.ran_before(rollout) == Some(&commit))
-        };
-        Ok(rollout.plan.hosts().all(|host| ran(&host.hostname)))
     }
 }
 

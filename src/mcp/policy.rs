@@ -10,8 +10,10 @@ use regex::Regex;
 use thiserror::Error;
 
 use super::answer::ToolError;
-use crate::plan::ResolvedPlan;
+use crate::operator::journal::Recorded;
+use crate::plan::{ResolvedHost, ResolvedPlan};
 use crate::protocol::{HostName, ParseError, Revision, Tier};
+use crate::rollout::Rollout;
 
 /// The rules of a tier without rules in the settings: prod takes the branches that people review.
 const DEFAULT: [(Tier, &str); 3] = [(Tier::Test, "*"), (Tier::Prod, "main"), (Tier::Prod, "master")];
@@ -152,12 +154,29 @@ pub(super) fn wrong_tier(host: &HostName, tier: Tier, wanted: Tier) -> ToolError
         .next("list_hosts shows the tier of each host; deploy_admin deploys to any tier, where this server offers it")
 }
 
+/// Whether each host of a rollout ran its commit before, by what is on record.
+pub(super) fn ran_before(rollout: &Rollout, recorded: &[Recorded]) -> bool {
+    let Some(commit) = rollout.revision.commit() else { return false };
+    let ran = |host: &ResolvedHost, Recorded { summary, .. }: &Recorded| {
+        let (rollout, view) = (summary.rollout.as_deref()?, summary.host(&host.hostname)?);
+        // A host of the other tier may have the same name.
+        let is_same = rollout.plan.waves.get(view.wave.0)?.hosts.get(view.index_in_wave)?.tier == host.tier;
+        Some(is_same && view.ran_before(rollout) == Some(&commit))
+    };
+    rollout.plan.hosts().all(|host| recorded.iter().any(|recorded| ran(host, recorded) == Some(true)))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
     use proptest::prelude::*;
     use serde_json::json;
+    use uuid::Uuid;
 
     use super::*;
+    use crate::rollout::{Event, EventKind, Summary};
 
     const COMMIT: &str = "d3adbee0d3adbee0d3adbee0d3adbee0d3adbee0";
 
@@ -248,6 +267,26 @@ mod tests {
             "bake_time": "0s", "check": null, "confirm": false, "retries": 0, "retry_delay": "30s",
         });
         serde_json::from_value(json!({ "name": "plan", "waves": [wave] })).unwrap()
+    }
+
+    #[test]
+    fn a_commit_that_a_host_of_another_tier_ran_is_not_one_that_this_host_ran() {
+        const OLD: &str = "a91be77a91be77a91be77a91be77a91be77a91be";
+        let rollout = |host: &str, revision: &str| {
+            let mut plan = plan(&[host], None);
+            plan.waves[0].hosts[0].revision = Some(OLD.parse().unwrap());
+            let (id, secret) = (Uuid::nil(), Uuid::nil());
+            let rollout = json!({
+                "id": id, "secret": secret, "operator": "ops", "asked": "main", "revision": revision, "plan": plan,
+            });
+            serde_json::from_value::<Rollout>(rollout).unwrap()
+        };
+        let begun = EventKind::Begun(Arc::new(rollout("test.ns1", "8c1f0e28c1f0e28c1f0e28c1f0e28c1f0e28c1f0")));
+        let summary = Summary::of([&Event { at: Timestamp::UNIX_EPOCH, kind: begun }]);
+        let recorded = [Recorded { summary, running: false }];
+        assert!(ran_before(&rollout("test.ns1", OLD), &recorded));
+        assert!(!ran_before(&rollout("prod.ns1", OLD), &recorded));
+        assert!(!ran_before(&rollout("test.ns1", "main"), &recorded));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::text;
 /// Matches seeds: `S`, the letter of a kind of key, and base32. The beginning of a seed is a secret too.
 static SEED: LazyLock<Regex> = LazyLock::new(|| pattern("S[UANOC][A-Z2-7]{16,}"));
 
-/// Matches the user and password of a URL.
-static USER: LazyLock<Regex> = LazyLock::new(|| pattern(r#"://[^/?\#\s"'<>`]*@"#));
+/// Matches the user and password of a URL, also of one that was cut in the middle of them.
+static USER: LazyLock<Regex> = LazyLock::new(|| pattern(r#"://[^/?\#\s"'<>`]*[@…]"#));
 
 /// Matches a parameter of a URL with a secret value.
 static SECRET: LazyLock<Regex> =
@@ -120,6 +120,7 @@ mod tests {
         insta::assert_snapshot!(clean("cannot read /run/secrets/admin.seed: no"), @"cannot read <key file>: no");
         insta::assert_snapshot!(clean("git ls-remote -- https://bob:s3cr@t@git.example/x?dir=a&private_token=abc failed"), @"git ls-remote -- https://git.example/x?dir=a&private_token=hidden failed");
         insta::assert_snapshot!(clean("nats://u:p@a:4222,nats://v:q@b 'ssh://git@h/x'"), @"nats://a:4222,nats://b 'ssh://h/x'");
+        insta::assert_snapshot!(clean("its check says: git pull https://bob:s3cr…"), @"its check says: git pull https://");
         insta::assert_snapshot!(clean("mail bob@example.com, https://h/x@y?ref=main#ns1"), @"mail bob@example.com, https://h/x@y?ref=main#ns1");
         insta::assert_snapshot!(clean("\x1b[31mred\x1b[0m\nsecond \u{202e}line\r\n"), @"
         red

@@ -17,7 +17,7 @@ use crate::mcp::answer::ToolError;
 use crate::mcp::approval::{ApprovalOutcome, ApprovalQuestion, outdated};
 use crate::mcp::call::{self, Progress, ToolCall};
 use crate::mcp::context::{ToolContext, is_resumable};
-use crate::mcp::policy::Credential;
+use crate::mcp::policy::{Credential, ran_before};
 use crate::operator::background::Background;
 use crate::operator::prepare::prepare_again;
 use crate::operator::{PrepareOptions, Prepared, RollbackPlan};
@@ -243,6 +243,10 @@ impl ToolContext {
         let Prepared { rollout, ahead, changes, .. } = prepared;
         let mut question = ApprovalQuestion::about(&call.request.name, call.arguments, phrase, rollout, ahead);
         question.plan_hash = plan_hash.as_deref();
+        if let Some(whole) = resumes.and_then(|left| left.rollout.as_deref()) {
+            // What is left of it may be no host at all, or the rollback of hosts that are done.
+            question.needs_a_person = Credential::for_plan(&whole.plan) == Credential::Admin;
+        }
         if let Some((_, wave)) = resumes.and_then(unconfirmed) {
             question.needs_a_person = true;
             question.lines.push(("step", safe(&format!("this confirms wave {wave}"))));
@@ -250,7 +254,7 @@ impl ToolContext {
         let changes = changes.iter().flat_map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
         question.lines.extend(changes.map(|change| ("change", change)));
         let allowed = self.settings.revisions.check(question.asked, &question.tiers);
-        if allowed.is_err() && !self.ran_before(rollout)? {
+        if allowed.is_err() && !ran_before(rollout, &self.rollouts()?) {
             allowed?;
         }
         Ok(question)

@@ -178,6 +178,41 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
 }
 
 #[tokio::test]
+async fn without_the_administrators_key_no_id_of_a_hidden_rollout_is_told() {
+    let lab = lab().await;
+    let strong = Assistant::beside(administrator(&lab), Era::Handshake).await;
+    let ns1 = json!({ "tier": "prod", "hostname": "ns1", "branch": "main" });
+    let id = strong.ask("deploy_admin", ns1).await["rollout_id"].as_str().unwrap().to_owned();
+    // A second rollout, whose id begins as that of the first.
+    let twin = format!("{}{}", &id[..id.len() - 1], if id.ends_with('0') { '1' } else { '0' });
+    let journal = |id: &str| lab.home().join(format!("state/homelab-deploy/rollouts/{id}.jsonl"));
+    fs::write(journal(&twin), fs::read_to_string(journal(&id)).unwrap().replace(&id, &twin)).unwrap();
+    let beginning = json!({ "rollout_id": &id[..8] });
+    let told = strong.refused("rollout_status", beginning.clone()).await;
+    assert!(told.starts_with("unknown_id: several rollouts begin with ") && told.contains(&twin), "{told}");
+    let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let told = weak.refused("rollout_status", beginning).await;
+    assert!(told.starts_with("unknown_id: there is no rollout ") && !told.contains(&twin), "{told}");
+}
+
+#[tokio::test]
+async fn a_rollout_of_test_hosts_that_was_cut_off_after_the_last_one_goes_on_without_a_person() {
+    let lab = lab().await;
+    let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
+    let id = assistant.ask("apply_plan", arguments).await["rollout_id"].as_str().unwrap().to_owned();
+    // As if the process had ended before it recorded the end of the last wave.
+    let journal = lab.home().join(format!("state/homelab-deploy/rollouts/{id}.jsonl"));
+    let written = fs::read_to_string(&journal).unwrap();
+    let last = written.rfind(r#""event":"wave_ended""#).unwrap();
+    let left = written[..last].rfind('\n').unwrap() + 1;
+    fs::write(&journal, &written[..left]).unwrap();
+    assert_eq!(assistant.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "cut_off");
+    let answer = assistant.ask("resume_rollout", json!({})).await;
+    assert_eq!((&answer["state"], &answer["rollout_id"]), (&json!("succeeded"), &json!(id)), "{answer:#}");
+}
+
+#[tokio::test]
 async fn without_the_administrators_key_a_rollout_on_a_subject_that_any_host_may_hear_does_not_exist() {
     let lab = lab().await;
     let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
