@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rmcp::model::{CallToolResponse, JsonObject, Tool, ToolAnnotations};
 
 use self::ToolEffect::{Deploys, LooksUp, Reads, Stops};
+use self::deploy::within_deadline;
 use super::answer::ToolError;
 use super::call::{ToolCall, arguments as read, arguments_with, input, input_without};
 use super::context::{Mode, Settings, ToolContext};
@@ -111,7 +112,7 @@ pub(super) async fn run(context: &ToolContext, call: ToolCall<'_>) -> Result<Cal
         "rollback" => deploy::roll_back(context, read(arguments)?, call).await,
         "abort_rollout" => status::abort(context, &read(arguments)?),
         "host_log" => status::log(context, &read(arguments)?),
-        "list_hosts" => hosts::list(context, read(arguments)?).await,
+        "list_hosts" => within_deadline(context.deadline(), hosts::list(context, read(arguments)?)).await,
         "list_plans" => read(arguments).map(|plans::ListPlansArguments {}| plans::list(context)),
         "preview_plan" => plans::show(context, arguments_with(arguments, "plan_hash", "")?).await,
         "rollout_status" => status::status(context, read(arguments)?, call.context).await,

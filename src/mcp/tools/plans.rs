@@ -218,7 +218,8 @@ fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
             "check": limits.check.as_ref().map(|check| redactor.clean(&check.command.join(" "))),
         })
     };
-    plan.waves.iter().enumerate().take(MAX_WAVES).map(wave).collect()
+    // Not cut: a plan is not carried out unless all of it was shown.
+    plan.waves.iter().enumerate().map(wave).collect()
 }
 
 /// Hashes all that a preview shows: the text of the plan, its part, its hosts, their systems, and the commit.
@@ -266,6 +267,22 @@ mod tests {
         }
         assert_eq!(names(None), [""; 0]);
         assert_eq!(names(Some(&place.path().join("missing"))), [""; 0]);
+    }
+
+    #[test]
+    fn a_preview_has_every_wave_with_its_check() {
+        let wave = |number: usize| {
+            json!({
+                "name": format!("wave{number}"), "action": "switch", "hosts": [], "max_parallel": 1, "max_failures": 0,
+                "min_hosts": 1, "ignore_unreachable": false, "accept_timeout": "15s", "timeout": "30m", "bake_time": "0s",
+                "check": {"command": ["./smoke.sh", number.to_string()], "timeout": "1m"}, "confirm": false, "retries": 0,
+                "retry_delay": "30s",
+            })
+        };
+        let waves: Vec<Value> = (0..25).map(wave).collect();
+        let plan: ResolvedPlan = serde_json::from_value(json!({ "name": "plan", "waves": waves })).unwrap();
+        let shown = waves_of(&plan, &Redactor::default());
+        assert_eq!((shown.len(), &shown[24]["check"]), (25, &json!("./smoke.sh 24")));
     }
 
     proptest! {

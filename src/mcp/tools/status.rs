@@ -208,7 +208,6 @@ fn rollout_report(
     }
     let mut hosts: Vec<&HostProgress> = summary.hosts.iter().collect();
     hosts.sort_by_key(|host| urgency(host));
-    let waves = summary.waves.iter().zip(&rollout.plan.waves).take(MAX_WAVES);
     let reports = hosts.iter().take(MAX_HOSTS).map(|host| host_report(host, rollout, &phases, MAX_LOG, context));
     Some(answer(json!({
         "rollout_id": rollout.id.to_string(),
@@ -223,7 +222,7 @@ fn rollout_report(
         "began_at": summary.began_at.map(|at| format!("{at:.0}")),
         "ended_at": summary.ended_at.map(|at| format!("{at:.0}")),
         "warnings": warnings,
-        "waves": waves.map(|(view, wave)| wave_report(view, wave, redactor)).collect::<Vec<_>>(),
+        "waves": wave_reports(summary, rollout, redactor),
         "hosts": reports.collect::<Vec<_>>(),
         "more": hosts.len().saturating_sub(MAX_HOSTS),
     })))
@@ -261,12 +260,17 @@ fn host_report(
     })
 }
 
-fn wave_report(view: &WaveProgress, wave: &ResolvedWave, redactor: &Redactor) -> Value {
-    let why = match &view.state {
-        WaveState::Ended(WaveVerdict::Failed(reason)) => Some(redactor.first(&report::failure_reason(reason), 300)),
-        _ => None,
+/// Reports the waves. Of many, the one that runs or failed is always among those that are listed.
+fn wave_reports(summary: &Summary, rollout: &Rollout, redactor: &Redactor) -> Vec<Value> {
+    let first = summary.current_wave.0.min(summary.waves.len().saturating_sub(MAX_WAVES));
+    let report = |(view, wave): (&WaveProgress, &ResolvedWave)| {
+        let why = match &view.state {
+            WaveState::Ended(WaveVerdict::Failed(reason)) => Some(redactor.first(&report::failure_reason(reason), 300)),
+            _ => None,
+        };
+        json!({ "name": redactor.first(&wave.name, 80), "state": report::wave_status(&view.state), "why": why })
     };
-    json!({ "name": redactor.first(&wave.name, 80), "state": report::wave_status(&view.state), "why": why })
+    summary.waves.iter().zip(&rollout.plan.waves).skip(first).take(MAX_WAVES).map(report).collect()
 }
 
 fn headline(summary: &Summary, rollout: &Rollout, state: &str) -> String {
@@ -356,4 +360,42 @@ fn message(event: &EventKind, summary: &Summary) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::rollout::{FailureReason, WaveIndex};
+
+    #[test]
+    fn the_wave_that_failed_is_listed_however_many_succeeded_before() {
+        let wave = |number: usize| {
+            json!({
+                "name": format!("wave{number}"), "action": "switch", "hosts": [], "max_parallel": 1, "max_failures": 0,
+                "min_hosts": 1, "ignore_unreachable": false, "accept_timeout": "15s", "timeout": "30m", "bake_time": "0s",
+                "check": null, "confirm": false, "retries": 0, "retry_delay": "30s",
+            })
+        };
+        let waves: Vec<Value> = (0..30).map(wave).collect();
+        let rollout: Rollout = serde_json::from_value(json!({
+            "id": Uuid::nil(), "secret": Uuid::nil(), "operator": "ops", "asked": "main", "revision": "main",
+            "plan": { "name": "plan", "waves": waves },
+        }))
+        .unwrap();
+        let mut kinds = vec![EventKind::Begun(Arc::new(rollout.clone()))];
+        let ended = |wave| EventKind::WaveEnded { wave: WaveIndex(wave), verdict: WaveVerdict::Succeeded };
+        kinds.extend((0..25).map(ended));
+        let verdict = WaveVerdict::Failed(FailureReason::Disconnected);
+        kinds.push(EventKind::WaveEnded { wave: WaveIndex(25), verdict });
+        let events: Vec<Event> = kinds.into_iter().map(|kind| Event { at: Timestamp::UNIX_EPOCH, kind }).collect();
+        let reports = wave_reports(&Summary::of(&events), &rollout, &Redactor::default());
+        let failed = reports.iter().find(|report| report["state"] == "failed").unwrap();
+        assert_eq!((&failed["name"], reports.len()), (&json!("wave25"), MAX_WAVES));
+        assert!(failed["why"].as_str().unwrap().contains("no connection"), "{failed}");
+    }
 }

@@ -66,6 +66,21 @@ async fn a_bus_that_is_down_is_told_and_no_matter_once_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_repository_that_never_answers_does_not_hold_a_call_longer_than_a_client_waits() {
+    let lab = stage::lab(&["test.test1"]).await;
+    // Nothing accepts the connections.
+    let repository = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let flake = format!("git+http://{}/nixos", repository.local_addr().unwrap());
+    let mut settings = super::deploy::hasty(settings(&lab));
+    settings.operator.flakes.given = Some(flake.parse().unwrap());
+    let assistant = Assistant::beside(settings, ERAS[0]).await;
+    let began = std::time::Instant::now();
+    let told = assistant.refused("list_hosts", json!({ "branch": "main" })).await;
+    assert!(told.starts_with("too_slow: "), "{told}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "a lookup may take a minute");
+}
+
+#[tokio::test]
 async fn a_client_that_hangs_up_ends_the_program_in_good_order() {
     let lab = stage::empty(&[]).await;
     for era in ERAS {
