@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::deploy::{Launch, MOST_PACKAGES, within_deadline};
-use crate::mcp::answer::{MAX_HOSTS, MAX_WAVES, ToolError, answer, subject};
+use crate::mcp::answer::{MAX_HOSTS, MAX_WAVES, ToolError, answer, first_warnings, subject};
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::policy::Credential;
@@ -192,7 +192,7 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResp
         "commit": commit.as_str(),
         "subject": subject(rollout, redactor),
         "tiers": plan.tiers().into_iter().map(Tier::as_str).collect::<Vec<_>>(),
-        "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
+        "warnings": first_warnings(warnings, redactor),
         // Not cut: these commands would run on the machine of this server.
         "hooks": plan.hooks.iter().map(|(hook, command)| (hook.as_str(), redactor.clean(&command.join(" ")))).collect::<BTreeMap<_, _>>(),
         // The package changes of hosts that get built systems; null when they are unknown.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::mcp::answer::{BY_HOST, MAX_HOSTS, MAX_WAVES, ToolError, answer, subject};
+use crate::mcp::answer::{BY_HOST, MAX_HOSTS, MAX_WAVES, ToolError, answer, first_warnings, subject};
 use crate::mcp::call::Progress;
 use crate::mcp::context::{ToolContext, is_running};
 use crate::mcp::redact::Redactor;
@@ -201,8 +201,7 @@ fn rollout_report(
     let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
     let turned_up = summary.late_hosts.keys().take(5);
     let turned_up = turned_up.map(|host| format!("{host} answered meanwhile and was not deployed"));
-    let warned = warnings.iter().take(10).map(|warning| redactor.first(warning, 300));
-    let mut warnings: Vec<String> = warned.chain(turned_up).collect();
+    let mut warnings: Vec<String> = first_warnings(warnings, redactor).into_iter().chain(turned_up).collect();
     if state == "cut_off" && !last_error.is_empty() {
         warnings.push(format!("its process said: {}", redactor.last(&last_error, 1_000)));
     }
