@@ -86,8 +86,8 @@ pub(super) struct Approvals {
     clock: fn() -> Timestamp,
     /// Its key belongs to this process, so that no seal outlives `spent`.
     codec: RequestStateCodec,
-    /// The nonces of used seals with the times at which these expire.
-    spent: Mutex<BTreeMap<Uuid, Timestamp>>,
+    /// The nonces of used seals.
+    spent: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Approvals {
@@ -175,16 +175,13 @@ impl Approvals {
                 changed, it was changed on its way, or this server was restarted";
             refused("approval_invalid", what)
         })?;
-        let now = (self.clock)();
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        spent.retain(|_, expires_at| *expires_at > now);
-        if expires_at <= now {
+        if expires_at <= (self.clock)() {
             return Err(refused("approval_expired", "this approval is older than ten minutes"));
         }
-        match spent.insert(nonce, expires_at) {
-            None => Ok(()),
-            Some(_) => Err(refused("approval_used", "this approval was used before; it is good for one call")),
+        if !self.spent.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce) {
+            return Err(refused("approval_used", "this approval was used before; it is good for one call"));
         }
+        Ok(())
     }
 
     fn form(&self, question: &ApprovalQuestion<'_>) -> ElicitRequestParams {

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use regex::Regex;
-use thiserror::Error;
 
 use super::answer::ToolError;
 use crate::operator::journal::Recorded;
@@ -28,17 +27,6 @@ pub struct AllowRef {
 
 #[derive(Debug, Clone)]
 pub struct RevisionPolicy(Vec<AllowRef>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AllowRefError {
-    #[error("{0:?} is not TIER=GLOB, such as prod=main or test=feature/*")]
-    Form(String),
-    #[error(transparent)]
-    Tier(#[from] ParseError),
-    /// The glob could never match: no revision has this character.
-    #[error("the glob {0:?} contains {1:?}: letters, digits, . _ / + - and * are what can match")]
-    Character(String, char),
-}
 
 impl RevisionPolicy {
     /// Adds the default rules to tiers without a rule: test takes everything, prod takes `main` and `master`.
@@ -92,17 +80,19 @@ fn could_be_commit(asked: &Revision) -> bool {
 }
 
 impl FromStr for AllowRef {
-    type Err = AllowRefError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, AllowRefError> {
-        let (tier, glob) = text.split_once('=').ok_or_else(|| AllowRefError::Form(text.to_owned()))?;
-        if glob.is_empty() {
-            return Err(AllowRefError::Form(text.to_owned()));
-        }
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let can_match = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-' | '*');
-        match glob.chars().find(|&c| !can_match(c)) {
-            Some(other) => Err(AllowRefError::Character(glob.to_owned(), other)),
-            None => Ok(Self { tier: tier.parse()?, glob: glob.to_owned() }),
+        match text.split_once('=') {
+            Some((tier, glob)) if !glob.is_empty() && glob.chars().all(can_match) => {
+                Ok(Self { tier: tier.parse()?, glob: glob.to_owned() })
+            }
+            _ => {
+                let why =
+                    "write TIER=GLOB, such as prod=main or test=feature/*; a glob has letters, digits, . _ / + - and *";
+                Err(ParseError::new(text, "a rule for revisions", why))
+            }
         }
     }
 }
@@ -227,10 +217,11 @@ mod tests {
     #[test]
     fn a_rule_that_could_not_mean_anything_says_why() {
         let refusal = |rule: &str| rule.parse::<AllowRef>().unwrap_err().to_string();
-        insta::assert_snapshot!(refusal("main"), @r#""main" is not TIER=GLOB, such as prod=main or test=feature/*"#);
-        insta::assert_snapshot!(refusal("prod="), @r#""prod=" is not TIER=GLOB, such as prod=main or test=feature/*"#);
+        insta::assert_snapshot!(refusal("main"), @r#""main" is not a rule for revisions: write TIER=GLOB, such as prod=main or test=feature/*; a glob has letters, digits, . _ / + - and *"#);
+        for rule in ["prod=", "prod=v[0-9]"] {
+            assert_eq!(refusal(rule), refusal("main").replace("\"main\"", &format!("{rule:?}")));
+        }
         insta::assert_snapshot!(refusal("staging=main"), @r#""staging" is not a tier: the tiers are test and prod"#);
-        insta::assert_snapshot!(refusal("prod=v[0-9]"), @r#"the glob "v[0-9]" contains '[': letters, digits, . _ / + - and * are what can match"#);
         let rule = AllowRef { tier: Tier::Prod, glob: "release/*".to_owned() };
         assert_eq!("prod=release/*".parse(), Ok(rule));
     }

@@ -203,7 +203,6 @@ fn an_approval_holds_for_ten_minutes() {
     assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "given");
     AFTER_NOON.set(600);
     assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
-    // The server has forgotten by now that it was used, and still refuses it.
     AFTER_NOON.set(6000);
     assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
     assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "approval_expired");
