@@ -55,7 +55,9 @@ pub fn describe<'a>(host: &'a HostProgress, rollout: &Rollout) -> HostFacts<'a> 
     };
     let message = match (host.state, response) {
         (HostState::Final(_), Some(response)) => response.message.clone(),
-        (HostState::Final(HostOutcome::Completed), None) => String::new(),
+        (HostState::Final(HostOutcome::Completed), None) => {
+            host.rollback.as_ref().map(|rollback| rollback_detail(host, rollback, rollout)).unwrap_or_default()
+        }
         (HostState::Final(outcome), None) => final_detail(host, outcome, rollout),
         _ => String::new(),
     };

@@ -2,7 +2,7 @@
 
 use super::format::{DisplayDuration, Symbol, columns, count, safe, shorten, widest, wrap_indented};
 use super::layout::Line;
-use super::{Style, describe};
+use super::{HostFacts, Style, describe};
 use crate::plan::Rollback;
 use crate::protocol::HostName;
 use crate::rollout::summary::{HostProgress, HostState, WaveState};
@@ -200,7 +200,7 @@ impl Recap<'_> {
         let mut tails = 0;
         for host in asked {
             rows.push(self.row(host, width));
-            let tail = if tails < MAX_TAILS { units_and_log(host) } else { Vec::new() };
+            let tail = if tails < MAX_TAILS { self.units_and_log(host) } else { Vec::new() };
             tails += usize::from(!tail.is_empty());
             rows.extend(tail);
         }
@@ -225,6 +225,17 @@ impl Recap<'_> {
             _ => "left in flight: its deployment continues".to_owned(),
         };
         format!("  {}", describe::host_row(host.name.as_str(), width, describe::state_word(host), took, &detail))
+    }
+
+    /// Returns the failed units of a host and the end of its log.
+    fn units_and_log(&self, host: &HostProgress) -> Vec<String> {
+        let HostFacts { failed_units, log, .. } = describe(host, self.rollout);
+        let units: Vec<String> = failed_units.iter().map(|unit| safe(unit)).collect();
+        let units = (!units.is_empty()).then(|| format!("      failed units: {}", describe::names(&units)));
+        let tail = log.iter().skip(log.len().saturating_sub(TAIL_LINES));
+        let line =
+            |line: &String| format!("      {BAR}{}", shorten(&safe(line), MAX_LOG_COLUMNS)).trim_end().to_owned();
+        units.into_iter().chain(tail.map(line)).collect()
     }
 
     // -- the last sections
@@ -254,20 +265,6 @@ impl Recap<'_> {
     fn took(&self) -> String {
         describe::took(self.summary).map(|took| format!("   {took}")).unwrap_or_default()
     }
-}
-
-/// Returns the failed units of a host and the end of its log.
-fn units_and_log(host: &HostProgress) -> Vec<String> {
-    let Some(response) = host.response.as_deref() else { return Vec::new() };
-    let mut rows = Vec::new();
-    if !response.failed_units.is_empty() {
-        let units: Vec<String> = response.failed_units.iter().map(|unit| safe(unit)).collect();
-        rows.push(format!("      failed units: {}", describe::names(&units)));
-    }
-    let first = response.log_tail.len().saturating_sub(TAIL_LINES);
-    let tail = response.log_tail.iter().skip(first);
-    rows.extend(tail.map(|line| format!("      {BAR}{}", shorten(&safe(line), MAX_LOG_COLUMNS)).trim_end().to_owned()));
-    rows
 }
 
 #[cfg(test)]

@@ -52,3 +52,18 @@ fn a_host_runs_what_it_is_known_to_run() {
     assert_eq!(said(Switch, &[completed(), returning(), returned(Completed)]), "returned old");
     assert_eq!(said(Switch, &[completed(), returning(), returned(Failed)]), "could_not_return ?");
 }
+
+#[test]
+fn a_host_that_was_silent_about_its_rollback_says_that_it_could_not_return() {
+    let rollout = Arc::new(rollout("plan", vec![wave("all", &["ns1"])]));
+    let (host, outcome) = (name("ns1"), HostOutcome::Unreachable);
+    let kinds = [
+        EventKind::Begun(Arc::clone(&rollout)),
+        ended(HostOutcome::Completed, None, None),
+        EventKind::RollingBack { host: host.clone(), request: request(2) },
+        EventKind::RollbackEnded { host: host.clone(), outcome, response: None },
+    ];
+    let summary = Summary::of(&kinds.map(|kind| Event { at: start(), kind }));
+    let facts = describe(summary.host(&host).unwrap(), &rollout);
+    assert_eq!((facts.status, facts.message.as_str()), ("could_not_return", "could NOT return: unreachable"));
+}

@@ -287,6 +287,7 @@ fn hosts_of_a_wave_that_failed_return_and_those_that_could_not_are_pointed_out()
     check_fails(&mut story);
     story.sent_back("ns3").wait(4).back(final_of("ns3", Status::Completed, true, "returned to generation 41"));
     let broken = Response {
+        log_tail: vec!["error: the old generation is gone".to_owned()],
         error: Some(ErrorCode::ActivationFailed),
         ..final_of("ns2", Status::Failed, false, "generation 42 runs")
     };
@@ -319,6 +320,7 @@ fn hosts_of_a_wave_that_failed_return_and_those_that_could_not_are_pointed_out()
 
       ns1  completed   12s     could NOT return: unreachable
       ns2  completed   12s     could NOT return: activation: generation 42 runs
+          | error: the old generation is gone
       ns3  returned    12s     returned to what ran before (a91be77)
 
       3 hosts: 2 completed, 1 returned to what ran before   59s
