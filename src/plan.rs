@@ -29,18 +29,19 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use miette::Diagnostic;
+use miette::{Diagnostic, MietteDiagnostic};
 use schemars::JsonSchema;
 
 pub use self::changes::{Changes, Closures, PackageChange, StorePath};
-pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
+use self::diagnostic::Place;
+pub use self::diagnostic::PlanErrors;
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 pub use self::roster::{Roster, groups_of, nearest_subject};
 pub use self::schema::schema;
 pub use self::settings::{Hook, Hooks, Rollback, Settings};
 pub use self::systems::Systems;
 pub use self::target::{Aliases, Selector};
-pub use self::value::{BadConfirmTimeout, CONFIRM_TIMEOUT, Parallel, parse_confirm_timeout};
+pub use self::value::{CONFIRM_TIMEOUT, Parallel, parse_confirm_timeout};
 
 use crate::protocol::{FlakeUrl, HostName, MAX_REVISION_BYTES, Revision, Sender, Target, Tier};
 
@@ -188,8 +189,8 @@ impl Plan {
 
     /// Wraps an error about the revision, with its place in the file.
     pub fn about_revision(&self, error: &dyn Diagnostic) -> PlanErrors {
-        let mistake = PlanDiagnostic::mistake(error.to_string());
-        let mistake = error.help().into_iter().fold(mistake, |mistake, help| mistake.help(help.to_string()));
+        let mistake = MietteDiagnostic::new(error.to_string());
+        let mistake = error.help().into_iter().fold(mistake, |mistake, help| mistake.with_help(help.to_string()));
         let place = self.revision.as_ref().map(|revision| revision.span.clone()).unwrap_or_default();
         mistake.at(&place, "named here").into()
     }
@@ -199,8 +200,8 @@ impl Plan {
         let own = || self.revision.as_ref().map(|revision| revision.value.clone());
         given.or_else(own).ok_or_else(|| {
             PlanErrors::from(
-                PlanDiagnostic::mistake("there is no revision to deploy")
-                    .help("add a line such as revision = \"main\" to the top of the plan, or give --revision"),
+                MietteDiagnostic::new("there is no revision to deploy")
+                    .with_help("add a line such as revision = \"main\" to the top of the plan, or give --revision"),
             )
         })
     }

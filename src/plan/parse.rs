@@ -4,32 +4,41 @@
 
 use std::ops::Range;
 
+use miette::MietteDiagnostic;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{PlanDiagnostic, PlanErrors};
+use super::diagnostic::{Place, PlanErrors};
 use super::schema::Table;
 use super::target::Aliases;
 use super::value::{Entry, slug};
 use super::{Hook, Plan, Settings, Spanned, Wave};
 
-type Mistakes = Vec<PlanDiagnostic>;
+#[derive(Default)]
+struct Mistakes {
+    wrong: Vec<MietteDiagnostic>,
+    /// What the file lacks, unless it is on a line that cannot be read.
+    missing: Vec<MietteDiagnostic>,
+}
 
 impl Plan {
     /// Parses a plan. `default_name`, the stem of its file, names a plan without `name`.
     pub fn parse(text: &str, default_name: &str, aliases: &dyn Aliases) -> Result<Self, PlanErrors> {
         let (document, errors) = DeTable::parse_recoverable(text);
-        let mut mistakes = Mistakes::new();
+        let mut mistakes = Mistakes::default();
         let plan = Self::read(document.get_ref(), default_name, aliases, &mut mistakes);
-        if !errors.is_empty() {
-            // The content of a broken line is unknown, and so is what is missing because of it.
+        let Mistakes { mut wrong, missing } = mistakes;
+        if errors.is_empty() {
+            wrong.extend(missing);
+        } else {
+            // The content of a broken line is unknown.
             let broken: Vec<_> = errors.iter().map(|error| lines_of(text, error.span())).collect();
             let is_known =
                 |span: Range<usize>| !broken.iter().any(|lines| span.start < lines.end && lines.start <= span.end);
             // A mistake without a place is about a value that the line lacks.
-            mistakes.retain(|mistake| !mistake.is_absence() && mistake.span().is_some_and(is_known));
-            mistakes.extend(errors.iter().map(|error| not_toml(error, text)));
+            wrong.retain(|mistake| mistake.span().is_some_and(is_known));
+            wrong.extend(errors.iter().map(|error| not_toml(error, text)));
         }
-        PlanErrors::unless_none(mistakes).map(|()| plan)
+        PlanErrors::unless_none(wrong).map(|()| plan)
     }
 
     fn read(document: &DeTable<'_>, default_name: &str, aliases: &dyn Aliases, mistakes: &mut Mistakes) -> Self {
@@ -55,11 +64,11 @@ impl Plan {
         });
         if let Some(defaults) = defaults {
             read_keys(defaults, Table::Defaults, mistakes, |entry| settings.set(entry));
-            mistakes.extend(settings.mismatch());
+            mistakes.wrong.extend(settings.mismatch());
         }
         let tables = wave_tables(document, mistakes);
         plan.waves = tables.iter().map(|table| Wave::read(table, &settings, aliases, mistakes)).collect();
-        mistakes.extend(names_used_twice(&plan.waves));
+        mistakes.wrong.extend(names_used_twice(&plan.waves));
         plan
     }
 }
@@ -73,9 +82,9 @@ fn read_keys<'a, 'i>(
 ) {
     for (key, value) in table {
         if !kind.has(key.get_ref()) {
-            mistakes.push(kind.refuse(key.get_ref()).at(&key.span(), kind.label()));
+            mistakes.wrong.push(kind.refuse(key.get_ref()).at(&key.span(), kind.label()));
         } else if let Err(errors) = set(Entry { key: key.get_ref(), value }) {
-            mistakes.extend(errors.mistakes);
+            mistakes.wrong.extend(errors.mistakes);
         }
     }
 }
@@ -86,25 +95,25 @@ fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Mistakes) -> Ve
         None => Vec::new(),
         Some((_, DeValue::Array(list))) => list.iter().collect(),
         Some((value, _)) => {
-            mistakes.push(not_a_wave(&value.span()));
+            mistakes.wrong.push(not_a_wave(&value.span()));
             return Vec::new();
         }
     };
     if values.is_empty() {
         let help = "add one: a line [[wave]], and below it targets = \"test.all\"";
-        mistakes.push(PlanDiagnostic::absence("the plan has no wave").help(help));
+        mistakes.missing.push(MietteDiagnostic::new("the plan has no wave").with_help(help));
     }
     let table = |value: &'a toml::Spanned<DeValue<'i>>| match value.get_ref().as_table() {
         Some(table) => Ok(Spanned { value: table, span: value.span() }),
         None => Err(not_a_wave(&value.span())),
     };
-    values.into_iter().filter_map(|value| table(value).map_err(|mistake| mistakes.push(mistake)).ok()).collect()
+    values.into_iter().filter_map(|value| table(value).map_err(|mistake| mistakes.wrong.push(mistake)).ok()).collect()
 }
 
-fn not_a_wave(span: &Range<usize>) -> PlanDiagnostic {
-    PlanDiagnostic::mistake("`wave` is not a list of waves")
+fn not_a_wave(span: &Range<usize>) -> MietteDiagnostic {
+    MietteDiagnostic::new("`wave` is not a list of waves")
         .at(span, "expected [[wave]]")
-        .help("begin each wave with a line [[wave]], in two pairs of brackets")
+        .with_help("begin each wave with a line [[wave]], in two pairs of brackets")
 }
 
 impl Wave {
@@ -125,10 +134,12 @@ impl Wave {
             "exclude" => entry.selectors(0, aliases, &mut wave.exclude),
             _ => wave.settings.set(entry),
         });
-        mistakes.extend(wave.settings.mismatch());
+        mistakes.wrong.extend(wave.settings.mismatch());
         if !table.contains_key("targets") {
             let help = "say which hosts it is for, such as targets = \"test.all\"";
-            mistakes.push(PlanDiagnostic::absence("the wave has no `targets`").at(header, "this wave").help(help));
+            mistakes
+                .missing
+                .push(MietteDiagnostic::new("the wave has no `targets`").at(header, "this wave").with_help(help));
         }
         if wave.name.value.is_empty() {
             let first = wave.targets.first().map_or("", |selector| &selector.value.text);
@@ -162,30 +173,30 @@ impl Settings {
     }
 
     /// Returns the mistake of timeouts that do not fit together.
-    fn mismatch(&self) -> Option<PlanDiagnostic> {
+    fn mismatch(&self) -> Option<MietteDiagnostic> {
         let Self { accept_timeout, timeout, .. } = self;
         if accept_timeout.value < timeout.value {
             return None;
         }
         let (accept, whole) = [accept_timeout, timeout].map(|at| humantime::format_duration(at.value)).into();
         let mistake =
-            PlanDiagnostic::mistake(format!("`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"))
+            MietteDiagnostic::new(format!("`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"))
                 .at(&accept_timeout.span, "until the first sign of life")
                 .at(&timeout.span, "until the end of the run")
-                .help("a host that has not begun in time is unreachable: give it seconds, and the run minutes");
+                .with_help("a host that has not begun in time is unreachable: give it seconds, and the run minutes");
         Some(mistake)
     }
 }
 
-fn names_used_twice(waves: &[Wave]) -> Mistakes {
+fn names_used_twice(waves: &[Wave]) -> Vec<MietteDiagnostic> {
     // A wave without valid targets may have a placeholder as its name.
     let names: Vec<_> = waves.iter().filter(|wave| !wave.targets.is_empty()).map(|wave| &wave.name).collect();
     let twice = names.iter().enumerate().filter_map(|(index, name)| {
         let first = names.iter().take(index).find(|first| first.value == name.value)?;
-        let mistake = PlanDiagnostic::mistake(format!("two waves are called `{}`", name.value))
+        let mistake = MietteDiagnostic::new(format!("two waves are called `{}`", name.value))
             .at(&name.span, "this one")
             .at(&first.span, "and this one")
-            .help("give one of them another `name`; a wave without one is called after its first target");
+            .with_help("give one of them another `name`; a wave without one is called after its first target");
         Some(mistake)
     });
     twice.collect()
@@ -199,8 +210,8 @@ fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
     from..to + 1
 }
 
-fn not_toml(error: &toml::de::Error, text: &str) -> PlanDiagnostic {
-    let mistake = PlanDiagnostic::mistake("this is not TOML").help("https://toml.io shows the format on one page");
+fn not_toml(error: &toml::de::Error, text: &str) -> MietteDiagnostic {
+    let mistake = MietteDiagnostic::new("this is not TOML").with_help("https://toml.io shows the format on one page");
     let Some(span) = error.span() else { return mistake };
     // The place of something missing is empty and could not be shown, and neither could the end of the text.
     let last = text.trim_end().char_indices().next_back().map_or(0, |(last, _)| last);

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 
+use miette::MietteDiagnostic;
 use rustc_hash::FxHashMap;
 
 use crate::protocol::{Action, Feature, HostName, HostReport, Role, Target, Tier};
 use crate::text::nearest;
 
-use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
+use super::diagnostic::{Place, PlanErrors, list, warning};
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::roster::{Roster, has_own_subject, nearest_subject, short};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
@@ -20,8 +21,8 @@ struct Resolver<'a> {
     plan: &'a Plan,
     roster: &'a Roster,
     taken: FxHashMap<HostName, Taken<'a>>,
-    mistakes: Vec<PlanDiagnostic>,
-    warnings: Vec<PlanDiagnostic>,
+    mistakes: Vec<MietteDiagnostic>,
+    warnings: Vec<MietteDiagnostic>,
 }
 
 #[derive(Clone, Copy)]
@@ -33,7 +34,7 @@ struct Taken<'a> {
 
 impl Plan {
     /// Settles the wave and the subject of each host. Returns warnings too.
-    pub fn resolve(&self, roster: &Roster) -> Result<(ResolvedPlan, Vec<PlanDiagnostic>), PlanErrors> {
+    pub fn resolve(&self, roster: &Roster) -> Result<(ResolvedPlan, Vec<MietteDiagnostic>), PlanErrors> {
         let mut resolver =
             Resolver { plan: self, roster, taken: FxHashMap::default(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.resolve_wave(wave)).collect();
@@ -42,7 +43,7 @@ impl Plan {
     }
 
     /// Returns warnings about settings that the author may not have meant.
-    pub fn advice(&self, resolved: &ResolvedPlan) -> Vec<PlanDiagnostic> {
+    pub fn advice(&self, resolved: &ResolvedPlan) -> Vec<MietteDiagnostic> {
         let waves = self.waves.iter().zip(&resolved.waves);
         let tolerant = waves.filter_map(|(wave, resolved)| tolerates_all_failures(wave, resolved));
         prod_first(&self.waves, &resolved.waves).into_iter().chain(tolerant).collect()
@@ -114,9 +115,7 @@ impl<'a> Resolver<'a> {
             }
             (Some(report), _) if has_own_subject(report) => None,
             // Another subject is used only if the operator wrote exactly it.
-            (Some(report), Target::Custom(subject)) if report.deploy_subjects.contains(subject) => {
-                Some(subject.clone())
-            }
+            (Some(_), Target::Custom(subject)) => Some(subject.clone()),
             (Some(_), _) => {
                 self.mistakes.push(not_by_name(&hostname, tier, selector));
                 return None;
@@ -142,13 +141,12 @@ impl<'a> Resolver<'a> {
     }
 
     /// Warns of a silent host if one of the same name answers in the other tier. The other's report is not used.
-    fn other_tier(&self, name: &HostName, tier: Tier, selector: &Spanned<Selector>) -> Option<PlanDiagnostic> {
+    fn other_tier(&self, name: &HostName, tier: Tier, selector: &Spanned<Selector>) -> Option<MietteDiagnostic> {
         let other = Tier::ALL.into_iter().find(|other| *other != tier && self.roster.host(*other, name).is_some())?;
-        let warning = PlanDiagnostic::warning(format!(
-            "the host `{name}` did not answer, and one of that name did as a host of {other}"
-        ));
+        let warning =
+            warning(format!("the host `{name}` did not answer, and one of that name did as a host of {other}"));
         let help = format!("write {other}.{name} if that is the one, or correct the --tier of its listener");
-        Some(warning.at(&selector.span, "named here").help(help))
+        Some(warning.at(&selector.span, "named here").with_help(help))
     }
 
     /// Warns of a silent host if another answers that has a similar name and is not `is_spoken_of`. Names that differ
@@ -159,7 +157,7 @@ impl<'a> Resolver<'a> {
         tier: Tier,
         selector: &Spanned<Selector>,
         is_spoken_of: impl Fn(&HostName) -> bool,
-    ) -> Option<PlanDiagnostic> {
+    ) -> Option<MietteDiagnostic> {
         if selector.span.is_empty() {
             return None;
         }
@@ -167,7 +165,7 @@ impl<'a> Resolver<'a> {
         let others = self.roster.hosts().filter(|host| host.tier == tier);
         let others = others.map(|host| host.hostname.as_str()).filter(|other| letters(other) != letters(name.as_str()));
         let near = nearest(name.as_str(), others).filter(|near| near.parse().is_ok_and(|near| !is_spoken_of(&near)))?;
-        let warning = PlanDiagnostic::warning(format!("the host `{name}` did not answer: did you mean {tier}.{near}?"));
+        let warning = warning(format!("the host `{name}` did not answer: did you mean {tier}.{near}?"));
         Some(warning.at(&selector.span, "named here"))
     }
 
@@ -176,7 +174,7 @@ impl<'a> Resolver<'a> {
         &self,
         selector: &Spanned<Selector>,
         excluded: &BTreeSet<(Tier, &HostName)>,
-    ) -> Option<PlanDiagnostic> {
+    ) -> Option<MietteDiagnostic> {
         match &selector.value.target {
             Target::Host(_, name) if self.roster.knows(name) => None,
             Target::Host(tier, name) => self.misspelt(name, *tier, selector, |near| excluded.contains(&(*tier, near))),
@@ -184,7 +182,7 @@ impl<'a> Resolver<'a> {
             group => {
                 let near = short(nearest_subject(group, self.roster.subjects())?);
                 let what = format!("`{}` excludes no host: did you mean {near}?", selector.value.text);
-                Some(PlanDiagnostic::warning(what).at(&selector.span, "nobody"))
+                Some(warning(what).at(&selector.span, "nobody"))
             }
         }
     }
@@ -200,11 +198,11 @@ impl<'a> Resolver<'a> {
             if together.len() > wave.settings.max_parallel.of(hosts.len()) {
                 let what =
                     format!("{names} are reached by {subject} only, so no fewer than {} at once", together.len());
-                self.mistakes.push(with_targets(PlanDiagnostic::mistake(what), wave, "reached together").help(help));
+                self.mistakes.push(with_targets(MietteDiagnostic::new(what), wave, "reached together").with_help(help));
             } else if wave.settings.rollback() != Rollback::None {
                 // One confirmation would confirm all of these hosts.
                 let what = format!("{names} are reached by {subject} only, so none of them can be confirmed by itself");
-                self.mistakes.push(with_targets(PlanDiagnostic::mistake(what), wave, "cannot roll back").help(help));
+                self.mistakes.push(with_targets(MietteDiagnostic::new(what), wave, "cannot roll back").with_help(help));
             }
         }
     }
@@ -216,53 +214,45 @@ impl<'a> Resolver<'a> {
         if found >= wanted {
             // A wave that may be empty expects no host.
             for selector in unmatched.iter().filter(|_| wanted > 0) {
-                let warning = PlanDiagnostic::warning(format!("`{}` matches no host", selector.value.text));
+                let warning = warning(format!("`{}` matches no host", selector.value.text));
                 let help = self.help_for_unmatched(&selector.value.target);
-                self.warnings.push(warning.at(&selector.span, "nobody").help(help));
+                self.warnings.push(warning.at(&selector.span, "nobody").with_help(help));
             }
             return;
         }
         let mistake = if found > 0 {
-            PlanDiagnostic::mistake(format!("wave `{name}` matches {found} of the {wanted} hosts that it wants"))
-                .help("see `homelab-deploy hosts` for the hosts that answer, or lower `min_hosts`")
+            MietteDiagnostic::new(format!("wave `{name}` matches {found} of the {wanted} hosts that it wants"))
+                .with_help("see `homelab-deploy hosts` for the hosts that answer, or lower `min_hosts`")
         } else if unmatched.len() == wave.targets.len() {
             let there: BTreeSet<_> =
                 unmatched.iter().map(|selector| self.help_for_unmatched(&selector.value.target)).collect();
             let there: Vec<_> = there.into_iter().collect();
-            PlanDiagnostic::mistake(format!("wave `{name}` matches no host"))
-                .help(format!("{}; min_hosts = 0 lets a wave be empty", there.join("; ")))
+            MietteDiagnostic::new(format!("wave `{name}` matches no host"))
+                .with_help(format!("{}; min_hosts = 0 lets a wave be empty", there.join("; ")))
         } else {
-            PlanDiagnostic::mistake(format!("wave `{name}` has no host left"))
-                .help("all that it matches are in earlier waves or excluded: remove it, or exclude them earlier")
+            MietteDiagnostic::new(format!("wave `{name}` has no host left"))
+                .with_help("all that it matches are in earlier waves or excluded: remove it, or exclude them earlier")
         };
         self.mistakes.push(with_targets(mistake, wave, "too few"));
     }
 
     /// Returns help for a group without hosts: what would have matched instead.
     fn help_for_unmatched(&self, group: &Target) -> String {
-        let near = nearest_subject(group, self.roster.subjects()).map(|near| format!("did you mean {}? ", short(near)));
-        near.unwrap_or_default() + &self.what_is_there(group)
-    }
-
-    fn what_is_there(&self, group: &Target) -> String {
         let those = |host: &&HostReport| group.tier().is_none_or(|tier| host.tier == tier);
-        let hosts = list(self.roster.hosts().filter(those).map(|host| host.hostname.as_str()));
-        let none_of = |tier: Tier| format!("no {tier} host answered: see that its listener runs");
-        match (group, hosts) {
-            (Target::All(tier) | Target::Host(tier, _), _) => none_of(*tier),
-            (Target::Role(tier, _), hosts) => {
-                let roles = self.roster.roles(*tier);
-                match (list(roles.into_iter().map(Role::as_str)), hosts) {
-                    (Some(roles), _) => format!("the roles that {tier} hosts answered with are {roles}"),
-                    (None, Some(hosts)) => format!("no {tier} host has a role; those that answered are {hosts}"),
-                    (None, None) => none_of(*tier),
-                }
-            }
-            (Target::Custom(subject), Some(hosts)) => format!(
-                "no host listens on the subject {subject}, and short forms begin with test or prod; those that answered are {hosts}"
+        let Some(hosts) = list(self.roster.hosts().filter(those).map(|host| host.hostname.as_str())) else {
+            let kind = group.tier().map(|tier| format!("{tier} ")).unwrap_or_default();
+            return format!("no {kind}host answered: see that a listener runs");
+        };
+        let roles = group.tier().and_then(|tier| list(self.roster.roles(tier).into_iter().map(Role::as_str)));
+        let there = match (group, roles) {
+            (Target::Role(tier, _), Some(roles)) => format!("the roles that {tier} hosts answered with are {roles}"),
+            (Target::Role(tier, _), None) => format!("no {tier} host has a role; those that answered are {hosts}"),
+            _ => format!(
+                "no host listens on this subject, and short forms begin with test or prod; those that answered are {hosts}"
             ),
-            (Target::Custom(_), None) => "no host answered at all: see that a listener runs".to_owned(),
-        }
+        };
+        let near = nearest_subject(group, self.roster.subjects()).map(|near| format!("did you mean {}? ", short(near)));
+        near.unwrap_or_default() + &there
     }
 }
 
@@ -285,17 +275,17 @@ fn is_named(selector: &Spanned<Selector>) -> bool {
     matches!(selector.value.target, Target::Host(..))
 }
 
-fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> PlanDiagnostic {
+fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> MietteDiagnostic {
     let (first, second) = (&old.wave.name.value, &new.wave.name.value);
     let mistake = if old.tier != new.tier {
-        PlanDiagnostic::mistake(format!("the host `{name}` is in both tiers"))
-            .help("a host name stands for one machine: rename one of the two, or remove the wrong one")
+        MietteDiagnostic::new(format!("the host `{name}` is in both tiers"))
+            .with_help("a host name stands for one machine: rename one of the two, or remove the wrong one")
     } else if is_named(old.selector) {
-        PlanDiagnostic::mistake(format!("the host `{name}` is named in two waves"))
-            .help(format!("a host is deployed once: remove it from `{first}` or `{second}`"))
+        MietteDiagnostic::new(format!("the host `{name}` is named in two waves"))
+            .with_help(format!("a host is deployed once: remove it from `{first}` or `{second}`"))
     } else {
         let group = &old.selector.value.text;
-        PlanDiagnostic::mistake(format!("the host `{name}` is in wave `{first}` already, as one of `{group}`")).help(
+        MietteDiagnostic::new(format!("the host `{name}` is in wave `{first}` already, as one of `{group}`")).with_help(
             format!(
                 "a host is deployed once: give `{first}` the line exclude = \"{}\", or remove it from `{second}`",
                 new.selector.value.text
@@ -305,60 +295,60 @@ fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> PlanDiagnos
     mistake.at(&new.selector.span, "named here").at(&old.selector.span, "taken here")
 }
 
-fn two_machines(name: &HostName, selector: &Spanned<Selector>) -> PlanDiagnostic {
-    PlanDiagnostic::mistake(format!("two machines answer to the name `{name}`"))
+fn two_machines(name: &HostName, selector: &Spanned<Selector>) -> MietteDiagnostic {
+    MietteDiagnostic::new(format!("two machines answer to the name `{name}`"))
         .at(&selector.span, "matched here")
-        .help("a cloned machine keeps the name of the first: stop one listener, or give it another --hostname")
+        .with_help("a cloned machine keeps the name of the first: stop one listener, or give it another --hostname")
 }
 
-fn not_by_name(name: &HostName, tier: Tier, selector: &Spanned<Selector>) -> PlanDiagnostic {
+fn not_by_name(name: &HostName, tier: Tier, selector: &Spanned<Selector>) -> MietteDiagnostic {
     let own = Target::Host(tier, name.clone()).subject();
-    PlanDiagnostic::mistake(format!("the host `{name}` does not listen on the subject of its name"))
+    MietteDiagnostic::new(format!("the host `{name}` does not listen on the subject of its name"))
         .at(&selector.span, "matched here")
-        .help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
+        .with_help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
 }
 
 /// Refuses a rollback if listeners are too old: they would deploy and never roll back. Ignores hosts that did not
 /// answer: they receive no request.
-fn cannot_roll_back(wave: &Wave, hosts: &[ResolvedHost]) -> Option<PlanDiagnostic> {
+fn cannot_roll_back(wave: &Wave, hosts: &[ResolvedHost]) -> Option<MietteDiagnostic> {
     let old = hosts.iter().filter(|host| host.present && !host.supports_rollback);
     let old = list(old.map(|host| host.hostname.as_str()))?;
     let name = &wave.name.value;
-    let mistake = PlanDiagnostic::mistake(format!("wave `{name}` rolls back, which the listeners of {old} cannot"));
+    let mistake = MietteDiagnostic::new(format!("wave `{name}` rolls back, which the listeners of {old} cannot"));
     let mistake = match &wave.settings.rollback {
         Some(rollback) => mistake.at(&rollback.span, "asked for here"),
         None => mistake,
     };
-    Some(with_targets(mistake, wave, "too old").help(
+    Some(with_targets(mistake, wave, "too old").with_help(
         "update them first, in a wave or deployment without a rollback; or write rollback = \"none\" in this wave",
     ))
 }
 
-fn prod_first(waves: &[Wave], resolved: &[ResolvedWave]) -> Option<PlanDiagnostic> {
+fn prod_first(waves: &[Wave], resolved: &[ResolvedWave]) -> Option<MietteDiagnostic> {
     let has = |tier: Tier| move |wave: &ResolvedWave| wave.hosts.iter().any(|host| host.tier == tier);
     let first = resolved.iter().position(has(Tier::Prod))?;
     if resolved.iter().take(first).any(has(Tier::Test)) {
         return None;
     }
     let wave = waves.get(first)?;
-    let warning =
-        PlanDiagnostic::warning(format!("wave `{}` deploys prod hosts before any test host", wave.name.value));
-    Some(with_targets(warning, wave, "prod").help("let a wave of test hosts go first, such as targets = \"test.all\""))
+    let warning = warning(format!("wave `{}` deploys prod hosts before any test host", wave.name.value));
+    Some(
+        with_targets(warning, wave, "prod")
+            .with_help("let a wave of test hosts go first, such as targets = \"test.all\""),
+    )
 }
 
-fn tolerates_all_failures(wave: &Wave, resolved: &ResolvedWave) -> Option<PlanDiagnostic> {
+fn tolerates_all_failures(wave: &Wave, resolved: &ResolvedWave) -> Option<MietteDiagnostic> {
     let (hosts, failures) = (resolved.hosts.len(), resolved.limits.max_failures);
     if hosts == 0 || failures < hosts {
         return None;
     }
     let name = &wave.name.value;
-    let warning = PlanDiagnostic::warning(format!(
-        "wave `{name}` may fail on every one of its hosts: {failures} may, of {hosts}"
-    ));
-    Some(with_targets(warning, wave, "its hosts").help("a smaller `max_failures` stops at a bad revision"))
+    let warning = warning(format!("wave `{name}` may fail on every one of its hosts: {failures} may, of {hosts}"));
+    Some(with_targets(warning, wave, "its hosts").with_help("a smaller `max_failures` stops at a bad revision"))
 }
 
-fn with_targets(finding: PlanDiagnostic, wave: &Wave, label: &str) -> PlanDiagnostic {
+fn with_targets(finding: MietteDiagnostic, wave: &Wave, label: &str) -> MietteDiagnostic {
     wave.targets.iter().fold(finding, |finding, selector| finding.at(&selector.span, label))
 }
 

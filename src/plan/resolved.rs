@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use miette::MietteDiagnostic;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
+use super::diagnostic::{PlanErrors, list};
 use super::roster::{Roster, groups_of};
 use super::settings::{Hook, Hooks, Rollback};
 use super::value::CONFIRM_TIMEOUT;
@@ -241,8 +242,8 @@ impl ResolvedPlan {
         }
         let examples: Vec<_> = flakes.iter().map(|(flake, host)| format!("{flake} ({host})")).collect();
         let examples = list(examples.iter().map(String::as_str)).unwrap_or_default();
-        Err(PlanDiagnostic::mistake(format!("the hosts deploy from different flakes: {examples}"))
-            .help("say which one the revision is looked up in: flake = \"…\" at the top of the plan, or --flake")
+        Err(MietteDiagnostic::new(format!("the hosts deploy from different flakes: {examples}"))
+            .with_help("say which one the revision is looked up in: flake = \"…\" at the top of the plan, or --flake")
             .into())
     }
 

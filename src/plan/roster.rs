@@ -15,15 +15,8 @@ pub struct Roster {
     indices: FxHashMap<Sender, usize>,
     /// Hosts whose name several machines have.
     ambiguous: BTreeSet<Sender>,
-    /// The hosts of each subject.
-    groups: FxHashMap<Subject, Members>,
-}
-
-/// The indices of a subject's hosts, sorted. Most subjects have one host.
-#[derive(Debug, Clone)]
-struct Members {
-    first: usize,
-    others: Vec<usize>,
+    /// The indices of each subject's hosts, sorted.
+    groups: FxHashMap<Subject, Vec<usize>>,
 }
 
 /// Returns the subjects that select a host, alone or with others. It belongs to its tier and role even if it does not
@@ -80,7 +73,10 @@ impl Roster {
         for (index, same_host) in answers.chunk_by(is_same).enumerate() {
             let [HostAnswer { report: first, .. }, others @ ..] = same_host else { continue };
             for subject in groups_of(first) {
-                roster.add_member(subject, index);
+                let members = roster.groups.entry(subject).or_default();
+                if members.last() != Some(&index) {
+                    members.push(index);
+                }
             }
             roster.indices.insert(first.sender(), index);
             if others.iter().any(|other| other.report.is_of_another_machine(first)) {
@@ -90,14 +86,6 @@ impl Roster {
         answers.dedup_by(|next, one| is_same(next, one));
         roster.hosts = answers;
         roster
-    }
-
-    fn add_member(&mut self, subject: Subject, index: usize) {
-        match self.groups.get_mut(&subject) {
-            Some(members) if members.last() != index => members.others.push(index),
-            Some(_) => {}
-            None => _ = self.groups.insert(subject, Members { first: index, others: Vec::new() }),
-        }
     }
 
     pub fn host(&self, tier: Tier, name: &HostName) -> Option<&HostReport> {
@@ -126,8 +114,7 @@ impl Roster {
 
     /// Returns the hosts that a subject selects, sorted by name.
     pub fn members<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a HostReport> + use<'a> {
-        let members = self.groups.get(subject).into_iter();
-        let indices = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
+        let indices = self.groups.get(subject).into_iter().flatten();
         indices.filter_map(|index| self.hosts.get(*index)).map(|answer| &*answer.report)
     }
 
@@ -145,10 +132,4 @@ impl Roster {
 pub(super) fn has_own_subject(host: &HostReport) -> bool {
     let own = Target::Host(host.tier, host.hostname.clone());
     host.deploy_subjects.is_empty() || host.deploy_subjects.iter().any(|subject| own.has_subject(subject))
-}
-
-impl Members {
-    fn last(&self) -> usize {
-        self.others.last().copied().unwrap_or(self.first)
-    }
 }

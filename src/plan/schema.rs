@@ -6,12 +6,12 @@
 
 use std::sync::LazyLock;
 
+use miette::MietteDiagnostic;
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use serde_json::Value;
 
-use super::diagnostic::PlanDiagnostic;
 use super::{Plan, Settings};
 use crate::text::nearest;
 
@@ -87,20 +87,20 @@ impl Table {
     }
 
     /// Creates the error for an unknown key: names the right table, or a similar key.
-    pub(super) fn refuse(self, key: &str) -> PlanDiagnostic {
-        if let Some(home) = home(key) {
-            return PlanDiagnostic::mistake(format!("`{key}` does not belong here")).help(format!("it belongs {home}"));
-        }
-        let unknown = PlanDiagnostic::mistake(format!("unknown key `{key}`"));
+    pub(super) fn refuse(self, key: &str) -> MietteDiagnostic {
+        let unknown = MietteDiagnostic::new(format!("unknown key `{key}`"));
         // This table comes first: `nearest` returns the first of equally similar keys.
         let known = [self, Self::Top, Self::Wave].into_iter().flat_map(Self::keys);
         let Some(near) = nearest(key, known) else {
             let keys: Vec<_> = self.keys().collect();
-            return unknown.help(format!("the keys here are {}", keys.join(", ")));
+            return unknown.with_help(format!("the keys here are {}", keys.join(", ")));
         };
         match home(near) {
-            Some(home) if !self.has(near) => unknown.help(format!("did you mean `{near}`? It belongs {home}")),
-            _ => unknown.help(format!("did you mean `{near}`?")),
+            Some(home) if near == key => {
+                MietteDiagnostic::new(format!("`{key}` does not belong here")).with_help(format!("it belongs {home}"))
+            }
+            Some(home) if !self.has(near) => unknown.with_help(format!("did you mean `{near}`? It belongs {home}")),
+            _ => unknown.with_help(format!("did you mean `{near}`?")),
         }
     }
 }

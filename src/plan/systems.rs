@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use miette::MietteDiagnostic;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
-use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
+use super::diagnostic::{PlanErrors, list};
 use super::resolved::{Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{Action, Commit, SystemPath};
 
@@ -27,9 +28,9 @@ pub struct Systems {
 impl Systems {
     /// Returns the error for a plan with `stage` and without systems.
     pub fn missing_to_stage() -> PlanErrors {
-        let mistake = PlanDiagnostic::mistake("`stage` has hosts fetch their systems first, and there are none");
+        let mistake = MietteDiagnostic::new("`stage` has hosts fetch their systems first, and there are none");
         mistake
-            .help("give the systems with --systems or `systems` in the plan, or add --build; or remove `stage`")
+            .with_help("give the systems with --systems or `systems` in the plan, or add --build; or remove `stage`")
             .into()
     }
 
@@ -40,12 +41,12 @@ impl Systems {
         }
         let (built, wanted) = (self.commit.short(), commit.short());
         let mistake =
-            PlanDiagnostic::mistake(format!("the systems were built from {built}, and the plan is for {wanted}"));
+            MietteDiagnostic::new(format!("the systems were built from {built}, and the plan is for {wanted}"));
         let help = format!(
             "build them again with `homelab-deploy build`, or deploy what was built with --revision {}",
             self.commit
         );
-        Err(mistake.help(help).into())
+        Err(mistake.with_help(help).into())
     }
 }
 
@@ -58,17 +59,17 @@ impl ResolvedPlan {
         }
         let mistakes = [
             self.those(|host| host.system.is_none()).map(|hosts| {
-                PlanDiagnostic::mistake(format!("no system was built for {hosts}"))
-                    .help("build theirs as well with `homelab-deploy build`, or leave them out with --exclude")
+                MietteDiagnostic::new(format!("no system was built for {hosts}"))
+                    .with_help("build theirs as well with `homelab-deploy build`, or leave them out with --exclude")
             }),
             self.those(|host| host.present && !host.supports_system).map(|hosts| {
-                PlanDiagnostic::mistake(format!("the listeners of {hosts} do not take systems that were built elsewhere")).help(
+                MietteDiagnostic::new(format!("the listeners of {hosts} do not take systems that were built elsewhere")).with_help(
                     "set `systems.trustedKeys` there and deploy that once without built systems, or leave them out with --exclude",
                 )
             }),
             self.those(|host| host.shared_subject.is_some()).map(|hosts| {
-                PlanDiagnostic::mistake(format!("{hosts} cannot be sent a system of their own: others may hear it"))
-                    .help("let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>")
+                MietteDiagnostic::new(format!("{hosts} cannot be sent a system of their own: others may hear it"))
+                    .with_help("let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>")
             }),
         ];
         PlanErrors::unless_none(mistakes.into_iter().flatten().collect())

@@ -1,8 +1,9 @@
 //! Parses the selectors of hosts: short forms, whole subjects, and aliases.
 
+use miette::MietteDiagnostic;
+
 use crate::protocol::{HostName, ParseError, Subject, Target, Tier, alias_variable};
 
-use super::diagnostic::PlanDiagnostic;
 use crate::text::did_you_mean;
 
 /// A lookup of the aliases for subjects.
@@ -36,14 +37,14 @@ impl Selector {
     /// Parses a target.
     ///
     /// A text whose first word is a tier is a short form, so that no dotted host name is taken for a custom subject.
-    pub fn parse(text: &str, aliases: &dyn Aliases) -> Result<Self, PlanDiagnostic> {
+    pub fn parse(text: &str, aliases: &dyn Aliases) -> Result<Self, MietteDiagnostic> {
         let target = match text.split_once('.') {
             None => of_alias(text, aliases)?,
             Some((first, rest)) => match first.parse::<Tier>() {
                 Ok(tier) => of_short_form(tier, rest),
                 Err(_) => of_subject(text),
             }
-            .map_err(|error| PlanDiagnostic::mistake(error.to_string()).help(HELP))?,
+            .map_err(|error| MietteDiagnostic::new(error.to_string()).with_help(HELP))?,
         };
         Ok(Self { text: text.to_owned(), target })
     }
@@ -62,20 +63,20 @@ fn of_subject(text: &str) -> Result<Target, ParseError> {
     text.parse::<Subject>()?.target()
 }
 
-fn of_alias(word: &str, aliases: &dyn Aliases) -> Result<Target, PlanDiagnostic> {
+fn of_alias(word: &str, aliases: &dyn Aliases) -> Result<Target, MietteDiagnostic> {
     let is_alias = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if word.is_empty() || !word.chars().all(is_alias) {
-        return Err(PlanDiagnostic::mistake(format!("{word:?} is not a target")).help(HELP));
+        return Err(MietteDiagnostic::new(format!("{word:?} is not a target")).with_help(HELP));
     }
     let variable = alias_variable(word);
     let Some(subject) = aliases.subject(&variable) else {
         let near = did_you_mean(word, aliases.names().iter().map(String::as_str));
-        return Err(PlanDiagnostic::mistake(format!("there is no alias `{word}`")).help(format!(
+        return Err(MietteDiagnostic::new(format!("there is no alias `{word}`")).with_help(format!(
             "{near}set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}"
         )));
     };
     of_subject(&subject).map_err(|error| {
-        PlanDiagnostic::mistake(format!("the alias `{word}` stands for no subject: {error}"))
-            .help(format!("set {variable} to a subject such as deploy.prod.all"))
+        MietteDiagnostic::new(format!("the alias `{word}` stands for no subject: {error}"))
+            .with_help(format!("set {variable} to a subject such as deploy.prod.all"))
     })
 }

@@ -9,9 +9,9 @@ mod rollback;
 mod schema;
 mod systems;
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, MietteDiagnostic};
 
-use super::{Plan, PlanDiagnostic, PlanErrors, ResolvedPlan, Roster};
+use super::{Plan, PlanErrors, ResolvedPlan, Roster};
 use crate::protocol::{HostAnswer, HostReport};
 
 /// The only alias of these tests.
@@ -32,7 +32,7 @@ fn plan(text: &str) -> Plan {
 }
 
 /// Formats each diagnostic on two lines: the message and the help.
-fn told<'a>(findings: impl IntoIterator<Item = &'a PlanDiagnostic>) -> String {
+fn told<'a>(findings: impl IntoIterator<Item = &'a MietteDiagnostic>) -> String {
     let told = findings.into_iter().map(|finding| {
         let help = finding.help().expect("every finding says what to do").to_string();
         format!("{finding}\n  {help}\n")

@@ -6,21 +6,19 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use miette::MietteDiagnostic;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::json;
-use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
 use super::Spanned;
-use super::diagnostic::{PlanDiagnostic, PlanErrors};
+use super::diagnostic::{Place, PlanErrors};
 use super::target::{Aliases, Selector};
 
-type Read<T> = Result<T, PlanDiagnostic>;
+type Read<T> = Result<T, MietteDiagnostic>;
 
 /// The longest duration: a longer one is a typing error, and sums of durations could overflow.
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
-
-const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";
 
 /// The default time that an activated host waits for its confirmation.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -31,6 +29,8 @@ pub(super) const MAX_RETRIES: u16 = 1000;
 /// The allowed range. A host whose network restarts needs the minimum to reconnect; while it waits, no operator can
 /// deploy to it, hence the maximum.
 const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
+
+const CONFIRM_TIMEOUTS_HELP: &str = "a duration of whole seconds between 5s and 1h";
 
 /// Numbers with units, as `humantime` parses them, without the units that are too long for a plan.
 pub(super) const DURATION: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w)\s*)+$|^0$";
@@ -49,17 +49,6 @@ pub enum Parallel {
     Percent(u8),
 }
 
-#[derive(Debug, Clone, PartialEq, Error)]
-pub enum BadConfirmTimeout {
-    #[error(transparent)]
-    NoDuration(#[from] humantime::DurationError),
-    /// Hosts count in whole seconds.
-    #[error("it is not a whole number of seconds")]
-    NotWhole,
-    #[error("it is not between 5s and 1h")]
-    OutOfRange,
-}
-
 /// A key with its value, or with one item of its list.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'a, 'i> {
@@ -68,21 +57,14 @@ pub(super) struct Entry<'a, 'i> {
 }
 
 impl<'a, 'i> Entry<'a, 'i> {
-    fn refused(self, why: impl Into<String>, label: impl Into<String>, help: impl Into<String>) -> PlanDiagnostic {
-        PlanDiagnostic::mistake(why).at(&self.value.span(), label).help(help)
+    /// Reads the value, which has to be `wanted`, a noun with its article. `example` is a right one.
+    fn read<T>(self, wanted: &str, example: &str, read: impl FnOnce(&'a DeValue<'i>) -> Option<T>) -> Read<T> {
+        read(self.value.get_ref()).ok_or_else(|| self.refused(format!("`{}` is not {wanted}", self.key), example))
     }
 
-    fn wrong_type(self, wanted: &str, help: impl Into<String>) -> PlanDiagnostic {
-        let found = match self.value.get_ref() {
-            DeValue::Array(_) => "a list",
-            DeValue::Boolean(_) => "true or false",
-            DeValue::Datetime(_) => "a date",
-            DeValue::Float(_) => "a fraction",
-            DeValue::Integer(_) => "a number",
-            DeValue::String(_) => "a string",
-            DeValue::Table(_) => "a table",
-        };
-        self.refused(format!("`{}` is {found}", self.key), format!("expected {wanted}"), help)
+    fn refused(self, why: String, example: &str) -> MietteDiagnostic {
+        let help = format!("write it like {} = {example}", self.key);
+        MietteDiagnostic::new(why).at(&self.value.span(), "this value").with_help(help)
     }
 
     /// Adds the place of the value.
@@ -91,140 +73,86 @@ impl<'a, 'i> Entry<'a, 'i> {
     }
 
     pub(super) fn table(self) -> Read<&'a DeTable<'i>> {
-        let help = || format!("write [{}] on a line of its own", self.key);
-        self.value.get_ref().as_table().ok_or_else(|| self.wrong_type("a table", help()))
+        self.read("a table", "{ max_parallel = 2 }", DeValue::as_table)
     }
 
     fn text(self) -> Read<&'a str> {
-        let help = || format!("write {} = \"…\"", self.key);
-        self.value.get_ref().as_str().ok_or_else(|| self.wrong_type("a string", help()))
+        self.read("a string", "\"…\"", DeValue::as_str)
     }
 
     /// Parses a string to `T`, whose error is the message.
     pub(super) fn parsed<T: FromStr<Err: Display>>(self, example: &str) -> Read<T> {
-        let help = || format!("such as {} = \"{example}\"", self.key);
-        self.text()?.parse().map_err(|error: T::Err| self.refused(error.to_string(), "refused", help()))
+        self.text()?.parse().map_err(|error: T::Err| self.refused(error.to_string(), &format!("{example:?}")))
     }
 
     pub(super) fn boolean(self) -> Read<bool> {
-        let help = || format!("write {0} = true or {0} = false, without quotes", self.key);
-        self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type("true or false", help()))
+        self.read("true or false, without quotes", "true", DeValue::as_bool)
     }
 
     pub(super) fn file(self) -> Read<String> {
-        let help = || format!("write {0} = \"{0}.json\"", self.key);
-        match self.text()? {
-            "" => Err(self.refused("an empty text is no file", "expected a path", help())),
-            file => Ok(file.to_owned()),
-        }
+        let file = |value: &DeValue<'_>| value.as_str().filter(|file| !file.is_empty()).map(str::to_owned);
+        self.read("the path of a file", "\"systems.json\"", file)
     }
 
     pub(super) fn count(self) -> Read<usize> {
-        self.whole(0..=usize::MAX)
+        self.read("a whole number from 0, without quotes", "1", whole)
     }
 
     pub(super) fn retries(self) -> Read<u32> {
-        self.whole(0..=MAX_RETRIES.into()).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
+        let fits = |value: &DeValue<'_>| u16::try_from(whole(value)?).ok().filter(|count| *count <= MAX_RETRIES);
+        self.read("a whole number from 0 to 1000, without quotes", "1", fits).map(u32::from)
     }
 
-    fn whole(self, allowed: RangeInclusive<usize>) -> Read<usize> {
-        let wanted = match (allowed.start(), allowed.end()) {
-            (least, &usize::MAX) => format!("a whole number, {least} or more"),
-            (least, most) => format!("a whole number from {least} to {most}"),
-        };
-        let Some(integer) = self.value.get_ref().as_integer() else {
-            let help = format!("write a number without quotes, such as {} = 1", self.key);
-            return Err(self.wrong_type(&wanted, help));
-        };
-        let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
-        number.filter(|number| allowed.contains(number)).ok_or_else(|| {
-            self.refused(format!("`{}` is out of range", self.key), "out of range", format!("write {wanted}"))
-        })
-    }
-
-    /// Reads a number of hosts or a percentage of them.
     pub(super) fn parallel(self) -> Read<Parallel> {
-        let Some(text) = self.value.get_ref().as_str() else { return self.whole(1..=usize::MAX).map(Parallel::Hosts) };
-        let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
-        let percent = percent.and_then(|number| number.parse().ok());
-        percent.filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent).ok_or_else(|| {
-            let key = self.key;
-            let why = format!("`{key}` is neither a number of hosts nor a percentage");
-            let help =
-                format!("write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\"");
-            self.refused(why, "expected 1 or more, or \"1%\" to \"100%\"", help)
+        self.read("a number of hosts from 1, or a percentage from \"1%\" to \"100%\"", "\"25%\"", |value| {
+            let Some(text) = value.as_str() else {
+                return whole(value).filter(|hosts| *hosts > 0).map(Parallel::Hosts);
+            };
+            let digits = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()))?;
+            digits.parse().ok().filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent)
         })
     }
 
     pub(super) fn duration(self) -> Read<Duration> {
-        let key = self.key;
-        if let Some(number) = self.value.get_ref().as_integer() {
-            let why = format!("`{key}` is a number without a unit");
-            let help = format!("write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}");
-            return Err(self.refused(why, "expected a duration", help));
-        }
-        let Some(text) = self.value.get_ref().as_str() else {
-            return Err(self.wrong_type("a duration", DURATION_HELP));
-        };
-        let (why, label) = match humantime::parse_duration(text) {
-            Ok(duration) if duration <= MAX_DURATION => return Ok(duration),
-            Ok(_) => (format!("`{key}` is longer than 30 days"), "too long".to_owned()),
-            Err(error) => (format!("`{key}` is not a duration"), error.to_string()),
-        };
-        Err(self.refused(why, label, DURATION_HELP))
+        self.duration_that("a duration of at most 30 days", |_| true)
     }
 
-    /// Reads a duration that is not zero.
     pub(super) fn timeout(self) -> Read<Duration> {
-        let duration = self.duration()?;
-        if duration.is_zero() {
-            let why = format!("`{}` is zero", self.key);
-            return Err(self.refused(why, "expected more than 0", DURATION_HELP));
-        }
-        Ok(duration)
+        self.duration_that("a duration above zero and of at most 30 days", |duration| !duration.is_zero())
     }
 
     /// Reads the time that an activated host waits for its confirmation.
     pub(super) fn confirm_timeout(self) -> Read<Duration> {
-        let key = self.key;
-        confirm_timeout(self.duration()?).map_err(|error| {
-            let help = format!("write {key} = \"1m\", or as long as a host may be out of reach after its activation");
-            self.refused(format!("`{key}` is not possible"), error.to_string(), help)
-        })
+        self.duration_that(CONFIRM_TIMEOUTS_HELP, fits_confirmation)
+    }
+
+    fn duration_that(self, wanted: &str, fits: impl Fn(Duration) -> bool) -> Read<Duration> {
+        let duration = |text: &str| {
+            let duration = humantime::parse_duration(text).ok()?;
+            (duration <= MAX_DURATION && fits(duration)).then_some(duration)
+        };
+        // Who writes a number most probably means seconds.
+        let seconds = self.value.get_ref().as_integer().map(|number| format!("{number}s"));
+        let example = seconds.filter(|text| duration(text).is_some()).unwrap_or_else(|| "1m30s".to_owned());
+        self.read(wanted, &format!("{example:?}"), |value| duration(value.as_str()?))
     }
 
     pub(super) fn name(self) -> Read<String> {
-        let name = self.text()?;
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if !name.is_empty() && name.chars().all(allowed) {
-            return Ok(name.to_owned());
-        }
-        let why = format!("{name:?} cannot be a name");
-        let help = format!("write {} = \"{}\"", self.key, slug(name));
-        Err(self.refused(why, "expected lower-case letters, digits and hyphens", help))
+        let example = slug(self.value.get_ref().as_str().unwrap_or("sunday"));
+        self.read("a name of lower-case letters, digits and hyphens", &format!("{example:?}"), |value| {
+            let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            value.as_str().filter(|name| !name.is_empty() && name.chars().all(is_allowed)).map(str::to_owned)
+        })
     }
 
     pub(super) fn command(self) -> Read<Vec<String>> {
-        let key = self.key;
-        let help =
-            |words: &[&str]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");
-        let example = ["./smoke.sh", "dns"];
-        let Some(list) = self.value.get_ref().as_array() else {
-            let words: Vec<_> = self.value.get_ref().as_str().unwrap_or_default().split_whitespace().collect();
-            let words = if words.is_empty() { &example[..] } else { &words };
-            return Err(self.wrong_type("a list of strings", help(words)));
-        };
-        let word = |value| Entry { value, ..self }.text().map(str::to_owned);
-        let words: Vec<String> = list
-            .iter()
-            .map(word)
-            .collect::<Result<_, _>>()
-            .map_err(|mistake| mistake.help(format!("every word of `{key}` is a string")))?;
-        if words.first().is_none_or(String::is_empty) {
-            let why = format!("`{key}` names no program");
-            return Err(self.refused(why, "the first word is the program", help(&example)));
-        }
-        Ok(words)
+        let text = self.value.get_ref().as_str().filter(|text| !text.trim().is_empty());
+        let words: Vec<&str> = text.unwrap_or("./smoke.sh dns").split_whitespace().collect();
+        self.read("a list of strings: a program and its arguments", &format!("{words:?}"), |value| {
+            let word = |word: &toml::Spanned<DeValue<'_>>| word.get_ref().as_str().map(str::to_owned);
+            let words: Vec<String> = value.as_array()?.iter().map(word).collect::<Option<_>>()?;
+            words.first().is_some_and(|program| !program.is_empty()).then_some(words)
+        })
     }
 
     /// Reads one target or a list of at least `least`. Appends the right ones to `selectors`.
@@ -234,15 +162,11 @@ impl<'a, 'i> Entry<'a, 'i> {
         aliases: &dyn Aliases,
         selectors: &mut Vec<Spanned<Selector>>,
     ) -> Result<(), PlanErrors> {
-        let help = || format!("write {} = \"test.all\"", self.key);
-        let items = match self.value.get_ref() {
-            DeValue::String(_) => vec![self.value],
-            DeValue::Array(list) => list.iter().collect(),
-            _ => return Err(self.wrong_type("a string or a list of strings", help()).into()),
-        };
-        if items.len() < least {
-            return Err(self.refused(format!("`{}` is empty", self.key), "expected at least one", help()).into());
-        }
+        let items: Vec<_> = self.read("a target or a list of targets", "\"test.all\"", |value| match value {
+            DeValue::String(_) => Some(vec![self.value]),
+            DeValue::Array(list) if list.len() >= least => Some(list.iter().collect()),
+            _ => None,
+        })?;
         let mut mistakes = Vec::new();
         for item in items.into_iter().map(|value| Entry { value, ..self }) {
             let selector = item.text().and_then(|text| {
@@ -255,6 +179,11 @@ impl<'a, 'i> Entry<'a, 'i> {
         }
         PlanErrors::unless_none(mistakes)
     }
+}
+
+fn whole(value: &DeValue<'_>) -> Option<usize> {
+    let integer = value.as_integer()?;
+    usize::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
 /// Turns `text` into a valid name.
@@ -280,20 +209,15 @@ impl Parallel {
     }
 }
 
-/// Refuses a timeout that is not whole seconds or out of range.
-fn confirm_timeout(duration: Duration) -> Result<Duration, BadConfirmTimeout> {
-    if duration.subsec_nanos() > 0 {
-        return Err(BadConfirmTimeout::NotWhole);
-    }
-    if !CONFIRM_TIMEOUTS.contains(&duration) {
-        return Err(BadConfirmTimeout::OutOfRange);
-    }
-    Ok(duration)
+/// Hosts count in whole seconds.
+fn fits_confirmation(timeout: Duration) -> bool {
+    timeout.subsec_nanos() == 0 && CONFIRM_TIMEOUTS.contains(&timeout)
 }
 
-/// Parses the confirm timeout in a plan or a flag.
-pub fn parse_confirm_timeout(text: &str) -> Result<Duration, BadConfirmTimeout> {
-    confirm_timeout(humantime::parse_duration(text)?)
+/// Parses the confirm timeout in a flag.
+pub fn parse_confirm_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if fits_confirmation(timeout) { Ok(timeout) } else { Err(format!("it is not {CONFIRM_TIMEOUTS_HELP}")) }
 }
 
 pub(super) fn command_schema(_: &mut SchemaGenerator) -> Schema {

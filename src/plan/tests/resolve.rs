@@ -220,20 +220,20 @@ wave `w0` matches no host
 wave `w0` matches no host
   no test host has a role; those that answered are test1 and test2; min_hosts = 0 lets a wave be empty
 ");
-    insta::assert_snapshot!(wrong(&waves_of(&[&["staging.all", "prod.role.web"]]), &there), @"
-wave `w0` matches no host
-  no host listens on the subject staging.all, and short forms begin with test or prod; those that answered are jelly, ns1, ns2, sonos, test1 and test2; the roles that prod hosts answered with are dns and media; min_hosts = 0 lets a wave be empty
-");
-    insta::assert_snapshot!(wrong(&waves_of(&[&["prod.all"]]), &roster(&[])), @"
-wave `w0` matches no host
-  no prod host answered: see that its listener runs; min_hosts = 0 lets a wave be empty
-");
-    insta::assert_snapshot!(wrong(&waves_of(&[&["prod.role.dns"], &["fleet.x"]]), &roster(&[])), @"
-wave `w0` matches no host
-  no prod host answered: see that its listener runs; min_hosts = 0 lets a wave be empty
-wave `w1` matches no host
-  no host answered at all: see that a listener runs; min_hosts = 0 lets a wave be empty
-");
+    insta::assert_snapshot!(wrong(&waves_of(&[&["staging.all", "prod.role.web"]]), &there), @r#"
+    wave `w0` matches no host
+      no host listens on this subject, and short forms begin with test or prod; those that answered are jelly, ns1, ns2, sonos, test1 and test2; the roles that prod hosts answered with are dns and media; min_hosts = 0 lets a wave be empty
+    "#);
+    insta::assert_snapshot!(wrong(&waves_of(&[&["prod.all"]]), &roster(&[])), @r#"
+    wave `w0` matches no host
+      no prod host answered: see that a listener runs; min_hosts = 0 lets a wave be empty
+    "#);
+    insta::assert_snapshot!(wrong(&waves_of(&[&["prod.role.dns"], &["fleet.x"]]), &roster(&[])), @r#"
+    wave `w0` matches no host
+      no prod host answered: see that a listener runs; min_hosts = 0 lets a wave be empty
+    wave `w1` matches no host
+      no host answered: see that a listener runs; min_hosts = 0 lets a wave be empty
+    "#);
     insta::assert_snapshot!(wrong(&waves_of(&[&["prod.all"], &["prod.role.dns"]]), &there), @"
 wave `w1` has no host left
   all that it matches are in earlier waves or excluded: remove it, or exclude them earlier

@@ -89,7 +89,7 @@ fn every_key_of_the_schema_is_read_by_the_parser() {
     for (key, text) in settings("2026-11-23") {
         let mistakes = parse(&text).expect_err("a key that takes a date, or that nobody reads");
         let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-        assert_eq!(told, [format!("`{key}` is a date")], "{text}");
+        assert!(told.len() == 1 && told[0].starts_with(&format!("`{key}` is not ")), "{text}: {told:?}");
     }
     for key in ["defaults", "wave"] {
         assert!(Table::Top.has(key) && parse(&format!("{key} = 1\n{LEAST}")).is_err(), "{key}");
