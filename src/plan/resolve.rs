@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use miette::MietteDiagnostic;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::protocol::{Action, Feature, HostName, HostReport, Role, Target, Tier};
 use crate::text::nearest;
@@ -176,7 +176,11 @@ impl<'a> Resolver<'a> {
         excluded: &BTreeSet<(Tier, &HostName)>,
     ) -> Option<MietteDiagnostic> {
         match &selector.value.target {
-            Target::Host(_, name) if self.roster.knows(name) => None,
+            Target::Host(tier, name) if self.roster.host(*tier, name).is_some() => None,
+            // The command line excludes a host in every tier.
+            Target::Host(tier, name) if !selector.span.is_empty() && self.roster.knows(name) => {
+                self.other_tier(name, *tier, selector)
+            }
             Target::Host(tier, name) => self.misspelt(name, *tier, selector, |near| excluded.contains(&(*tier, near))),
             group if self.roster.members(&group.subject()).next().is_some() => None,
             group => {
@@ -187,23 +191,27 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Sorts hosts with a shared subject last. They receive one request, so they run at once and cannot roll back.
+    /// Sorts hosts with a shared subject last. They receive one request, so they run at once and cannot roll back; and
+    /// every host that listens there runs it, in whatever wave it is.
     fn check_together(&mut self, wave: &Wave, hosts: &mut [ResolvedHost]) {
         hosts.sort_by(|one, other| one.shared_subject.cmp(&other.shared_subject));
         for together in hosts.chunk_by(|one, other| one.shared_subject == other.shared_subject) {
             let [ResolvedHost { shared_subject: Some(subject), .. }, ..] = together else { continue };
             let names = list(together.iter().map(|host| host.hostname.as_str())).unwrap_or_default();
+            let meant: FxHashSet<_> = together.iter().map(|host| (host.tier, &host.hostname)).collect();
+            let others = self.roster.members(subject).filter(|host| !meant.contains(&(host.tier, &host.hostname)));
+            let what = if let Some(others) = list(others.map(|host| host.hostname.as_str())) {
+                format!("{names}: reached by {subject} only, where {others} would run the same request")
+            } else if together.len() > wave.settings.max_parallel.of(hosts.len()) {
+                format!("{names}: reached by {subject} only, so no fewer than {} at once", together.len())
+            } else if wave.settings.rollback() != Rollback::None {
+                format!("{names}: reached by {subject} only, so none can be confirmed by itself and roll back")
+            } else {
+                continue;
+            };
             let help =
                 "let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>";
-            if together.len() > wave.settings.max_parallel.of(hosts.len()) {
-                let what =
-                    format!("{names} are reached by {subject} only, so no fewer than {} at once", together.len());
-                self.mistakes.push(with_targets(MietteDiagnostic::new(what), wave, "reached together").with_help(help));
-            } else if wave.settings.rollback() != Rollback::None {
-                // One confirmation would confirm all of these hosts.
-                let what = format!("{names} are reached by {subject} only, so none of them can be confirmed by itself");
-                self.mistakes.push(with_targets(MietteDiagnostic::new(what), wave, "cannot roll back").with_help(help));
-            }
+            self.mistakes.push(with_targets(MietteDiagnostic::new(what), wave, "reached together").with_help(help));
         }
     }
 

@@ -129,14 +129,29 @@ w1: c (fleet.c) at once 1
 the host `b` does not listen on the subject of its name
   let its listener listen on a subject of its own as well: --deploy-subject deploy.prod.b
 ");
-    insta::assert_snapshot!(wrong(&format!("{}max_parallel = 1", waves_of(&[&["fleet.all"]])), &there), @"
-b and c are reached by fleet.all only, so no fewer than 2 at once
-  let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
-");
-    insta::assert_snapshot!(wrong(&format!("{}rollback = 'auto'", waves_of(&[&["fleet.all"]])), &there), @"
-b and c are reached by fleet.all only, so none of them can be confirmed by itself
-  let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
-");
+    insta::assert_snapshot!(wrong(&format!("{}max_parallel = 1", waves_of(&[&["fleet.all"]])), &there), @r#"
+    b and c: reached by fleet.all only, so no fewer than 2 at once
+      let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
+    "#);
+    insta::assert_snapshot!(wrong(&format!("{}rollback = 'auto'", waves_of(&[&["fleet.all"]])), &there), @r#"
+    b and c: reached by fleet.all only, so none can be confirmed by itself and roll back
+      let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
+    "#);
+
+    // Who is excluded, has a subject of its own as well or is in another wave hears a shared subject all the same.
+    let overheard = answered_by(vec![
+        listening("prod.a", &["deploy.prod.a", "fleet.all"]),
+        listening("prod.b", &["fleet.all"]),
+        listening("prod.c", &["fleet.all", "fleet.c"]),
+    ]);
+    insta::assert_snapshot!(wrong(&waves_of(&[&["fleet.c"], &["fleet.all", "!prod.a"]]), &overheard), @r#"
+    b: reached by fleet.all only, where a and c would run the same request
+      let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
+    "#);
+    insta::assert_snapshot!(wrong(&waves_of(&[&["fleet.all"]]), &overheard), @r#"
+    b and c: reached by fleet.all only, where a would run the same request
+      let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
+    "#);
 
     // A host cannot claim the subjects of other hosts, tiers and roles.
     let there = answered_by(vec![
@@ -165,6 +180,16 @@ the host `b` does not listen on the subject of its name
 the host `c` does not listen on the subject of its name
   let its listener listen on a subject of its own as well: --deploy-subject deploy.prod.c
 ");
+}
+
+#[test]
+fn an_exclusion_in_the_wrong_tier_is_not_passed_over_in_silence() {
+    let there = demo_roster();
+    insta::assert_snapshot!(warned(&waves_of(&[&["test.all"], &["prod.role.dns", "!test.ns1"]]), &there), @r#"
+    the host `ns1` did not answer, and one of that name did as a host of prod
+      write prod.ns1 if that is the one, or correct the --tier of its listener
+    "#);
+    assert_eq!(warned(&waves_of(&[&["test.all"], &["prod.role.dns", "!prod.ns1"]]), &there), "");
 }
 
 #[test]
