@@ -67,7 +67,7 @@ pub struct HostReport {
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// What the listener supports beyond the original protocol.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "text::parsable", skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
     /// The flake that the host deploys from, without user name and password. A URL that does not parse counts as none.
     #[serde(default, deserialize_with = "if_readable", skip_serializing_if = "Option::is_none")]
@@ -258,8 +258,13 @@ impl Problem {
 
 /// Reads at most [`MAX_PROBLEMS`] problems and cuts them: another program may send any number of any length.
 fn first_problems<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Problem>, D::Error> {
-    let problems = Vec::<Problem>::deserialize(deserializer)?;
-    Ok(problems.into_iter().take(MAX_PROBLEMS).map(|problem| Problem::new(problem.code, problem.message)).collect())
+    let problems = Option::<Vec<Problem>>::deserialize(deserializer)?;
+    Ok(problems
+        .into_iter()
+        .flatten()
+        .take(MAX_PROBLEMS)
+        .map(|problem| Problem::new(problem.code, problem.message))
+        .collect())
 }
 
 /// Reads an optional value, and takes one that cannot be read for none: another version may write it differently.
@@ -385,6 +390,8 @@ mod tests {
         };
         assert_eq!(subjects(r#"["deploy.test.>", "deploy.test.a", "deploy.test.role.*", ""]"#), "deploy.test.a");
         assert_eq!((subjects("null"), subjects("[]")), (String::new(), String::new()));
+        let null = r#"{"hostname":"a","tier":"test","features":null,"problems":null}"#;
+        assert!(DiscoveryAnswer::parse(null.as_bytes()).is_ok(), "a host of another program is not hidden");
         let question = |tier: &str| {
             let json = format!(r#"{{"reply_to":"deploy.responses.x","tier":{tier}}}"#);
             DiscoveryRequest::parse(json.as_bytes()).map(|question| question.tier)
