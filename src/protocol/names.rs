@@ -148,6 +148,9 @@ mod tests {
         insta::assert_snapshot!(refusal("ns*"), @r#""ns*" is not a host name: it contains '*'"#);
         insta::assert_snapshot!(refusal("a b"), @r#""a b" is not a host name: it contains ' '"#);
         insta::assert_snapshot!(refusal("ns\u{200b}1"), @r#""ns\u{200b}1" is not a host name: it contains '\u{200b}'"#);
+        for blank in ['\u{3164}', '\u{ffa0}', '\u{115f}', '\u{2800}', '\u{fe0f}', '\u{e0101}'] {
+            assert!(format!("ns1{blank}").parse::<HostName>().is_err(), "{blank:?} would make two names look the same");
+        }
         insta::assert_snapshot!(refusal("all"), @r#""all" is not a host name: it is a reserved word of the subjects"#);
         insta::assert_snapshot!("staging".parse::<Tier>().unwrap_err(), @r#""staging" is not a tier: the tiers are test and prod"#);
         insta::assert_snapshot!("reboot".parse::<Action>().unwrap_err(), @r#""reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
