@@ -84,18 +84,30 @@ impl FlakeUrl {
             _ => return None,
         };
         let host = query.split('&').find_map(|pair| pair.strip_prefix("host=")).unwrap_or(usual);
+        let path: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         // A nested GitLab group is escaped so that it is one part of the path.
-        Some(format!("https://{host}/{}{ending}", path.replace("%2F", "/")))
+        Some(format!("https://{host}/{}{ending}", path.join("/").replace("%2F", "/")))
     }
 }
 
 fn without_credentials(url: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (mut authority, mut path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if !has_numeric_port(authority) {
+        // The rest of a password with a `/` or `?` that was not escaped.
+        (authority, path) = (rest, "");
+    }
     match authority.rsplit_once('@') {
         Some((_, host)) => format!("{scheme}://{host}{path}").into(),
         None => url.into(),
     }
+}
+
+/// Whether an authority has a number as its port, or none.
+fn has_numeric_port(authority: &str) -> bool {
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    host.ends_with(']') || port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 impl FromStr for FlakeUrl {
@@ -128,8 +140,11 @@ fn fault(text: &str) -> Option<&'static str> {
     {
         let authority = rest.split('/').next().unwrap_or_default();
         // ssh or Mercurial would take the host for an option.
-        let is_option = authority.starts_with('-') || authority.contains("@-");
-        return is_option.then_some("its host begins with '-'");
+        if authority.starts_with('-') || authority.contains("@-") {
+            return Some("its host begins with '-'");
+        }
+        let why = "its port is not a number; a '/', '?' or ':' in a password is written as %2F, %3F or %3A";
+        return (!has_numeric_port(authority)).then_some(why);
     }
     if !FORGES.contains(&scheme) {
         return Some(UNFIT);
@@ -221,6 +236,11 @@ mod tests {
         assert_eq!(public("git+https://t@ken@h.example"), "git+https://h.example");
         assert_eq!(public("git+https://h.example/x@y"), "git+https://h.example/x@y");
         assert_eq!(public("github:o/r"), "github:o/r");
+        assert_eq!(public("git+ssh://git@[::1]:22/x"), "git+ssh://[::1]:22/x");
+        for unescaped in ["git+https://bob:s3c/ret@h.example/x", "git+https://bob:s3c?ret@h.example/x"] {
+            let error = unescaped.parse::<FlakeUrl>().unwrap_err().to_string();
+            assert!(!error.contains("s3c") && !error.contains("ret@") && error.contains("%2F"), "{error}");
+        }
     }
 
     #[test]
@@ -263,6 +283,7 @@ mod tests {
     fn forges_are_fetched_from_over_https() {
         let repository = |url: &str| url.parse::<FlakeUrl>().unwrap().repository();
         assert_eq!(repository("github:o/r?dir=a").as_deref(), Some("https://github.com/o/r.git"));
+        assert_eq!(repository("github:o/r/").as_deref(), Some("https://github.com/o/r.git"));
         assert_eq!(repository("gitlab:o%2Fg/r").as_deref(), Some("https://gitlab.com/o/g/r.git"));
         assert_eq!(repository("gitlab:o/r?host=git.example").as_deref(), Some("https://git.example/o/r.git"));
         assert_eq!(repository("sourcehut:~o/r").as_deref(), Some("https://git.sr.ht/~o/r"));
