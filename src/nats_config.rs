@@ -138,12 +138,15 @@ fn subjects(permissions: &[Permission], operation: Operation) -> impl Iterator<I
     permissions.iter().filter(move |(of, _)| *of == operation).map(|(_, subject)| subject.as_str())
 }
 
-/// Formats a list in the server's configuration, where quoted strings have backslash escapes.
+/// Formats a list in the server's configuration.
 fn quoted_list(permissions: &[Permission], operation: Operation) -> String {
-    let quoted: Vec<String> = subjects(permissions, operation)
-        .map(|subject| format!("\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")))
-        .collect();
+    let quoted: Vec<String> = subjects(permissions, operation).map(quoted).collect();
     format!("[{}]", quoted.join(", "))
+}
+
+/// Quotes a name or subject, which has no control characters, for the server's configuration and for TOML.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// Returns the subject on which deployers call the roll of a tier.

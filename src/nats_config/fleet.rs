@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Deserialize;
 
-use super::{FileError, ListenerName, Principal, PublicKey, User};
+use super::{FileError, ListenerName, Principal, PublicKey, User, quoted};
 use crate::protocol::{HostName, Role, Tier};
 
 const TITLE: &str = "\
@@ -78,15 +78,16 @@ impl FleetList {
     /// Formats the entries without the title, to be appended to a file.
     pub fn entries(&self) -> String {
         let mut text = String::new();
-        // Writing to a String cannot fail. No name and no key has a character that TOML requires to be escaped.
+        // Writing to a String cannot fail.
         for (ListenerName { tier, hostname, role }, key) in &self.hosts {
-            let role = role.as_ref().map(|role| format!("role = {role:?}\n", role = role.as_str())).unwrap_or_default();
-            let name = hostname.as_str();
-            let _ = write!(text, "\n[[host]]\nname = {name:?}\ntier = \"{tier}\"\n{role}key = \"{key}\"\n");
+            let role = role.as_ref().map(|role| format!("role = {}\n", quoted(role.as_str()))).unwrap_or_default();
+            let name = quoted(hostname.as_str());
+            let _ = write!(text, "\n[[host]]\nname = {name}\ntier = \"{tier}\"\n{role}key = \"{key}\"\n");
         }
         for (name, holder, key) in &self.operators {
             let reach = if *holder == Principal::Admin { "all" } else { "test" };
-            let _ = write!(text, "\n[[operator]]\nname = {name:?}\ndeploys_to = \"{reach}\"\nkey = \"{key}\"\n");
+            let name = quoted(name);
+            let _ = write!(text, "\n[[operator]]\nname = {name}\ndeploys_to = \"{reach}\"\nkey = \"{key}\"\n");
         }
         text
     }
@@ -141,6 +142,9 @@ mod tests {
         key = "UDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYREV"
         "#);
         assert_eq!(FleetList::parse(&fleet().text()), Ok(fleet()));
+        let mut odd = fleet();
+        odd.hosts[0].0.hostname = "\u{301}a\"b\\c".parse().unwrap();
+        assert_eq!(FleetList::parse(&odd.text()), Ok(odd));
         let holder = fleet().holder(&pair(2).public_key());
         assert_eq!(holder, Some(Principal::Listener("prod.ns1.dns".parse().unwrap())));
     }
