@@ -103,11 +103,12 @@ fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Mistakes) -> Ve
         let help = "add one: a line [[wave]], and below it targets = \"test.all\"";
         mistakes.missing.push(MietteDiagnostic::new("the plan has no wave").with_help(help));
     }
-    let table = |value: &'a toml::Spanned<DeValue<'i>>| match value.get_ref().as_table() {
-        Some(table) => Ok(Spanned { value: table, span: value.span() }),
-        None => Err(not_a_wave(&value.span())),
+    let table = |value: &'a toml::Spanned<DeValue<'i>>| {
+        let table = value.get_ref().as_table().map(|table| Spanned { value: table, span: value.span() });
+        mistakes.wrong.extend(table.is_none().then(|| not_a_wave(&value.span())));
+        table
     };
-    values.into_iter().filter_map(|value| table(value).map_err(|mistake| mistakes.wrong.push(mistake)).ok()).collect()
+    values.into_iter().filter_map(table).collect()
 }
 
 fn not_a_wave(span: &Range<usize>) -> MietteDiagnostic {

@@ -1,6 +1,7 @@
 //! Parses the selectors of hosts: short forms, whole subjects, and aliases.
 
-use miette::MietteDiagnostic;
+use miette::Diagnostic;
+use thiserror::Error;
 
 use crate::protocol::{HostName, ParseError, Subject, Target, Tier, alias_variable};
 
@@ -30,6 +31,14 @@ pub struct Selector {
     pub target: Target,
 }
 
+#[derive(Debug, Error, Diagnostic)]
+#[error("{what}")]
+pub struct TargetError {
+    pub(super) what: String,
+    #[help]
+    pub(super) help: String,
+}
+
 const HELP: &str = "a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is \
                     a single word without dots";
 
@@ -37,14 +46,14 @@ impl Selector {
     /// Parses a target.
     ///
     /// A text whose first word is a tier is a short form, so that no dotted host name is taken for a custom subject.
-    pub fn parse(text: &str, aliases: &dyn Aliases) -> Result<Self, MietteDiagnostic> {
+    pub fn parse(text: &str, aliases: &dyn Aliases) -> Result<Self, TargetError> {
         let target = match text.split_once('.') {
             None => of_alias(text, aliases)?,
             Some((first, rest)) => match first.parse::<Tier>() {
                 Ok(tier) => of_short_form(tier, rest),
                 Err(_) => of_subject(text),
             }
-            .map_err(|error| MietteDiagnostic::new(error.to_string()).with_help(HELP))?,
+            .map_err(|error| TargetError { what: error.to_string(), help: HELP.to_owned() })?,
         };
         Ok(Self { text: text.to_owned(), target })
     }
@@ -63,20 +72,20 @@ fn of_subject(text: &str) -> Result<Target, ParseError> {
     text.parse::<Subject>()?.target()
 }
 
-fn of_alias(word: &str, aliases: &dyn Aliases) -> Result<Target, MietteDiagnostic> {
+fn of_alias(word: &str, aliases: &dyn Aliases) -> Result<Target, TargetError> {
     let is_alias = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if word.is_empty() || !word.chars().all(is_alias) {
-        return Err(MietteDiagnostic::new(format!("{word:?} is not a target")).with_help(HELP));
+        return Err(TargetError { what: format!("{word:?} is not a target"), help: HELP.to_owned() });
     }
     let variable = alias_variable(word);
     let Some(subject) = aliases.subject(&variable) else {
         let near = did_you_mean(word, aliases.names().iter().map(String::as_str));
-        return Err(MietteDiagnostic::new(format!("there is no alias `{word}`")).with_help(format!(
-            "{near}set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}"
-        )));
+        let help =
+            format!("{near}set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}");
+        return Err(TargetError { what: format!("there is no alias `{word}`"), help });
     };
-    of_subject(&subject).map_err(|error| {
-        MietteDiagnostic::new(format!("the alias `{word}` stands for no subject: {error}"))
-            .with_help(format!("set {variable} to a subject such as deploy.prod.all"))
+    of_subject(&subject).map_err(|error| TargetError {
+        what: format!("the alias `{word}` stands for no subject: {error}"),
+        help: format!("set {variable} to a subject such as deploy.prod.all"),
     })
 }

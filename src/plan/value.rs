@@ -13,9 +13,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::Spanned;
 use super::diagnostic::{Place, PlanErrors};
-use super::target::{Aliases, Selector};
+use super::target::{Aliases, Selector, TargetError};
 
-type Read<T> = Result<T, MietteDiagnostic>;
+type Read<T> = Result<T, PlanErrors>;
 
 /// The longest duration: a longer one is a typing error, and sums of durations could overflow.
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
@@ -62,9 +62,9 @@ impl<'a, 'i> Entry<'a, 'i> {
         read(self.value.get_ref()).ok_or_else(|| self.refused(format!("`{}` is not {wanted}", self.key), example))
     }
 
-    fn refused(self, why: String, example: &str) -> MietteDiagnostic {
+    fn refused(self, why: String, example: &str) -> PlanErrors {
         let help = format!("write it like {} = {example}", self.key);
-        MietteDiagnostic::new(why).at(&self.value.span(), "this value").with_help(help)
+        MietteDiagnostic::new(why).at(&self.value.span(), "this value").with_help(help).into()
     }
 
     /// Adds the place of the value.
@@ -169,12 +169,12 @@ impl<'a, 'i> Entry<'a, 'i> {
         })?;
         let mut mistakes = Vec::new();
         for item in items.into_iter().map(|value| Entry { value, ..self }) {
-            let selector = item.text().and_then(|text| {
-                Selector::parse(text, aliases).map_err(|mistake| mistake.at(&item.value.span(), "this target"))
-            });
-            match selector {
-                Ok(selector) => selectors.push(item.spanned(selector)),
-                Err(mistake) => mistakes.push(mistake),
+            match item.text().map(|text| Selector::parse(text, aliases)) {
+                Ok(Ok(selector)) => selectors.push(item.spanned(selector)),
+                Ok(Err(TargetError { what, help })) => {
+                    mistakes.push(MietteDiagnostic::new(what).at(&item.value.span(), "this target").with_help(help));
+                }
+                Err(errors) => mistakes.extend(errors.mistakes),
             }
         }
         PlanErrors::unless_none(mistakes)
