@@ -15,7 +15,10 @@ impl Permissions {
     pub fn deviations_from(&self, needed: &Self) -> Vec<Deviation> {
         let is_allowed = |wanted: &&Permission| covered(&self.allowed, wanted) && !covered(&self.denied, wanted);
         let is_beyond = |own: &&Permission| !covered(&needed.allowed, own) && !covered(&self.denied, own);
-        let lacks = needed.allowed.iter().filter(|wanted| !is_allowed(wanted));
+        let unexpected: Vec<_> = self.denied.iter().filter(|denied| !covered(&needed.denied, denied)).collect();
+        let is_cut =
+            |wanted: &Permission| unexpected.iter().any(|(of, denied)| *of == wanted.0 && overlap(denied, &wanted.1));
+        let lacks = needed.allowed.iter().filter(|wanted| !is_allowed(wanted) || is_cut(wanted));
         let exceeds = self.allowed.iter().filter(is_beyond).chain(needed.denied.iter().filter(is_allowed));
         lacks.cloned().map(Deviation::Lacks).chain(exceeds.cloned().map(Deviation::Exceeds)).collect()
     }
@@ -95,6 +98,18 @@ fn covers(pattern: &str, subject: &str) -> bool {
             (Some(">"), Some(_)) | (None, None) => return true,
             (Some("*"), Some(token)) if token != ">" => {}
             (Some(one), Some(other)) if one == other => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether some subject matches both patterns.
+fn overlap(one: &str, other: &str) -> bool {
+    let (mut ones, mut others) = (one.split('.'), other.split('.'));
+    loop {
+        match (ones.next(), others.next()) {
+            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+            (Some(one), Some(other)) if one == other || one == "*" || other == "*" => {}
             _ => return false,
         }
     }
@@ -180,6 +195,17 @@ mod tests {
             ),
         ]
         "#);
+    }
+
+    #[test]
+    fn a_key_lacks_what_it_is_denied_a_part_of() {
+        let needed = Principal::TestDeployer.permissions(Strictness::Compatible);
+        for (denied, lacks) in [("deploy.test.nas", true), ("deploy.*.nas", true), ("deploy.prod.nas", false)] {
+            let mut cut = needed.clone();
+            cut.denied.push((Operation::Publish, denied.to_owned()));
+            let lacked = Deviation::Lacks((Operation::Publish, "deploy.test.>".to_owned()));
+            assert_eq!(cut.deviations_from(&needed), if lacks { vec![lacked] } else { Vec::new() }, "{denied}");
+        }
     }
 
     #[test]
