@@ -118,11 +118,6 @@ impl Sender {
         (rest == roll_call).then_some(Self { tier, host: host.parse().ok()? })
     }
 
-    /// Whether this is the subject on which only this host may answer the roll call.
-    pub fn answers_roll_call_on(&self, subject: &str, roll_call: &str) -> bool {
-        sender_and_rest(subject) == Some((self.tier, self.host.as_str(), roll_call))
-    }
-
     pub fn subject(&self) -> Subject {
         Target::Host(self.tier, self.host.clone()).subject()
     }
