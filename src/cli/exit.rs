@@ -175,15 +175,14 @@ mod tests {
           ╰────
          help: did you mean `max_parallel`?
 
-         × `timeout` is a number without a unit
+         × `timeout` is not a duration above zero and of at most 30 days
           ╭─[sunday.toml:6:11]
         5 │ targets = 'prod.x'
         6 │ timeout = 30
           ·           ─┬
-          ·            ╰── expected a duration
+          ·            ╰── this value
           ╰────
-         help: write timeout = "30s" if you mean seconds; durations are written like
-               "90s", "10m" or "1h30m"
+         help: write it like timeout = "30s"
         "#);
     }
 

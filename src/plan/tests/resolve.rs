@@ -138,7 +138,7 @@ the host `b` does not listen on the subject of its name
       let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
     "#);
 
-    // Who is excluded, has a subject of its own as well or is in another wave hears a shared subject all the same.
+    // Who is excluded, has a subject of its own as well or is in another wave hears a shared subject.
     let overheard = answered_by(vec![
         listening("prod.a", &["deploy.prod.a", "fleet.all"]),
         listening("prod.b", &["fleet.all"]),

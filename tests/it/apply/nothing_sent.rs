@@ -47,24 +47,23 @@ async fn all_mistakes_of_a_plan_are_shown_with_their_places_and_nobody_is_asked_
 6 │
 ╰────
 help: did you mean `max_parallel`?
-× `max_failures` is a string
+× `max_failures` is not a whole number from 0, without quotes
 ╭─[plans/plan.toml:9:16]
 8 │ targets = "prod.all"
 9 │ max_failures = "two"
 · ──┬──
-· ╰── expected a whole number, 0 or more
+· ╰── this value
 10 │ timeout = 90
 ╰────
-help: write a number without quotes, such as max_failures = 1
-× `timeout` is a number without a unit
+help: write it like max_failures = 1
+× `timeout` is not a duration above zero and of at most 30 days
 ╭─[plans/plan.toml:10:11]
 9 │ max_failures = "two"
 10 │ timeout = 90
 · ─┬
-· ╰── expected a duration
+· ╰── this value
 ╰────
-help: write timeout = "90s" if you mean seconds; durations are written like
-"90s", "10m" or "1h30m"
+help: write it like timeout = "90s"
 "#);
 }
 
