@@ -28,9 +28,8 @@ use uuid::Uuid;
 
 use self::backoff::Backoff;
 pub use self::backoff::Lockout;
-use self::credentials::{SeedFile, Tls};
+use self::credentials::{SeedFile, requires_tls};
 pub use self::credentials::{SeedReaders, public_key};
-use self::error::Reason;
 pub use self::error::{BusError, ConnectAttempt};
 use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Tried, Violation};
@@ -152,7 +151,7 @@ impl Bus {
 struct Dialer<'a> {
     settings: &'a Settings,
     seed: Arc<SeedFile>,
-    tls: Tls,
+    requires_tls: bool,
     warnings: Vec<String>,
     profile: ConnectionProfile,
 }
@@ -160,8 +159,8 @@ struct Dialer<'a> {
 impl<'a> Dialer<'a> {
     fn prepare(settings: &'a Settings, profile: ConnectionProfile) -> Result<Self, BusError> {
         let (seed, warning) = SeedFile::read(&settings.nkey_file, settings.seed_readers)?;
-        let tls = Tls::of(settings)?;
-        Ok(Self { settings, seed: Arc::new(seed), tls, warnings: warning.into_iter().collect(), profile })
+        let (requires_tls, warnings) = (requires_tls(settings)?, warning.into_iter().collect());
+        Ok(Self { settings, seed: Arc::new(seed), requires_tls, warnings, profile })
     }
 
     /// Tries each server once, in order, without waiting for silent ones. The first to accept the key wins.
@@ -187,8 +186,7 @@ impl<'a> Dialer<'a> {
     /// Tries the addresses of a server's name in turn. For a person who waits, a second attempt with less time for each
     /// address runs beside the first, in case an address drops packets.
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, BusError> {
-        let addresses =
-            count_addresses(server).await.map_err(|why| BusError::unreachable(server, Reason::plain(why)))?;
+        let addresses = count_addresses(server).await.map_err(|why| ConnectAttempt::new(server, why))?;
         let thorough = self.try_addresses(position, server, share(addresses));
         if addresses < 2 || !self.profile.hedges {
             return thorough.await;
@@ -212,23 +210,25 @@ impl<'a> Dialer<'a> {
                 Ok(Bus { client, events, renewal, warnings: self.warnings.clone(), late_answers: None })
             }
             Err(error) => {
-                let reason = match error.kind() {
+                let attempt = match error.kind() {
                     ConnectErrorKind::AuthorizationViolation => {
                         let public_key = self.seed.public_key();
                         return Err(BusError::Refused { server: server.clone(), public_key });
                     }
-                    ConnectErrorKind::TimedOut if takes_connections(server).await => Reason::not_nats(),
-                    ConnectErrorKind::TimedOut => Reason::plain(format!("no answer within {} ms", share.as_millis())),
-                    _ => Reason::of(&error, server, self.settings),
+                    ConnectErrorKind::TimedOut if takes_connections(server).await => ConnectAttempt::not_nats(server),
+                    ConnectErrorKind::TimedOut => {
+                        ConnectAttempt::new(server, format!("no answer within {} ms", share.as_millis()))
+                    }
+                    _ => ConnectAttempt::of(&error, server, self.settings),
                 };
-                Err(BusError::unreachable(server, reason))
+                Err(attempt.into())
             }
         }
     }
 
     fn options(&self, backoff: &Arc<Backoff>, share: Duration, translator: Translator) -> ConnectOptions {
         let (seed, backoff) = (Arc::clone(&self.seed), Arc::clone(backoff));
-        let options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(seed.prove(&nonce)))
+        let mut options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(seed.prove(&nonce)))
             .name(&self.settings.name)
             .subscription_capacity(self.settings.subscription_capacity)
             .connection_timeout(share)
@@ -238,7 +238,17 @@ impl<'a> Dialer<'a> {
                 translator.on_event(event);
                 std::future::ready(())
             });
-        self.tls.apply(self.settings, options)
+        if self.requires_tls {
+            // A server announces others before TLS begins, and does not say whether they use it.
+            options = options.require_tls(true).ignore_discovered_servers();
+        }
+        if let Some(ca) = &self.settings.ca_file {
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let Some(ClientCert { cert, key }) = &self.settings.client_cert {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        options
     }
 }
 

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use async_nats::rustls::pki_types::pem::PemObject;
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use async_nats::{Auth, AuthError, ConnectOptions};
+use async_nats::{Auth, AuthError};
 use nkeys::{KeyPair, KeyPairType};
 
 use super::error::BusError;
-use super::{ClientCert, ServerUrl, Settings};
+use super::{ServerUrl, Settings};
 
 /// The longest seed file that is read, in bytes; a seed has 58.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -93,50 +93,26 @@ fn parse(text: &str) -> Option<KeyPair> {
     matches!(pair.key_pair_type(), KeyPairType::User).then_some(pair)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tls {
-    Required,
-    /// Used if the server requires it. Does not protect from an attacker in the network who impersonates the server.
-    AsTheServerAsks,
-}
-
-impl Tls {
-    /// Checks the settings. Fails if they require TLS and name a server without it, or if a file has the wrong content,
-    /// which the client would report only as a TLS error of each connection.
-    pub(super) fn of(settings: &Settings) -> Result<Self, BusError> {
-        for file in certificates(settings) {
-            check::<CertificateDer<'_>>(file, "certificate")?;
-        }
-        if let Some(client) = &settings.client_cert {
-            check::<PrivateKeyDer<'_>>(&client.key, "private key")?;
-        }
-        let Some(required_by) = required_by(settings) else { return Ok(Self::AsTheServerAsks) };
-        match settings.servers.iter().find(|server| !server.is_tls()) {
-            Some(server) => Err(BusError::WithoutTls { server: server.clone(), required_by }),
-            None => Ok(Self::Required),
-        }
+/// Whether every server must use TLS. If not, it is used if the server requires it, which does not protect from an attacker
+/// in the network who impersonates the server.
+///
+/// Fails if the settings require TLS and name a server without it, or if a file has the wrong content, which the client
+/// would report only as a TLS error of each connection.
+pub(super) fn requires_tls(settings: &Settings) -> Result<bool, BusError> {
+    let mut certificates = settings.ca_file.iter().chain(settings.client_cert.iter().map(|client| &client.cert));
+    for file in certificates.clone() {
+        check::<CertificateDer<'_>>(file, "certificate")?;
     }
-
-    /// Adds TLS to the options of a client.
-    pub(super) fn apply(self, settings: &Settings, mut options: ConnectOptions) -> ConnectOptions {
-        if self == Self::Required {
-            // A server announces others before TLS begins, and does not say whether they use it.
-            options = options.require_tls(true).ignore_discovered_servers();
-        }
-        if let Some(ca) = &settings.ca_file {
-            options = options.add_root_certificates(ca.clone());
-        }
-        if let Some(ClientCert { cert, key }) = &settings.client_cert {
-            options = options.add_client_certificate(cert.clone(), key.clone());
-        }
-        options
+    if let Some(client) = &settings.client_cert {
+        check::<PrivateKeyDer<'_>>(&client.key, "private key")?;
     }
-}
-
-/// Returns the certificate files in the settings.
-fn certificates(settings: &Settings) -> impl Iterator<Item = &Path> {
-    let client = settings.client_cert.iter().map(|client| &client.cert);
-    settings.ca_file.iter().chain(client).map(PathBuf::as_path)
+    let server = settings.servers.iter().find(|server| server.is_tls()).map(ServerUrl::to_string);
+    let required_by = server.or_else(|| certificates.next().map(|file| file.display().to_string()));
+    let Some(required_by) = required_by else { return Ok(false) };
+    match settings.servers.iter().find(|server| !server.is_tls()) {
+        Some(server) => Err(BusError::WithoutTls { server: server.clone(), required_by }),
+        None => Ok(true),
+    }
 }
 
 /// Fails if the file has no item of this kind; the client would ignore that.
@@ -144,11 +120,6 @@ fn check<T: PemObject>(file: &Path, what: &'static str) -> Result<(), BusError> 
     let pem = fs::read(file).map_err(|error| BusError::TlsFile(file.to_owned(), error))?;
     T::from_pem_slice(&pem).map_err(|_| BusError::NotPem { file: file.to_owned(), what })?;
     Ok(())
-}
-
-fn required_by(settings: &Settings) -> Option<String> {
-    let server = settings.servers.iter().find(|server| server.is_tls()).map(ServerUrl::to_string);
-    server.or_else(|| certificates(settings).next().map(|file| file.display().to_string()))
 }
 
 #[cfg(test)]

@@ -62,22 +62,17 @@ pub enum BusError {
 
 /// A server that cannot be reached.
 #[derive(Debug, Error)]
-#[error("{server} ({})", reason.why)]
+#[error("{server} ({why})")]
 pub struct ConnectAttempt {
     server: ServerUrl,
-    pub(super) reason: Reason,
-}
-
-/// Why a server cannot be reached, and what the user can do, if known.
-#[derive(Debug)]
-pub(super) struct Reason {
     pub(super) why: String,
+    /// What the user can do, if known.
     next: Option<String>,
 }
 
-impl BusError {
-    pub(super) fn unreachable(server: &ServerUrl, reason: Reason) -> Self {
-        Self::Unreachable(vec![ConnectAttempt { server: server.clone(), reason }])
+impl From<ConnectAttempt> for BusError {
+    fn from(attempt: ConnectAttempt) -> Self {
+        Self::Unreachable(vec![attempt])
     }
 }
 
@@ -87,98 +82,95 @@ fn list(attempts: &[ConnectAttempt]) -> String {
 
 /// Returns the first known help of the attempts.
 fn next(attempts: &[ConnectAttempt]) -> String {
-    attempts.iter().find_map(|attempt| attempt.reason.next.clone()).unwrap_or_else(|| {
+    attempts.iter().find_map(|attempt| attempt.next.clone()).unwrap_or_else(|| {
         "check that nats-server runs there and that the address is right; for a server with TLS use tls:// and, with a \
          private authority, --tls-ca"
             .to_owned()
     })
 }
 
-impl Reason {
-    pub(super) fn plain(why: impl Into<String>) -> Self {
-        Self { why: safe(&why.into()), next: None }
+impl ConnectAttempt {
+    pub(super) fn new(server: &ServerUrl, why: impl Into<String>) -> Self {
+        Self { server: server.clone(), why: safe(&why.into()), next: None }
     }
 
-    fn with_help(why: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { next: Some(next.into()), ..Self::plain(why) }
+    fn next(self, next: impl Into<String>) -> Self {
+        Self { next: Some(next.into()), ..self }
     }
 
     /// A program that accepts the connection and says nothing: no nats-server, or one that waits for the client.
-    pub(super) fn not_nats() -> Self {
-        Self::with_help("something accepts connections there, but does not speak the NATS protocol", PORT)
+    pub(super) fn not_nats(server: &ServerUrl) -> Self {
+        Self::new(server, "something accepts connections there, but does not speak the NATS protocol").next(PORT)
     }
 
     /// Describes an error of the client, which may contain text of the server.
     pub(super) fn of(error: &ConnectError, server: &ServerUrl, settings: &Settings) -> Self {
         let Some(source) = error.source().filter(|_| error.kind() == ConnectErrorKind::Io) else {
-            return Self::plain(error.to_string());
+            return Self::new(server, error.to_string());
         };
         if let Some(error) = tls_error(source) {
             return Self::of_tls(error, server, settings);
         }
         let said = source.to_string();
         if said.contains("invalid server operation") || said.starts_with("expected INFO") {
-            return Self::with_help(format!("no NATS server answers there: {said}"), PORT);
+            return Self::new(server, format!("no NATS server answers there: {said}")).next(PORT);
         }
         if said.to_lowercase().contains("authentication timeout") {
             let why = "the server did not get the key in time: this machine or the network stalled";
-            return Self::with_help(why, "try again");
+            return Self::new(server, why).next("try again");
         }
-        Self::plain(said)
+        Self::new(server, said)
     }
 
     fn of_tls(error: &TlsError, server: &ServerUrl, settings: &Settings) -> Self {
         match error {
-            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => Self::with_help(
-                "the server does not speak TLS",
-                format!(
+            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                Self::new(server, "the server does not speak TLS").next(format!(
                     "write nats://{} without any file for TLS, or give the server a certificate: tls {{ cert_file, key_file }}",
                     server.host_and_port()
-                ),
-            ),
-            TlsError::InvalidCertificate(error) => Self::of_certificate(error, settings),
+                ))
+            }
+            TlsError::InvalidCertificate(error) => Self::of_certificate(error, server, settings),
             TlsError::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate)
                 if settings.client_cert.is_none() =>
             {
-                Self::with_help("the server requires a client certificate", "give one with --tls-cert and --tls-key")
+                Self::new(server, "the server requires a client certificate")
+                    .next("give one with --tls-cert and --tls-key")
             }
-            error => Self::plain(error.to_string()),
+            error => Self::new(server, error.to_string()),
         }
     }
 
-    fn of_certificate(error: &CertificateError, settings: &Settings) -> Self {
+    fn of_certificate(error: &CertificateError, server: &ServerUrl, settings: &Settings) -> Self {
+        let clock = "set the clock of this machine if it is wrong; else make a new certificate";
         match error {
             // A recreated authority has the same name and another signature.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::with_help(
-                "its certificate is not signed by an authority that is trusted here",
-                settings.ca_file.as_ref().map_or_else(
-                    || "give the certificate of that authority with --tls-ca FILE".to_owned(),
-                    |ca| {
-                        format!(
-                            "{} is another authority: --tls-ca names the one that signed the certificate",
-                            ca.display()
-                        )
-                    },
-                ),
-            ),
-            CertificateError::NotValidForNameContext { expected, presented } => Self::with_help(
-                format!("its certificate is not for {}, but for {}", expected.to_str(), names(presented)),
-                "use a name of the certificate in the address, or make a certificate for this one",
-            ),
-            CertificateError::ExpiredContext { time, not_after } => Self::with_help(
-                format!("its certificate expired {} ago by the clock of this machine", apart(*not_after, *time)),
-                "make a new one; if it should be valid, set the clock of this machine",
-            ),
-            CertificateError::NotValidYetContext { time, not_before } => Self::with_help(
-                format!("its certificate becomes valid in {} by the clock of this machine", apart(*time, *not_before)),
-                "set the clock of this machine, or that of the one that made the certificate",
-            ),
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                let next = match &settings.ca_file {
+                    Some(ca) => format!("{} is another authority: --tls-ca names the one that signed it", ca.display()),
+                    None => "give the certificate of that authority with --tls-ca FILE".to_owned(),
+                };
+                Self::new(server, "its certificate is not signed by an authority that is trusted here").next(next)
+            }
+            CertificateError::NotValidForNameContext { expected, presented } => {
+                let why = format!("its certificate is not for {}, but for {}", expected.to_str(), names(presented));
+                Self::new(server, why)
+                    .next("use a name of the certificate in the address, or make a certificate for this one")
+            }
+            CertificateError::ExpiredContext { time, not_after } => {
+                Self::new(server, format!("its certificate expired {} ago", apart(*not_after, *time))).next(clock)
+            }
+            CertificateError::NotValidYetContext { time, not_before } => {
+                Self::new(server, format!("its certificate is valid only in {}", apart(*time, *not_before))).next(clock)
+            }
             // The certificate library does not export this variant.
-            error if format!("{error:?}").contains("CaUsedAsEndEntity") => Self::with_help(
-                "its certificate is that of an authority (CA:TRUE), which no server may use as its own",
-                "make the server a certificate of its own, without CA:TRUE, signed by this authority; --tls-ca stays as it is",
-            ),
-            error => Self::plain(format!("its certificate is not accepted: {error}")),
+            error if format!("{error:?}").contains("CaUsedAsEndEntity") => {
+                let why = "its certificate is that of an authority (CA:TRUE), which no server may use as its own";
+                Self::new(server, why).next(
+                    "make the server a certificate of its own, without CA:TRUE, signed by this authority; --tls-ca stays as it is",
+                )
+            }
+            error => Self::new(server, format!("its certificate is not accepted: {error}")),
         }
     }
 }
@@ -194,8 +186,7 @@ fn names(presented: &[String]) -> String {
         let name = name.split_once('(').map_or(name.as_str(), |(_, name)| name);
         name.trim_matches(['"', ')']).to_owned()
     };
-    let names: Vec<String> = presented.iter().map(bare).collect();
-    if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") }
+    presented.iter().map(bare).collect::<Vec<_>>().join(", ")
 }
 
 fn apart(earlier: UnixTime, later: UnixTime) -> impl fmt::Display {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::Bus;
 pub use crate::nats_config::Operation;
+use crate::nats_config::Permission;
 use crate::protocol::{DiscoveryRequest, ReplySubject};
 use crate::text::safe;
 
@@ -77,15 +78,21 @@ pub struct Events {
 impl Events {
     /// Receives the next event; `None` once the client is gone.
     pub async fn recv(&mut self) -> Option<BusEvent> {
-        let event = self.events.recv().await;
-        self.taken(event.as_ref());
-        event
+        let event = self.events.recv().await?;
+        Some(self.taken(event))
     }
 
     /// Returns the next event if one has arrived.
     fn try_recv(&mut self) -> Option<BusEvent> {
-        let event = self.events.try_recv().ok();
-        self.taken(event.as_ref());
+        let event = self.events.try_recv().ok()?;
+        Some(self.taken(event))
+    }
+
+    /// The next lost message causes a new event.
+    fn taken(&self, event: BusEvent) -> BusEvent {
+        if event == BusEvent::SlowConsumer {
+            self.is_full.store(false, Ordering::Relaxed);
+        }
         event
     }
 
@@ -96,13 +103,6 @@ impl Events {
             yield_now().await;
         }
         std::iter::from_fn(|| self.try_recv()).collect()
-    }
-
-    /// The next lost message causes a new event.
-    fn taken(&self, event: Option<&BusEvent>) {
-        if event == Some(&BusEvent::SlowConsumer) {
-            self.is_full.store(false, Ordering::Relaxed);
-        }
     }
 }
 
@@ -158,7 +158,7 @@ impl Translator {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
-    pub refused: Vec<(Operation, String)>,
+    pub refused: Vec<Permission>,
     /// Whether the key may use subjects outside of this program.
     pub beyond: bool,
 }
@@ -168,7 +168,7 @@ impl Bus {
     ///
     /// No listener takes a published message for a request: it is empty, or a roll call on a subject that begins with
     /// `discover`.
-    pub async fn try_out(&mut self, permissions: &[(Operation, String)], discover: &str) -> Result<Tried, String> {
+    pub async fn try_out(&mut self, permissions: &[Permission], discover: &str) -> Result<Tried, String> {
         let disconnected = |_| "the connection was lost".to_owned();
         let mut subscribers = Vec::new();
         for (operation, subject) in permissions {

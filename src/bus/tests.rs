@@ -37,7 +37,7 @@ async fn an_unreachable_server_is_named_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path(), &["127.0.0.1:1", "nats://256.256.256.256"]);
     let BusError::Unreachable(attempts) = Bus::connect(&settings).await.unwrap_err() else { panic!("another error") };
-    let whys: Vec<&str> = attempts.iter().map(|attempt| attempt.reason.why.as_str()).collect();
+    let whys: Vec<&str> = attempts.iter().map(|attempt| attempt.why.as_str()).collect();
     assert_eq!(attempts.len(), 2);
     assert!(whys[0].contains("refused"), "{whys:?}");
 }
@@ -65,19 +65,19 @@ fn tls_is_required_of_all_servers_or_of_none() {
     let file = folder.path().join("both.pem");
     let pem = |what| format!("-----BEGIN {what}-----\nAA==\n-----END {what}-----\n");
     std::fs::write(&file, pem("CERTIFICATE") + &pem("PRIVATE KEY")).unwrap();
-    let tls = |settings: &Settings| Tls::of(settings).map_err(|error| error.to_string());
-    assert_eq!(tls(&settings(folder.path(), &["a", "nats://b"])), Ok(Tls::AsTheServerAsks));
+    let tls = |settings: &Settings| requires_tls(settings).map_err(|error| error.to_string());
+    assert_eq!(tls(&settings(folder.path(), &["a", "nats://b"])), Ok(false));
 
     let both = settings(folder.path(), &["tls://a", "tls://b"]);
-    assert_eq!(tls(&both), Ok(Tls::Required));
+    assert_eq!(tls(&both), Ok(true));
     let (ca, cert) = (Some(file.clone()), Some(ClientCert { cert: file.clone(), key: file.clone() }));
-    assert_eq!(tls(&Settings { ca_file: ca.clone(), client_cert: cert.clone(), ..both }), Ok(Tls::Required));
+    assert_eq!(tls(&Settings { ca_file: ca.clone(), client_cert: cert.clone(), ..both }), Ok(true));
 
     let mixed = settings(folder.path(), &["tls://a", "[::1]:4333"]);
     insta::assert_snapshot!(tls(&mixed).unwrap_err(), @"nats://[::1]:4333 is an address without TLS, but tls://a:4222 requires TLS");
     let plain = settings(folder.path(), &["nats://u:p@b"]);
     for with_file in [Settings { ca_file: ca, ..plain.clone() }, Settings { client_cert: cert, ..plain }] {
-        let error = Tls::of(&with_file).unwrap_err();
+        let error = requires_tls(&with_file).unwrap_err();
         let file = file.display();
         assert_eq!(error.to_string(), format!("nats://b:4222 is an address without TLS, but {file} requires TLS"));
         let help = error.help().unwrap().to_string();
