@@ -55,16 +55,6 @@ pub enum LookupError {
         "check that the repository can be reached from this machine, or give the full commit id of 40 digits"
     ))]
     Failed { revision: Revision, command: String, reason: String },
-    /// Every user of the machine can read the arguments of the program to be run.
-    #[error("cannot look up \"{revision}\" in {flake}: its user name and password would stand on a command line")]
-    #[diagnostic(help(
-        "leave them off the URL and put them where Mercurial finds them, or give the full commit id of 40 digits"
-    ))]
-    Secret {
-        revision: Revision,
-        /// Without the secret.
-        flake: FlakeUrl,
-    },
     #[error("cannot look up \"{revision}\": no answer after {} s (`{command}`)", LOOKUP_WITHIN.as_secs())]
     #[diagnostic(help("check that the server of the repository works, or give the full commit id of 40 digits"))]
     NoAnswer { revision: Revision, command: String },
@@ -140,8 +130,14 @@ fn parse_refs(listing: &str) -> BTreeMap<String, Commit> {
 }
 
 async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupError> {
+    // Every user of the machine can read the arguments of a program.
     if *flake != flake.public() {
-        return Err(LookupError::Secret { revision: asked.clone(), flake: flake.public() });
+        let command = format!("nix flake metadata {}", flake.public());
+        return Err(failed(
+            asked,
+            command,
+            b"put its user name and password where Mercurial finds them, and not in its URL",
+        ));
     }
     let mut nix = Command::new("nix");
     nix.args(["--extra-experimental-features", "nix-command flakes"]);

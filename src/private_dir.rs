@@ -175,20 +175,16 @@ pub fn file(path: &Path, flags: OFlags) -> Result<File> {
 
 /// Fails if users other than this one and root may have written to it.
 fn is_trusted(status: &Stat, path: &Path) -> Result<()> {
-    let (us, owner) = (geteuid().as_raw(), status.st_uid);
-    let shown = path.display();
-    let untrusted =
-        |why: String, remedy: String| Err(PrivateDirError::Untrusted { path: path.to_owned(), why, remedy });
-    if owner != us && owner != 0 {
-        return untrusted(
-            format!("belongs to another user (uid {owner}, and this is uid {us})"),
-            format!("remove it, or make it yours: chown {us} {shown}"),
-        );
-    }
-    if Mode::from_raw_mode(status.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
-        return untrusted("can be written to by other users".to_owned(), format!("restrict it: chmod go-w {shown}"));
-    }
-    Ok(())
+    let (us, owner, shown) = (geteuid().as_raw(), status.st_uid, path.display());
+    let (why, remedy) = if owner != us && owner != 0 {
+        let why = format!("belongs to another user (uid {owner}, and this is uid {us})");
+        (why, format!("remove it, or make it yours: chown {us} {shown}"))
+    } else if Mode::from_raw_mode(status.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
+        ("can be written to by other users".to_owned(), format!("restrict it: chmod go-w {shown}"))
+    } else {
+        return Ok(());
+    };
+    Err(PrivateDirError::Untrusted { path: path.to_owned(), why, remedy })
 }
 
 fn not_opened(path: &Path, error: rustix::io::Errno, expected: &'static str) -> PrivateDirError {

@@ -98,7 +98,7 @@ async fn the_password_of_a_repository_is_on_no_command_line() {
 async fn where_a_password_would_be_on_a_command_line_nothing_is_looked_up() {
     let flake = "hg+https://user:token@h.example/x".parse().unwrap();
     let error = lookup("main", &flake).await.unwrap_err();
-    assert!(matches!(error, LookupError::Secret { .. }), "{error}");
+    assert!(error.to_string().contains("user name and password"), "{error}");
     assert!(!format!("{error} {error:?}").contains("token"), "{error:?}");
 }
 

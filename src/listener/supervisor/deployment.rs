@@ -295,7 +295,7 @@ fn what_runs(now: &SystemSnapshot) -> String {
 fn unresolved(error: &LookupError) -> ProcessEnd {
     let code = match error {
         LookupError::NoSuchRef { .. } => ErrorCode::InvalidRevision,
-        LookupError::Failed { .. } | LookupError::Secret { .. } => ErrorCode::BuildFailed,
+        LookupError::Failed { .. } => ErrorCode::BuildFailed,
         LookupError::NoAnswer { .. } => ErrorCode::Timeout,
     };
     let help = error.help().filter(|_| code == ErrorCode::InvalidRevision).map(|help| format!("; {help}"));
