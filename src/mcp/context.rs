@@ -100,7 +100,7 @@ impl Settings {
             ("HOMELAB_DEPLOY_NKEY_FILE", connection.nkey_file.clone().into()),
             ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", discovery.subject.to_string().into()),
             ("HOMELAB_DEPLOY_OPERATOR", name.into()),
-            ("HOMELAB_DEPLOY_STATE_DIR", journals.state_dir().into()),
+            ("HOMELAB_DEPLOY_STATE_DIR", journals.state_dir.clone().into()),
             // No context: this environment has all settings, and the working directory may have a file of contexts.
             ("HOMELAB_DEPLOY_CONFIG", "/dev/null".into()),
             ("HOMELAB_DEPLOY_CONTEXT", OsString::new()),

@@ -144,45 +144,36 @@ impl History {
 
     /// Returns the first line of a commit's message.
     pub async fn subject(&mut self, commit: &Commit) -> Option<String> {
-        for turn in 0.. {
-            if let Some(subject) = self.repository(turn, commit, Depth::Alone).await?.subject(commit).await {
-                return Some(subject);
-            }
-        }
-        None
+        self.ask(commit, Depth::Alone, |repository| async move { repository.subject(commit).await }).await
     }
 
     /// Returns the subjects of the commits in `new` but not in `old`, newest first; `None` if unknown.
     pub async fn subjects_between(&mut self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
-        for turn in 0.. {
-            let repository = self.repository(turn, new, Depth::WithAncestors).await?;
-            if let Some(subjects) = repository.subjects_between(old, new).await {
-                return Some(subjects);
-            }
-        }
-        None
+        let subjects = |repository: Repository| async move { repository.subjects_between(old, new).await };
+        self.ask(new, Depth::WithAncestors, subjects).await
     }
 
     /// Whether `old` is an ancestor of `new`; `None` if no repository has both.
     pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
-        for turn in 0.. {
-            let repository = self.repository(turn, new, Depth::WithAncestors).await?;
-            if let Some(is_ancestor) = repository.is_ancestor(old, new).await {
-                return Some(is_ancestor);
-            }
-        }
-        None
+        let is_ancestor = |repository: Repository| async move { repository.is_ancestor(old, new).await };
+        self.ask(new, Depth::WithAncestors, is_ancestor).await
     }
 
-    /// Returns the repository to try at this turn: each clone, then the server's cache, then the server itself.
-    async fn repository(&mut self, turn: usize, commit: &Commit, depth: Depth) -> Option<&Repository> {
-        let Some(after_clones) = turn.checked_sub(self.clones.len()) else { return self.clones.get(turn) };
-        let server = self.server.as_mut().ok()?.as_mut()?;
-        match after_clones {
-            0 => Some(&server.cache),
-            1 => server.fetch(commit, depth).await,
-            _ => None,
+    /// Asks each clone until one knows the answer, then the server's cache, and then that with the commit fetched.
+    async fn ask<T, F: Future<Output = Option<T>>>(
+        &mut self,
+        commit: &Commit,
+        depth: Depth,
+        question: impl Fn(Repository) -> F,
+    ) -> Option<T> {
+        let server = self.server.as_mut().ok().and_then(Option::as_mut);
+        for repository in self.clones.iter().chain(server.as_ref().map(|server| &server.cache)) {
+            let answer = question(repository.clone()).await;
+            if answer.is_some() {
+                return answer;
+            }
         }
+        question(server?.fetch(commit, depth).await?).await
     }
 
     /// Counts how many commits each of these is behind a clone's checked-out commit, or else behind the default branch of
@@ -214,7 +205,7 @@ impl History {
 }
 
 /// The path of a repository on this machine, which need not exist.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Repository {
     /// The option by which git takes the folder.
     option: &'static str,
@@ -352,7 +343,7 @@ impl RepositoryServer {
     }
 
     /// Fetches a commit and returns the repository with it; `None` if the fetch fails or takes too long.
-    async fn fetch(&mut self, commit: &Commit, depth: Depth) -> Option<&Repository> {
+    async fn fetch(&mut self, commit: &Commit, depth: Depth) -> Option<Repository> {
         if self.time_left.is_zero() {
             return None;
         }
@@ -371,7 +362,7 @@ impl RepositoryServer {
         // git does not fetch a commit again that has a ref.
         git.arg("origin").arg(format!("{commit}:refs/commits/{commit}")).envs(NO_QUESTIONS);
         if within(&mut self.time_left, &mut git).await?.status.success() {
-            return Some(&self.cache);
+            return Some(self.cache.clone());
         }
         // The cached repository may be damaged. The next fetch creates a new one.
         fs::remove_dir_all(&self.cache.folder).await.ok();

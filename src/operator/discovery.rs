@@ -57,15 +57,28 @@ pub enum Awaited {
     /// All known hosts of these tiers, and the named hosts. The call ends soon after they have answered, or with the
     /// window if the hosts of a tier are not known.
     Everybody { tiers: BTreeSet<Tier>, named: BTreeSet<Sender> },
-    /// These hosts. The call ends soon after they have answered, with the window at the latest.
-    Only(BTreeSet<Sender>),
     /// This host. The call ends once it has answered, or has been silent for a moment.
     One(Sender),
 }
 
+impl Awaited {
+    /// Only these hosts.
+    pub fn only(named: impl IntoIterator<Item = Sender>) -> Self {
+        Self::Everybody { tiers: BTreeSet::new(), named: named.into_iter().collect() }
+    }
+
+    fn tiers(&self) -> &BTreeSet<Tier> {
+        static NONE: BTreeSet<Tier> = BTreeSet::new();
+        match self {
+            Self::Everybody { tiers, .. } => tiers,
+            Self::One(_) => &NONE,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Discovered {
-    /// A host is listed twice if two machines answered under its name.
+    /// By tier and name. A host is listed twice if two machines answered under its name.
     pub hosts: Vec<HostAnswer>,
     /// The rollouts of other operators, one entry for each tier.
     pub rollouts: Vec<RolloutReport>,
@@ -99,14 +112,6 @@ pub enum FleetError {
     Disconnected,
 }
 
-impl Discovered {
-    pub fn sorted(self) -> Vec<HostAnswer> {
-        let mut hosts = self.hosts;
-        hosts.sort_by(|a, b| (a.report.tier, &a.report.hostname).cmp(&(b.report.tier, &b.report.hostname)));
-        hosts
-    }
-}
-
 impl<'a> RollCall<'a> {
     /// Lists the hosts of this tier, or of every tier whose answers the credential may receive.
     pub fn of_all(discovery: &'a Discovery, tier: Option<Tier>) -> Self {
@@ -134,7 +139,7 @@ impl<'a> RollCall<'a> {
 
     async fn ask(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
         // Reading the known hosts is of no use where none of them is awaited.
-        let is_for_all = matches!(self.awaited, Awaited::Everybody { .. });
+        let is_for_all = !self.awaited.tiers().is_empty();
         let mut known = if is_for_all { self.discovery.known.recall() } else { HostsByTier::new() };
         let mut call = CallState::new(self, &known);
         let mut messages = call.subscribe(bus).await?;
@@ -175,7 +180,7 @@ impl<'a> RollCall<'a> {
 
     /// Returns the known hosts of the awaited tiers that have not answered.
     fn silent(&self, mut known: HostsByTier, hosts: &[HostAnswer]) -> HostsByTier {
-        known.retain(|tier, _| matches!(&self.awaited, Awaited::Everybody { tiers, .. } if tiers.contains(tier)));
+        known.retain(|tier, _| self.awaited.tiers().contains(tier));
         for HostAnswer { report, .. } in hosts {
             known.get_mut(&report.tier).map(|hosts| hosts.remove(&report.hostname));
         }

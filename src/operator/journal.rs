@@ -7,6 +7,7 @@ mod follow;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::mem;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -29,6 +30,11 @@ use crate::text::did_you_mean;
 /// The folder of all journals, in the operator's state folder.
 const FOLDER: &str = "rollouts";
 
+/// The extensions of a rollout's files: its journal, its output in the background, and the request to stop it.
+const JOURNAL: &str = "jsonl";
+const OUTPUT: &str = "log";
+const STOP: &str = "stop";
+
 /// How many journals are kept whatever their age.
 const KEPT: usize = 200;
 
@@ -38,13 +44,10 @@ const KEPT_FOR: Duration = Duration::from_hours(90 * 24);
 /// How many bytes are buffered before they are written. Also the capacity that the buffer keeps.
 const FULL: usize = 64 * 1024;
 
-/// How many bytes may be written before they are synced.
-const MAX_UNSYNCED: usize = 256 * 1024;
-
 /// The folder of an operator's journals.
 #[derive(Debug, Clone)]
 pub struct Journals {
-    state_dir: PathBuf,
+    pub state_dir: PathBuf,
     pub(super) folder: PathBuf,
 }
 
@@ -90,18 +93,13 @@ impl Journals {
         Self { state_dir: state_dir.to_owned(), folder: state_dir.join(FOLDER) }
     }
 
-    pub fn state_dir(&self) -> &Path {
-        &self.state_dir
+    /// Opens a file of the rollout with this full id.
+    fn file(&self, id: &str, extension: &str, flags: OFlags) -> Result<File, JournalError> {
+        Ok(self.open()?.file(&format!("{id}.{extension}"), flags)?)
     }
 
-    /// Opens a file in the folder of the journals.
-    fn file(&self, name: &str, flags: OFlags) -> Result<File, JournalError> {
-        Ok(self.open()?.file(name, flags)?)
-    }
-
-    /// Opens the journal of the rollout with this full id.
-    fn journal(&self, id: &str, flags: OFlags) -> Result<File, JournalError> {
-        self.file(&journal_name(id), flags)
+    fn path(&self, id: &str, extension: &str) -> PathBuf {
+        self.folder.join(format!("{id}.{extension}"))
     }
 
     fn open(&self) -> Result<PrivateDir, PrivateDirError> {
@@ -109,11 +107,10 @@ impl Journals {
     }
 
     pub fn create(&self, id: RolloutId) -> Result<Journal, JournalError> {
-        let failed = |error| JournalError::Io(self.path(&id.to_string()), error);
         let folder = PrivateDir::create(&self.state_dir)?.create_folder(FOLDER)?;
         let new = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
-        let file = folder.file(&journal_name(&id.to_string()), new)?;
-        file.lock().map_err(failed)?;
+        let file = folder.file(&format!("{id}.{JOURNAL}"), new)?;
+        file.lock().map_err(|error| JournalError::Io(self.path(&id.to_string(), JOURNAL), error))?;
         // A new file's name is on disk only once its folder is synced.
         folder.sync()?;
         // A failure to remove an old journal does not matter to the new one.
@@ -129,7 +126,7 @@ impl Journals {
         };
         let entries = std::fs::read_dir(&self.folder).map_err(|error| JournalError::Io(self.folder.clone(), error))?;
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        let journals = paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+        let journals = paths.filter(|path| path.extension().is_some_and(|extension| extension == JOURNAL));
         Ok(journals.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
     }
 
@@ -145,10 +142,8 @@ impl Journals {
 
     /// Returns when each rollout began and its id, newest last. Omits rollouts without a recorded event.
     fn by_age(&self) -> Result<Vec<(Timestamp, String)>, JournalError> {
-        let ids = self.ids()?;
-        let Ok(folder) = self.open() else { return Ok(Vec::new()) };
-        let began_at = |id: &str| began_at(folder.file(&journal_name(id), OFlags::RDONLY).ok()?);
-        let mut rollouts: Vec<_> = ids.into_iter().filter_map(|id| Some((began_at(&id)?, id))).collect();
+        let began_at = |id: &str| began_at(self.file(id, JOURNAL, OFlags::RDONLY).ok()?);
+        let mut rollouts: Vec<_> = self.ids()?.into_iter().filter_map(|id| Some((began_at(&id)?, id))).collect();
         rollouts.sort();
         Ok(rollouts)
     }
@@ -177,19 +172,19 @@ impl Journals {
 
     /// Follows the rollout with this full id from its beginning.
     pub fn follow(&self, id: &str) -> Result<Follower, JournalError> {
-        Ok(Follower::of(self.path(id), self.journal(id, OFlags::RDONLY)?))
+        Ok(Follower::of(self.path(id, JOURNAL), self.file(id, JOURNAL, OFlags::RDONLY)?))
     }
 
     /// Takes over the rollout with this full id: locks its journal, cuts off a torn line and returns the state.
     pub fn take_over(&self, id: &str) -> Result<(Summary, Journal), JournalError> {
-        let failed = |error| JournalError::Io(self.path(id), error);
-        let file = self.journal(id, OFlags::RDWR)?;
+        let failed = |error| JournalError::Io(self.path(id, JOURNAL), error);
+        let file = self.file(id, JOURNAL, OFlags::RDWR)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(JournalError::Running(id.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let mut recorded = Follower::of(self.path(id), file);
+        let mut recorded = Follower::of(self.path(id, JOURNAL), file);
         recorded.read_on(|_, _| {})?;
         let Follower { mut file, whole, summary, .. } = recorded;
         file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
@@ -211,9 +206,10 @@ impl Journals {
 
     /// Returns the rollouts with an event after this time, and when each began. Skips journals that cannot be read.
     pub fn since(&self, time: Timestamp) -> Vec<(Timestamp, Arc<Rollout>)> {
-        let modified = |id: &String| Timestamp::try_from(self.path(id).metadata().ok()?.modified().ok()?).ok();
-        let ids = self.ids().unwrap_or_default().into_iter().filter(|id| modified(id) >= Some(time));
-        ids.filter_map(|id| beginning(self.journal(&id, OFlags::RDONLY).ok()?)).collect()
+        let ids = self.ids().unwrap_or_default().into_iter();
+        let journals = ids.filter_map(|id| self.file(&id, JOURNAL, OFlags::RDONLY).ok());
+        let modified = |journal: &File| Timestamp::try_from(journal.metadata().ok()?.modified().ok()?).ok();
+        journals.filter(|journal| modified(journal) >= Some(time)).filter_map(beginning).collect()
     }
 
     /// Removes unused journals that are older than 90 days and not among the last 200. Returns their number.
@@ -231,45 +227,36 @@ impl Journals {
 
     /// Removes all files of a rollout, unless a process runs it. Returns whether it did.
     fn remove(&self, id: &str) -> bool {
-        let journal = self.journal(id, OFlags::RDWR);
-        let is_free =
-            journal.is_ok_and(|journal| journal.try_lock().is_ok() && std::fs::remove_file(self.path(id)).is_ok());
-        if is_free {
-            for beside in ["log", "stop"] {
-                std::fs::remove_file(self.folder.join(format!("{id}.{beside}"))).ok();
+        let remove = |extension| std::fs::remove_file(self.path(id, extension)).is_ok();
+        let journal = self.file(id, JOURNAL, OFlags::RDWR);
+        let is_removed = journal.is_ok_and(|journal| journal.try_lock().is_ok() && remove(JOURNAL));
+        if is_removed {
+            for extension in [OUTPUT, STOP] {
+                remove(extension);
             }
         }
-        is_free
+        is_removed
     }
 
     /// Returns the file whose existence tells the process of a rollout to stop.
     pub fn stop_file(&self, id: RolloutId) -> PathBuf {
-        self.folder.join(format!("{id}.stop"))
+        self.path(&id.to_string(), STOP)
     }
 
     /// Tells the process that runs a rollout to stop: it sends no further requests and waits for the hosts in flight.
     pub fn stop(&self, id: RolloutId) -> Result<(), JournalError> {
-        self.file(&format!("{id}.stop"), OFlags::WRONLY | OFlags::CREATE).map(drop)
+        self.file(&id.to_string(), STOP, OFlags::WRONLY | OFlags::CREATE).map(drop)
     }
 
     /// Opens the output of a rollout in the background.
     pub fn open_output(&self, id: RolloutId) -> Result<File, JournalError> {
-        self.file(&format!("{id}.log"), OFlags::RDONLY)
+        self.file(&id.to_string(), OUTPUT, OFlags::RDONLY)
     }
 
     /// Creates the file for the output of a rollout in the background.
     pub fn create_output(&self, id: RolloutId) -> Result<File, JournalError> {
-        self.file(&format!("{id}.log"), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
+        self.file(&id.to_string(), OUTPUT, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
     }
-
-    fn path(&self, id: &str) -> PathBuf {
-        self.folder.join(journal_name(id))
-    }
-}
-
-/// Returns the name of the journal of the rollout with this full id.
-fn journal_name(id: &str) -> String {
-    format!("{id}.jsonl")
 }
 
 /// The journal of a rollout, to append to.
@@ -279,19 +266,19 @@ pub struct Journal {
     writer: EventWriter,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
-    /// Bytes that are written and may not be on disk yet.
-    unsynced: usize,
+    /// Whether written lines may not be on disk yet.
+    is_unsynced: bool,
 }
 
 impl Journal {
     pub(super) fn on(file: File) -> Self {
-        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
+        Self { file, writer: EventWriter::default(), lines: Vec::new(), is_unsynced: false }
     }
 
     /// Takes over the journal that this process got as its standard input. The lock came with it, so that the rollout
     /// never seems to be without a process.
     pub fn inherited() -> io::Result<Self> {
-        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { is_unsynced: true, ..Self::on(file.into()) })
     }
 
     /// Records an event if it is a fact. The event survives a crash of this process once it is [written](Self::write),
@@ -315,27 +302,22 @@ impl Journal {
         Ok(self.lines.get(begins..ends).unwrap_or_default())
     }
 
-    /// Writes the recorded events, so that other processes can read them. Syncs when much is unsynced.
+    /// Writes the recorded events, so that other processes can read them.
     pub fn write(&mut self) -> io::Result<()> {
         if !self.lines.is_empty() {
-            self.unsynced += self.lines.len();
+            self.is_unsynced = true;
             self.file.write_all(&self.lines)?;
             self.lines.clear();
             // The plan of a large fleet is longer than any later batch of events.
             self.lines.shrink_to(FULL);
         }
-        if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
+        Ok(())
     }
 
     /// Writes all recorded events and waits until they are on disk.
     pub fn sync(&mut self) -> io::Result<()> {
         self.write()?;
-        if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
-    }
-
-    fn put_on_disk(&mut self) -> io::Result<()> {
-        self.unsynced = 0;
-        self.file.sync_data()
+        if mem::take(&mut self.is_unsynced) { self.file.sync_data() } else { Ok(()) }
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use miette::Diagnostic;
 use serde::Deserialize;
+use serde::de::{self, DeserializeOwned};
 use thiserror::Error;
 use tokio::process::Command;
 
@@ -61,15 +62,11 @@ pub enum SystemsFrom {
 impl SystemsFrom {
     /// Returns the revision of a plan: `given`, else the plan's own, else the commit that the systems were built from.
     pub fn revision(systems: Option<&Self>, plan: &Plan, given: Option<Revision>) -> Result<Revision, PlanErrors> {
-        let built_from = systems.and_then(Self::commit).filter(|_| plan.revision.is_none());
-        plan.revision(given.or_else(|| built_from.cloned().map(Revision::from)))
-    }
-
-    const fn commit(&self) -> Option<&Commit> {
-        match self {
-            Self::Built(systems) => Some(&systems.commit),
-            Self::Building(_) => None,
-        }
+        let built_from = match systems {
+            Some(Self::Built(systems)) if plan.revision.is_none() => Some(systems.commit.clone().into()),
+            Some(Self::Built(_) | Self::Building(_)) | None => None,
+        };
+        plan.revision(given.or(built_from))
     }
 }
 
@@ -80,17 +77,11 @@ pub enum NixError {
     NotHere,
     #[error("cannot run nix: {0}")]
     NotRun(#[source] io::Error),
-    /// Nix failed and printed the reason to the terminal.
-    #[error("`nix {0}` failed; its output is above")]
-    Failed(String),
-    /// Nix failed; its output was captured and not shown.
     #[error("`nix {0}` failed: {1}")]
-    Refused(String, String),
+    Failed(&'static str, String),
     #[error("`nix {0}` gave an answer that cannot be read: {1}")]
     #[diagnostic(help("`homelab-deploy build` needs Nix 2.18 or later"))]
-    Unreadable(String, #[source] serde_json::Error),
-    #[error("nix has built no system for {0}")]
-    NotBuilt(HostName),
+    Unreadable(&'static str, #[source] serde_json::Error),
     #[error("the flake has no nixosConfigurations.{attr} for the host {host}")]
     #[diagnostic(help("{help}"))]
     NoConfiguration { host: HostName, attr: String, help: String },
@@ -130,12 +121,13 @@ impl BuildOptions {
         if let Some(key) = &self.sign_key {
             File::open(key).map_err(|error| NixError::Key(key.clone(), error))?;
         }
-        let attrs: BTreeMap<&HostName, &str> = hosts.into_iter().map(|host| (host, self.attr(host))).collect();
+        let attr = |host: &'a HostName| self.attrs.get(host).map_or(host.as_str(), FlakeAttr::as_str);
+        let attrs: BTreeMap<&HostName, &str> = hosts.into_iter().map(|host| (host, attr(host))).collect();
         let derivations = derivations(flake, commit, &attrs).await?;
         let outputs = realise(derivations.values()).await?;
         let output = |(host, drv): (&&HostName, &String)| match outputs.get(drv) {
             Some(system) => Ok((host.to_string(), system.clone())),
-            None => Err(NixError::NotBuilt((*host).clone())),
+            None => Err(NixError::Unreadable("build", de::Error::custom(format!("it has no system for {host}")))),
         };
         let systems = derivations.iter().map(output).collect::<Result<BTreeMap<_, _>, _>>()?;
         let paths = || systems.values().map(SystemPath::as_str);
@@ -147,10 +139,6 @@ impl BuildOptions {
         }
         let flake = Some(flake.public().to_string());
         Ok(Systems { commit: commit.clone(), flake, cache: self.copy_to.clone(), systems })
-    }
-
-    fn attr<'a>(&'a self, host: &'a HostName) -> &'a str {
-        self.attrs.get(host).map_or(host.as_str(), FlakeAttr::as_str)
     }
 }
 
@@ -216,14 +204,14 @@ fn nix<const N: usize>(arguments: [&str; N]) -> Command {
 }
 
 /// Runs Nix, shows its messages and returns its output.
-async fn run(command: &mut Command, name: &str) -> Result<Vec<u8>, NixError> {
+async fn run(command: &mut Command, name: &'static str) -> Result<Vec<u8>, NixError> {
     let output = output_shown(command).await.map_err(not_run)?;
-    if output.status.success() { Ok(output.stdout) } else { Err(NixError::Failed(name.to_owned())) }
+    if output.status.success() { Ok(output.stdout) } else { Err(NixError::Failed(name, "see above".to_owned())) }
 }
 
-async fn answer<T: for<'de> Deserialize<'de>>(command: &mut Command, name: &str) -> Result<T, NixError> {
+async fn answer<T: DeserializeOwned>(command: &mut Command, name: &'static str) -> Result<T, NixError> {
     let answer = run(command, name).await?;
-    serde_json::from_slice(&answer).map_err(|error| NixError::Unreadable(name.to_owned(), error))
+    serde_json::from_slice(&answer).map_err(|error| NixError::Unreadable(name, error))
 }
 
 fn not_run(error: io::Error) -> NixError {
@@ -293,13 +281,13 @@ async fn describe(
     if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains(FORMAT[0]) {
         output = ask(&[options, &FORMAT].concat(), paths, cache).await?;
     }
-    let name = || "path-info".to_owned();
+    let name = "path-info";
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let why = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-        return Err(NixError::Refused(name(), safe(why.trim().trim_start_matches("error: "))));
+        return Err(NixError::Failed(name, safe(why.trim().trim_start_matches("error: "))));
     }
-    let answer = serde_json::from_slice(&output.stdout).map_err(|error| NixError::Unreadable(name(), error))?;
+    let answer = serde_json::from_slice(&output.stdout).map_err(|error| NixError::Unreadable(name, error))?;
     Ok(match answer {
         PathInfoAnswer::ByPath(paths) => {
             paths.into_iter().filter_map(|(path, described)| Some((path, described?))).collect()

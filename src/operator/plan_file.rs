@@ -6,17 +6,18 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
 use crate::plan::{Aliases, Plan, PlanErrors, ResolvedHost, ResolvedPlan, Roster, Systems};
-use crate::protocol::{Feature, HostReport, RequestIds, Revision, RolloutId};
+use crate::protocol::{Feature, HostReport, RequestIds, RolloutId};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::fingerprint;
 
 /// The largest plan file that is read, in bytes.
-pub(crate) const MAX_PLAN_BYTES: u64 = 1024 * 1024;
+const MAX_PLAN_BYTES: u64 = 1024 * 1024;
 
 /// The largest systems file that is read, in bytes: enough for a hundred thousand hosts.
 const MAX_SYSTEMS_BYTES: u64 = 16 * 1024 * 1024;
@@ -32,17 +33,35 @@ pub struct PlanFile {
     name: String,
 }
 
+/// A prepared rollout that has not begun, with a hash of all of it.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedPlan {
+    hash: String,
+    rollout: Rollout,
+}
+
 #[derive(Debug, Error, Diagnostic)]
 pub enum PlanFileError {
-    #[error("cannot read {0}: {1}")]
-    #[diagnostic(help("a plan is a text file in UTF-8 that you may read: check its path, and save it in UTF-8"))]
-    Unreadable(PathBuf, io::Error),
-    #[error("{0} is larger than {MAX_PLAN_BYTES} bytes")]
-    #[diagnostic(help("a plan is a short text: check that this is the right file"))]
-    TooLarge(PathBuf),
+    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("check that this is the right file, and that you may read it; a plan is a text in UTF-8"))]
+    Unreadable(PathBuf, #[source] io::Error),
     #[error(transparent)]
     #[diagnostic(transparent)]
     Mistakes(PlanErrors),
+    #[error("{path} is not a file of systems: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help(
+        r#"`homelab-deploy build --out FILE` writes {{"commit": "<40 digits>", "systems": {{"ns1": "/nix/store/…"}}}}"#
+    ))]
+    NotSystems(PathBuf, #[source] serde_json::Error),
+    #[error("{path} is not a saved plan: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
+    NotSaved(PathBuf, #[source] serde_json::Error),
+    #[error("{} has changed since it was written", .0.display())]
+    #[diagnostic(help("its hosts, commit or systems are not those that were saved: save the plan again"))]
+    Changed(PathBuf),
+    #[error("the hosts are not as they were when the plan was saved: {0}")]
+    #[diagnostic(help("save the plan again, and look at what it would do now"))]
+    OtherHosts(String),
 }
 
 impl PlanFile {
@@ -56,7 +75,7 @@ impl PlanFile {
     }
 
     /// Reads the systems file that the plan names, relative to the plan's own folder.
-    pub fn systems(&self) -> Result<Option<Systems>, SystemsFileError> {
+    pub fn systems(&self) -> Result<Option<Systems>, PlanFileError> {
         let folder = Path::new(&self.name).parent().unwrap_or(Path::new(""));
         self.plan.systems.as_ref().map(|file| read_systems(&folder.join(file))).transpose()
     }
@@ -74,25 +93,6 @@ impl PlanFile {
     }
 }
 
-/// Reads the text of a plan file without parsing it.
-pub fn read_text(path: &Path) -> Result<String, PlanFileError> {
-    let text = read_up_to(MAX_PLAN_BYTES, path).and_then(|text| io::read_to_string(text.as_slice()));
-    text.map_err(|error| match error.kind() {
-        io::ErrorKind::FileTooLarge => PlanFileError::TooLarge(path.to_owned()),
-        _ => PlanFileError::Unreadable(path.to_owned(), error),
-    })
-}
-
-/// Reads a file with a bound in bytes.
-fn read_up_to(most: u64, path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {most} bytes")));
-    }
-    Ok(text)
-}
-
 /// Whether the plan file exists and has changed.
 pub fn has_changed(source: &PlanSource) -> bool {
     read_text(Path::new(&source.path)).is_ok_and(|text| digest(&text) != source.digest)
@@ -102,100 +102,61 @@ fn digest(text: &str) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
 }
 
-#[derive(Debug, Error, Diagnostic)]
-pub enum SystemsFileError {
-    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("`homelab-deploy build --out FILE` writes one"))]
-    Unreadable(PathBuf, #[source] io::Error),
-    #[error("{path} is not a file of systems: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help(r#"it looks like {{"commit": "<40 digits>", "systems": {{"ns1": "/nix/store/…"}}}}"#))]
-    Mistaken(PathBuf, #[source] serde_json::Error),
-}
-
 /// Reads a file that `homelab-deploy build` wrote.
-pub fn read_systems(path: &Path) -> Result<Systems, SystemsFileError> {
-    let text = read_up_to(MAX_SYSTEMS_BYTES, path);
-    let text = text.map_err(|error| SystemsFileError::Unreadable(path.to_owned(), error))?;
-    serde_json::from_slice(&text).map_err(|error| SystemsFileError::Mistaken(path.to_owned(), error))
+pub fn read_systems(path: &Path) -> Result<Systems, PlanFileError> {
+    read_json(path, MAX_SYSTEMS_BYTES, PlanFileError::NotSystems)
 }
 
-/// A prepared rollout, with a hash of all of it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SavedPlan {
-    hash: String,
-    #[serde(flatten)]
-    settled: Settled,
+/// Returns the text of a file from which this rollout can begin later.
+pub fn saved_plan(rollout: &Rollout) -> String {
+    // Each start has an id and a secret of its own.
+    let rollout = Rollout { id: RolloutId::from(Uuid::nil()), ids: RequestIds::new(Uuid::nil()), ..rollout.clone() };
+    let saved = SavedPlan { hash: hash(&rollout), rollout };
+    serde_json::to_string_pretty(&saved).expect("a rollout has string keys only") + "\n"
 }
 
-/// A prepared rollout that has not begun.
-#[derive(Debug, Serialize, Deserialize)]
-struct Settled {
-    asked: Revision,
-    revision: Revision,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    subject: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    source: Option<PlanSource>,
-    plan: ResolvedPlan,
+/// Reads a saved plan, to begin now. Fails if the file was edited.
+pub fn read_saved_plan(path: &Path, operator: String) -> Result<Rollout, PlanFileError> {
+    let saved: SavedPlan = read_json(path, MAX_SAVED_PLAN_BYTES, PlanFileError::NotSaved)?;
+    if saved.hash != hash(&saved.rollout) {
+        return Err(PlanFileError::Changed(path.to_owned()));
+    }
+    let (id, ids) = (RolloutId::from(Uuid::new_v4()), RequestIds::new(Uuid::new_v4()));
+    Ok(Rollout { id, ids, operator, ..saved.rollout })
 }
 
-/// Reasons why a saved plan is not carried out.
-#[derive(Debug, Error, Diagnostic)]
-pub enum SavedPlanError {
-    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
-    Unreadable(PathBuf, #[source] io::Error),
-    #[error("{path} is not a saved plan: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
-    Mistaken(PathBuf, #[source] serde_json::Error),
-    #[error("{} has changed since it was written", .0.display())]
-    #[diagnostic(help("its hosts, commit or systems are not those that were saved: save the plan again"))]
-    Changed(PathBuf),
-    #[error("the hosts are not as they were when the plan was saved: {0}")]
-    #[diagnostic(help("save the plan again, and look at what it would do now"))]
-    OtherHosts(String),
+fn hash(rollout: &Rollout) -> String {
+    fingerprint(serde_json::to_vec(rollout).expect("a rollout has string keys only"))
 }
 
-impl SavedPlan {
-    /// Saves a prepared rollout.
-    pub fn of(rollout: &Rollout) -> Self {
-        let Rollout { asked, revision, subject, source, plan, .. } = rollout.clone();
-        let settled = Settled { asked, revision, subject, source, plan };
-        Self { hash: settled.hash(), settled }
-    }
-
-    /// Reads a saved plan. Fails if the file was edited.
-    pub fn read(path: &Path) -> Result<Self, SavedPlanError> {
-        let text = read_up_to(MAX_SAVED_PLAN_BYTES, path);
-        let text = text.map_err(|error| SavedPlanError::Unreadable(path.to_owned(), error))?;
-        let saved: Self =
-            serde_json::from_slice(&text).map_err(|error| SavedPlanError::Mistaken(path.to_owned(), error))?;
-        if saved.hash == saved.settled.hash() { Ok(saved) } else { Err(SavedPlanError::Changed(path.to_owned())) }
-    }
-
-    /// Returns the text of the file.
-    pub(crate) fn text(&self) -> String {
-        serde_json::to_string_pretty(self).expect("what was settled has string keys only") + "\n"
-    }
-
-    /// Turns the saved plan into a rollout with a new id.
-    pub fn rollout(self, operator: String) -> Rollout {
-        let Settled { asked, revision, subject, source, plan } = self.settled;
-        let (id, ids) = (RolloutId::from(Uuid::new_v4()), RequestIds::new(Uuid::new_v4()));
-        Rollout { id, ids, operator, asked, revision, subject, source, plan }
-    }
+fn read_text(path: &Path) -> Result<String, PlanFileError> {
+    let text = String::from_utf8(read_up_to(MAX_PLAN_BYTES, path)?);
+    text.map_err(|error| PlanFileError::Unreadable(path.to_owned(), io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
-impl Settled {
-    fn hash(&self) -> String {
-        fingerprint(serde_json::to_vec(self).expect("what was settled has string keys only"))
-    }
+fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    most: u64,
+    mistaken: fn(PathBuf, serde_json::Error) -> PlanFileError,
+) -> Result<T, PlanFileError> {
+    serde_json::from_slice(&read_up_to(most, path)?).map_err(|error| mistaken(path.to_owned(), error))
+}
+
+/// Reads a file with a bound in bytes.
+fn read_up_to(most: u64, path: &Path) -> Result<Vec<u8>, PlanFileError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
+    let whole = read.and_then(|length| match length as u64 {
+        length if length <= most => Ok(bytes),
+        _ => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {most} bytes"))),
+    });
+    whole.map_err(|error| PlanFileError::Unreadable(path.to_owned(), error))
 }
 
 /// Fails if the hosts of a saved plan have changed since it was saved.
-pub fn check_hosts(plan: &ResolvedPlan, roster: &Roster) -> Result<(), SavedPlanError> {
+pub fn check_hosts(plan: &ResolvedPlan, roster: &Roster) -> Result<(), PlanFileError> {
     let mut odd = plan.hosts().filter_map(|host| difference(host, roster.host(host.tier, &host.hostname)));
-    odd.next().map_or(Ok(()), |difference| Err(SavedPlanError::OtherHosts(difference)))
+    odd.next().map_or(Ok(()), |difference| Err(PlanFileError::OtherHosts(difference)))
 }
 
 /// Describes how a host has changed.

@@ -97,7 +97,8 @@ pub struct Prepared {
     /// Shown to the operator before the rollout begins, in whole sentences.
     pub warnings: Vec<String>,
     pub roster: Roster,
-    pub others: Vec<RolloutReport>,
+    /// The rollout of another operator on one of the tiers.
+    pub other: Option<RolloutReport>,
     /// Hosts that run a later commit than that of the rollout.
     pub ahead: Vec<HostName>,
     /// The changes on the hosts. Known only for hosts that get built systems.
@@ -140,7 +141,7 @@ impl PrepareOptions {
             source: None,
             revision,
             exclude: Vec::new(),
-            waves: WaveSelection::All,
+            waves: WaveSelection::default(),
             by,
             kind: RolloutKind::Plan,
             even_if_current: false,
@@ -177,13 +178,12 @@ impl PrepareOptions {
     }
 
     fn awaited(&self) -> Awaited {
-        let (tiers, mut named) = (self.plan.group_tiers(), self.plan.named_hosts());
-        if !tiers.is_empty() {
-            return Awaited::Everybody { tiers, named };
-        }
-        match named.pop_first() {
-            Some(host) if named.is_empty() && self.kind == RolloutKind::Deployment => Awaited::One(host),
-            first => Awaited::Only(named.into_iter().chain(first).collect()),
+        let (tiers, named) = (self.plan.group_tiers(), self.plan.named_hosts());
+        match named.first() {
+            Some(host) if named.len() == 1 && tiers.is_empty() && self.kind == RolloutKind::Deployment => {
+                Awaited::One(host.clone())
+            }
+            _ => Awaited::Everybody { tiers, named },
         }
     }
 
@@ -231,7 +231,7 @@ impl PrepareOptions {
         };
         warnings.extend(PreflightError::downgrade(&ahead, &revision).map(|error| error.to_string()));
         // Deployments to single hosts may run at the same time: each listener does one thing at a time.
-        let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &plan)).collect();
+        let other = roll.rollouts.into_iter().find(|other| !is_single && shares_a_tier(other, &plan));
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
@@ -242,7 +242,7 @@ impl PrepareOptions {
             source: self.source,
             plan,
         };
-        Ok(Prepared { rollout, warnings, roster, others, ahead, changes })
+        Ok(Prepared { rollout, warnings, roster, other, ahead, changes })
     }
 
     /// Resolves the plan without the excluded hosts to the hosts of each selected wave. Returns warnings too.
@@ -337,10 +337,7 @@ impl Prepared {
 
     /// Fails if another operator runs a rollout on the same tier.
     pub fn check_no_other_rollout(&self) -> Result<(), PreflightError> {
-        match self.others.first() {
-            Some(other) => Err(PreflightError::AnotherRollout(Box::new(other.clone()))),
-            None => Ok(()),
-        }
+        self.other.clone().map_or(Ok(()), |other| Err(PreflightError::AnotherRollout(Box::new(other))))
     }
 
     /// Fails if a host of these tiers would go back to an older commit.
@@ -374,18 +371,14 @@ pub async fn prepare_again(
 ) -> Result<Prepared, PrepareError> {
     let (plan, tiers) = (&rollout.plan, rollout.plan.tiers());
     let hosts = plan.hosts().map(|host| Sender { tier: host.tier, host: host.hostname.clone() });
-    let roll_call = RollCall {
-        discovery: &by.discovery,
-        asked: tiers.clone(),
-        needed: tiers,
-        awaited: Awaited::Only(hosts.collect()),
-    };
+    let roll_call =
+        RollCall { discovery: &by.discovery, asked: tiers.clone(), needed: tiers, awaited: Awaited::only(hosts) };
     let roll = roll_call.call(bus).await?;
     let roster = Roster::new(roll.hosts);
     if let Some(twin) = plan.hosts().find(|host| roster.is_ambiguous(host.tier, &host.hostname)) {
         return Err(PrepareError::TwoMachines(twin.hostname.clone()));
     }
-    let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
+    let other = roll.rollouts.into_iter().find(|other| shares_a_tier(other, plan));
     // The checks are about the revisions that the hosts run now.
     let mut rest = rollout.clone();
     rest.plan.waves.drain(..left.current_wave.0);
@@ -402,7 +395,7 @@ pub async fn prepare_again(
         let mut history = History::of(by.flakes.given.as_ref().or(accepted.as_ref()), by.cache.as_deref());
         ahead = ahead_of(&commit, &rest.plan, &mut history).await;
     }
-    Ok(Prepared { rollout: rest, warnings: Vec::new(), roster, others, ahead, changes: None })
+    Ok(Prepared { rollout: rest, warnings: Vec::new(), roster, other, ahead, changes: None })
 }
 
 #[cfg(test)]

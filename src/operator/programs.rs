@@ -2,7 +2,6 @@
 //! hooks are notified of the progress. Hooks cannot change the rollout.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -23,14 +22,11 @@ pub(super) async fn run_check(rollout: &Rollout, wave: WaveIndex) -> Result<(), 
     let hosts: Vec<&str> = wave.hosts.iter().map(|host| host.hostname.as_str()).collect();
     let about = [("HOMELAB_DEPLOY_WAVE", wave.name.as_str()), ("HOMELAB_DEPLOY_HOSTS", &hosts.join(" "))];
     let command = command(program, arguments, rollout, about);
-    let limit = humantime::format_duration(check.timeout).to_string();
-    let (status, said) = run(command, &[], check.timeout, &limit).await?;
-    match (status.code(), status.signal()) {
-        (Some(0), _) => Ok(()),
-        (Some(code), _) => Err(failure(&format!("exit code {code}"), said)),
-        (None, Some(signal)) => Err(failure(&format!("signal {signal}"), said)),
-        (None, None) => Err(failure("no exit code", said)),
-    }
+    let describe = |status: ExitStatus| match status.code() {
+        Some(code) => format!("exit code {code}"),
+        None => status.to_string(),
+    };
+    run(command, &[], check.timeout, describe).await
 }
 
 /// How long a hook may run, and so how long the end of a rollout waits for one.
@@ -79,7 +75,7 @@ impl HookRunner {
         if let Some((program, arguments)) = rollout.plan.hooks.get(&hook).and_then(|argv| argv.split_first()) {
             let command = command(program, arguments, rollout, [("HOMELAB_DEPLOY_HOOK", hook.as_str())]);
             let input = (self.summarize)(summary).into_bytes();
-            self.tasks.spawn(async move { (hook, run_hook(command, &input).await) });
+            self.tasks.spawn(async move { (hook, run(command, &input, LIMIT, |status| status.to_string()).await) });
         }
     }
 
@@ -98,13 +94,6 @@ impl HookRunner {
     }
 }
 
-/// Runs a hook. The error describes why it failed.
-async fn run_hook(command: Command, summary: &[u8]) -> Result<(), String> {
-    let limit = format!("{} s, and was stopped", LIMIT.as_secs());
-    let (status, said) = run(command, summary, LIMIT, &limit).await?;
-    if status.success() { Ok(()) } else { Err(failure(&status.to_string(), said)) }
-}
-
 fn command<'a>(
     program: &str,
     arguments: &[String],
@@ -120,23 +109,24 @@ fn command<'a>(
     command
 }
 
-/// Runs a program to its end, and returns its exit status and the last line of its stderr. `shown` is the limit in words.
+/// Runs a program to its end. The error says why it failed, with the last line of its stderr.
 async fn run(
     mut command: Command,
     input: &[u8],
     limit: Duration,
-    shown: &str,
-) -> Result<(ExitStatus, Option<String>), String> {
+    describe: fn(ExitStatus) -> String,
+) -> Result<(), String> {
     let ended = end_of(&mut command, input, limit).await;
     let program = command.as_std().get_program().display();
-    ended.map_err(|error| match error.kind() {
-        io::ErrorKind::TimedOut => format!("{program} did not end within {shown}"),
-        _ => format!("cannot run {program}: {error}"),
-    })
-}
-
-fn failure(how: &str, said: Option<String>) -> String {
-    said.map_or_else(|| how.to_owned(), |line| format!("{how}: {line}"))
+    match ended {
+        Ok((status, _)) if status.success() => Ok(()),
+        Ok((status, None)) => Err(describe(status)),
+        Ok((status, Some(line))) => Err(format!("{}: {line}", describe(status))),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(format!("{program} did not end within {}", humantime::format_duration(limit)))
+        }
+        Err(error) => Err(format!("cannot run {program}: {error}")),
+    }
 }
 
 #[cfg(test)]

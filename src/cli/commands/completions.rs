@@ -173,7 +173,7 @@ fn known_hosts(written: &ArgMatches) -> BTreeMap<(Tier, HostName), Option<Role>>
     let rollout = recorded(written).next().and_then(|(_, recorded)| recorded.summary.rollout);
     let hosts = rollout.iter().flat_map(|rollout| rollout.plan.hosts());
     let hosts = hosts.map(|host| ((host.tier, host.hostname.clone()), None));
-    let state_dir = journals(written).map(|journals| journals.state_dir().to_owned());
+    let state_dir = journals(written).map(|journals| journals.state_dir);
     hosts.chain(state_dir.into_iter().flat_map(KnownHosts::of_any_fleet)).collect()
 }
 

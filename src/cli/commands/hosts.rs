@@ -62,7 +62,7 @@ impl Hosts {
         for remark in remarks(&called) {
             out::note(&remark);
         }
-        let hosts = called.sorted();
+        let hosts = called.hosts;
         if self.json {
             out::json(&hosts);
         } else if !hosts.is_empty() {
@@ -79,7 +79,7 @@ impl Hosts {
                 let list = match self.call(bus).await {
                     Ok(called) => {
                         let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
-                        remarks + &table(&called.sorted(), &mut history).await
+                        remarks + &table(&called.hosts, &mut history).await
                     }
                     // The client reconnects by itself.
                     Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
@@ -111,11 +111,10 @@ async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
 /// Returns remarks on the roll call that the list does not show.
 fn remarks(called: &Discovered) -> impl Iterator<Item = String> {
     let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear its hosts"));
-    let hosts = called.clone().sorted();
     let twin =
         |twin| format!("two machines answer to the name {twin}: stop one listener, or give it another --hostname");
-    let mut told: Vec<String> = unheard.chain(twins(&hosts).map(twin)).collect();
-    if hosts.is_empty() {
+    let mut told: Vec<String> = unheard.chain(twins(&called.hosts).map(twin)).collect();
+    if called.hosts.is_empty() {
         told.push("No host answers. Check that the listeners run, and that they use the same NATS server.".to_owned());
     }
     told.into_iter()

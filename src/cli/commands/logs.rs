@@ -86,7 +86,7 @@ impl Logs {
         let mut call = RollCall::of_all(&discovery, tier);
         if let Some(tier) = tier {
             call.needed.insert(tier);
-            call.awaited = Awaited::Only([Sender { tier, host: host.clone() }].into());
+            call.awaited = Awaited::only([Sender { tier, host: host.clone() }]);
         }
         let called = call.call(bus).await?;
         for tier in &called.unheard {

@@ -18,7 +18,7 @@ use crate::cli::session::preview;
 use crate::cli::{block_on, confirm, out};
 use crate::clock;
 use crate::operator::nix::changes_of;
-use crate::operator::plan_file::{PlanFile, SavedPlan, check_hosts};
+use crate::operator::plan_file::{PlanFile, check_hosts, read_saved_plan, saved_plan};
 use crate::operator::prepare::prepare_again;
 use crate::operator::{PrepareError, PrepareOptions, Prepared, SystemsFrom, WaveSelection};
 use crate::plan::{self, Hooks};
@@ -64,7 +64,7 @@ impl Plan {
         let (_, prepared) = block_on(self.prepare.prepare(Audience::Person))??;
         out::data(&format!("{}\n", preview(&prepared, Stream::Stdout)));
         if let Some(file) = &self.out {
-            out::file(file, &SavedPlan::of(&prepared.rollout).text())?;
+            out::file(file, &saved_plan(&prepared.rollout))?;
         }
         Ok(Exit::Success)
     }
@@ -254,11 +254,11 @@ impl PrepareArgs {
 
     /// Prepares a plan that was saved with its hosts, if the hosts are unchanged.
     async fn prepare_saved(&self, file: &Path) -> Result<(Bus, Prepared), CommandError> {
-        let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.waves() == WaveSelection::All;
+        let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.waves() == WaveSelection::default();
         if !is_settled || self.systems.are_given() {
             return Err(Exit::Usage.with(AllIsSaved));
         }
-        let rollout = SavedPlan::read(file).or_usage()?.rollout(self.operator.name());
+        let rollout = read_saved_plan(file, self.operator.name()).or_usage()?;
         let mut bus = self.operator.connect().await?;
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::new(rollout.clone())) };
         let by = self.operator.context(&self.flake, None);
@@ -282,11 +282,7 @@ impl PrepareArgs {
     }
 
     fn waves(&self) -> WaveSelection {
-        match &self.from {
-            Some(from) => WaveSelection::From(from.clone()),
-            None if self.only.is_empty() => WaveSelection::All,
-            None => WaveSelection::Only(self.only.clone()),
-        }
+        WaveSelection { only: (!self.only.is_empty()).then(|| self.only.clone()), from: self.from.clone() }
     }
 }
 

@@ -44,9 +44,7 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
     // The test key hears only test hosts; the administrator's hears all.
     let is_enough = asked.tier == Some(Tier::Test) || context.settings.admin.is_none();
     let credential = if is_enough { Credential::Test } else { Credential::Admin };
-    let called = context.roll_call(credential, asked.tier).await?;
-    let unheard = called.unheard.clone();
-    let all: Vec<HostAnswer> = called.sorted();
+    let Discovered { hosts: all, unheard, .. } = context.roll_call(credential, asked.tier).await?;
     let is_asked = |report: &&HostReport| {
         asked.hostname.as_ref().is_none_or(|name| *name == report.hostname)
             && asked.role.as_ref().is_none_or(|role| report.role.as_ref() == Some(role))

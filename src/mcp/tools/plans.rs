@@ -113,7 +113,7 @@ async fn prepare(context: &ToolContext, asked: &PlanArguments) -> Result<(Prepar
         .map(SystemsFrom::Built);
     let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, None)?;
     let options = context.options(file.plan.clone(), Some(file.source()), revision);
-    let waves = until.as_ref().map_or(WaveSelection::All, |until| up_to(&file.plan, until, exclude));
+    let waves = until.as_ref().map_or_else(WaveSelection::default, |until| up_to(&file.plan, until, exclude));
     let options = PrepareOptions { systems, exclude: exclude.clone(), waves, ..options };
     let prepared = context.prepare(credential, options).await?;
     let hash = plan_hash(&file.text, asked, &prepared);
@@ -130,11 +130,11 @@ fn up_to(plan: &Plan, last: &str, exclude: &[HostName]) -> WaveSelection {
     let (mut waves, left) = (names(plan), names(&left));
     // A wave that the plan has not is an error of the selection.
     let Some(index) = waves.iter().position(|wave| wave == last) else {
-        return WaveSelection::Only(vec![last.to_owned()]);
+        return WaveSelection { only: Some(vec![last.to_owned()]), from: None };
     };
     waves.truncate(index + 1);
     waves.retain(|wave| left.contains(wave));
-    WaveSelection::Only(waves)
+    WaveSelection { only: Some(waves), from: None }
 }
 
 fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {

@@ -108,7 +108,9 @@ impl Answers {
             let reports = reports.into_values().flat_map(|(first, second)| [Some(first), second]);
             reports.flatten().map(move |report| HostAnswer { report, proved })
         };
-        (answers(proved, true).chain(answers(old_form, false)).collect(), rollouts)
+        let mut hosts: Vec<HostAnswer> = answers(proved, true).chain(answers(old_form, false)).collect();
+        hosts.sort_by(|a, b| (a.report.tier, &a.report.hostname).cmp(&(b.report.tier, &b.report.hostname)));
+        (hosts, rollouts)
     }
 }
 
@@ -160,13 +162,11 @@ impl Expected {
                 // A deployment to a single host does not conflict with a rollout.
                 expected.without_operator = Tier::ALL.into();
             }
-            Awaited::Only(hosts) => expected.missing.clone_from(hosts),
-            // A window that the operator set is waited for in full.
-            Awaited::Everybody { tiers, .. } if discovery.window.is_some() => expected.unknown.clone_from(tiers),
             Awaited::Everybody { tiers, named } => {
                 expected.missing.clone_from(named);
                 for tier in tiers {
-                    match known.get(tier) {
+                    // A window that the operator set is waited for in full.
+                    match known.get(tier).filter(|_| discovery.window.is_none()) {
                         Some(hosts) => {
                             let hosts = hosts.keys().map(|host| Sender { tier: *tier, host: host.clone() });
                             expected.missing.extend(hosts);
@@ -189,10 +189,9 @@ impl Expected {
 
     /// Old listeners are not recorded as known, and there may be more of them.
     pub(super) fn old_listener_answered(&mut self, sender: &Sender) {
-        if matches!(self.awaited, Awaited::Everybody { .. }) {
-            self.unknown.insert(sender.tier);
-        } else {
-            self.host_answered(sender);
+        match &self.awaited {
+            Awaited::Everybody { tiers, .. } if !tiers.is_empty() => _ = self.unknown.insert(sender.tier),
+            Awaited::Everybody { .. } | Awaited::One(_) => self.host_answered(sender),
         }
     }
 
@@ -233,7 +232,7 @@ impl Expected {
         match self.awaited {
             // The answer of a second machine of the same name takes about as long as that of the first.
             Awaited::One(_) => (at - self.asked_at).clamp(TWIN_WITHIN, ONE_HOST_WITHIN),
-            Awaited::Only(_) | Awaited::Everybody { .. } => QUIET,
+            Awaited::Everybody { .. } => QUIET,
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -57,7 +56,7 @@ impl KnownHosts {
 
     /// Returns the known hosts of all fleets in this state folder, with their roles.
     pub fn of_any_fleet(folder: PathBuf) -> impl Iterator<Item = ((Tier, HostName), Option<Role>)> {
-        let fleets = Self { folder, fleet: String::new() }.read(today(clock::now()));
+        let fleets = Self { folder, fleet: String::new() }.read();
         fleets
             .into_values()
             .flatten()
@@ -66,7 +65,7 @@ impl KnownHosts {
 
     /// Returns the hosts of the other fleets in this state folder that are not hosts of this fleet.
     pub fn of_others(&self) -> BTreeSet<HostName> {
-        let mut fleets = self.read(today(clock::now()));
+        let mut fleets = self.read();
         let ours = fleets.remove(&self.fleet).unwrap_or_default();
         let is_ours = |host: &HostName| ours.values().any(|hosts| hosts.contains_key(host));
         fleets.into_values().flatten().flat_map(|(_, hosts)| hosts.into_keys()).filter(|host| !is_ours(host)).collect()
@@ -74,7 +73,7 @@ impl KnownHosts {
 
     /// Returns the known hosts of this fleet.
     pub(super) fn recall(&self) -> HostsByTier {
-        self.read(today(clock::now())).remove(&self.fleet).unwrap_or_default()
+        self.read().remove(&self.fleet).unwrap_or_default()
     }
 
     /// Records the answers where they change the hosts that were recalled before the roll call.
@@ -84,16 +83,15 @@ impl KnownHosts {
         answers: &[HostAnswer],
         whole: impl Iterator<Item = Tier> + Clone,
     ) {
-        if update(recalled, answers, whole.clone(), today(clock::now())) {
+        if update(recalled, answers, whole.clone()) {
             self.record(answers, whole);
         }
     }
 
     /// Records the hosts that answered. `whole` are the tiers in which every host had time to answer.
     pub(in crate::operator) fn record(&self, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) {
-        let today = today(clock::now());
-        let mut fleets = self.read(today);
-        if !update(fleets.entry(self.fleet.clone()).or_default(), answers, whole, today) {
+        let mut fleets = self.read();
+        if !update(fleets.entry(self.fleet.clone()).or_default(), answers, whole) {
             return;
         }
         let text = serde_json::to_vec(&fleets).expect("names can be written as JSON");
@@ -104,7 +102,7 @@ impl KnownHosts {
     }
 
     /// Reads the hosts of all fleets, except those that expired.
-    fn read(&self, today: i64) -> BTreeMap<String, HostsByTier> {
+    fn read(&self) -> BTreeMap<String, HostsByTier> {
         let text = match PrivateDir::open(&self.folder).and_then(|folder| folder.read(FILE)) {
             Ok(text) => text.unwrap_or_default(),
             Err(error) => {
@@ -115,6 +113,7 @@ impl KnownHosts {
             }
         };
         let mut fleets: BTreeMap<String, HostsByTier> = serde_json::from_slice(&text).unwrap_or_default();
+        let today = today();
         for hosts in fleets.values_mut().flat_map(BTreeMap::values_mut) {
             // A clock that was wrong may have recorded days in the future.
             hosts.retain(|_, known| (known.seen - today).abs() <= KNOWN_FOR_DAYS);
@@ -125,8 +124,8 @@ impl KnownHosts {
 }
 
 /// Adds the hosts that answered to those of a fleet. Returns whether this changes anything.
-fn update(tiers: &mut HostsByTier, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>, today: i64) -> bool {
-    let mut is_news = false;
+fn update(tiers: &mut HostsByTier, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) -> bool {
+    let (mut is_news, today) = (false, today());
     for tier in whole {
         tiers.entry(tier).or_insert_with(|| {
             is_news = true;
@@ -146,8 +145,8 @@ fn update(tiers: &mut HostsByTier, answers: &[HostAnswer], whole: impl IntoItera
     is_news
 }
 
-fn today(now: Timestamp) -> i64 {
-    now.as_second().div_euclid(SECONDS_A_DAY)
+fn today() -> i64 {
+    clock::now().as_second().div_euclid(SECONDS_A_DAY)
 }
 
 #[cfg(test)]
@@ -199,11 +198,10 @@ mod tests {
         let answers = [answer(Tier::Test, "test1", true), answer(Tier::Test, "forged", false)];
         hosts.record(&answers, [Tier::Test]);
         let mut known = hosts.recall();
-        let is_known =
-            |known: &HostsByTier, answers: &[HostAnswer]| !update(&mut known.clone(), answers, [], today(clock::now()));
+        let is_known = |known: &HostsByTier, answers: &[HostAnswer]| !update(&mut known.clone(), answers, []);
         assert!(is_known(&known, &answers));
-        assert!(!update(&mut known.clone(), &answers, [Tier::Test], today(clock::now())));
-        assert!(update(&mut known.clone(), &answers, [Tier::Prod], today(clock::now())));
+        assert!(!update(&mut known.clone(), &answers, [Tier::Test]));
+        assert!(update(&mut known.clone(), &answers, [Tier::Prod]));
         assert!(!is_known(&known, &[answer(Tier::Test, "test2", true)]));
         assert!(is_known(&known, &[answer(Tier::Prod, "test1", true)]), "prod was not heard out");
         let mut renamed = answers.clone();
@@ -225,7 +223,7 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
         hosts.record(&answers, [Tier::Test]);
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o400, "the same file");
-        let now = today(clock::now());
+        let now = today();
         for (seen, is_known) in [(now - 29, true), (now - 31, false), (now + 31, false)] {
             fs::remove_file(&file).unwrap();
             fs::write(&file, text.replace(&now.to_string(), &seen.to_string())).unwrap();

@@ -147,7 +147,7 @@ mod tests {
 
         let ended = event(EventKind::Ended { outcome: Outcome::Failed });
         let line = serde_json::to_vec(&ended).unwrap();
-        let mut torn = File::options().append(true).open(journals.path(&id)).unwrap();
+        let mut torn = File::options().append(true).open(journals.path(&id, "jsonl")).unwrap();
         torn.write_all(&line[..10]).unwrap();
         assert_eq!(look(&mut follower), []);
         torn.write_all(&[&line[10..], b"\n"].concat()).unwrap();

@@ -41,7 +41,7 @@ fn what_was_recorded_is_read_again_and_a_torn_line_is_not() {
     assert!(journals.read(&id).unwrap().running, "its process holds the lock");
     give_back(&journal);
 
-    let path = journals.path(&id);
+    let path = journals.path(&id, JOURNAL);
     let whole = std::fs::read(&path).unwrap();
     std::fs::write(&path, [&whole[..], b"{\"at\":\"2026-"].concat()).unwrap();
     let recorded = journals.read(&id).unwrap();
@@ -73,7 +73,7 @@ fn a_journal_of_a_version_in_which_a_host_found_the_commit_can_be_read() {
         r#"{"at":"2026-11-23T10:00:00Z","event":"wave_ended","wave":1,"verdict":"failed","cause":"unresolved"}"#
             .to_owned(),
     ];
-    let mut journal = File::options().append(true).open(journals.path(&id)).unwrap();
+    let mut journal = File::options().append(true).open(journals.path(&id, JOURNAL)).unwrap();
     writeln!(journal, "{}", lines.join("\n")).unwrap();
     assert_eq!(revision(&journals).as_str(), found);
 }
@@ -85,7 +85,7 @@ fn every_cut_of_a_journal_can_be_read() {
     // A cut may be in the middle of a character.
     Arc::make_mut(&mut rollout).plan.name = "söndag".to_owned();
     write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
-    let path = journals.path(&rollout.id.to_string());
+    let path = journals.path(&rollout.id.to_string(), JOURNAL);
     let whole = std::fs::read(&path).unwrap();
     for length in 0..=whole.len() {
         std::fs::write(&path, &whole[..length]).unwrap();
@@ -98,7 +98,7 @@ fn a_line_in_the_middle_that_is_no_event_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
     write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
-    let path = journals.path(&rollout.id.to_string());
+    let path = journals.path(&rollout.id.to_string(), JOURNAL);
     let whole = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, whole.replacen('{', "x", 1)).unwrap();
     let error = journals.read(&rollout.id.to_string()).unwrap_err();
@@ -116,7 +116,7 @@ fn what_others_can_have_written_is_not_read() {
     journals.stop(rollout.id).unwrap();
     let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     let bits = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-    let (folder, journal, stop) = (state.join(FOLDER), journals.path(&id), journals.stop_file(rollout.id));
+    let (folder, journal, stop) = (state.join(FOLDER), journals.path(&id, JOURNAL), journals.stop_file(rollout.id));
     assert_eq!([&state, &folder, &journal, &stop].map(|path| bits(path)), [0o700, 0o700, 0o600, 0o600]);
 
     for (path, private) in [(&state, 0o700), (&folder, 0o700), (&journal, 0o600)] {
@@ -226,7 +226,7 @@ fn a_journal_of_the_first_version_is_read_and_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let (journals, id) = (Journals::below(folder.path()), "a69cfb7f-8072-41c3-b290-06a904bc5aae");
     give_back(&journals.create(RolloutId::from(id.parse::<uuid::Uuid>().unwrap())).unwrap());
-    std::fs::write(journals.path(id), include_str!("tests/first-version.jsonl")).unwrap();
+    std::fs::write(journals.path(id, JOURNAL), include_str!("tests/first-version.jsonl")).unwrap();
     let (left, _journal) = journals.take_over(id).unwrap();
     let states: Vec<_> = left.hosts.iter().map(|host| (host.name.as_str(), host.state, host.used_ids)).collect();
     insta::assert_debug_snapshot!(states, @r#"

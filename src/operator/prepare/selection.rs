@@ -11,12 +11,11 @@ use crate::protocol::{HostName, Target};
 use crate::text::did_you_mean;
 
 /// The waves of a plan to roll out. The selection does not change which hosts a wave has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WaveSelection {
-    All,
-    Only(Vec<String>),
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WaveSelection {
+    pub only: Option<Vec<String>>,
     /// This wave and all later ones.
-    From(String),
+    pub from: Option<String>,
 }
 
 /// A mistake in the options that select a part of a plan.
@@ -41,12 +40,7 @@ pub enum SelectionError {
 impl WaveSelection {
     /// Keeps the selected waves; `all` are the names of the plan's waves.
     pub(super) fn select(&self, plan: &mut ResolvedPlan, all: Vec<String>) -> Result<(), SelectionError> {
-        let wanted = match self {
-            Self::All => return Ok(()),
-            Self::Only(waves) => waves.as_slice(),
-            Self::From(wave) => std::slice::from_ref(wave),
-        };
-        for wave in wanted {
+        for wave in self.only.iter().flatten().chain(&self.from) {
             if !all.contains(wave) {
                 return Err(SelectionError::NoSuchWave { wave: wave.clone(), waves: all });
             }
@@ -54,13 +48,13 @@ impl WaveSelection {
                 return Err(SelectionError::EmptyWave(wave.clone()));
             }
         }
-        let mut is_after = false;
+        let mut is_reached = self.from.is_none();
         plan.keep_waves(|wave| {
-            let is_wanted = wanted.contains(&wave.name);
-            is_after |= is_wanted && matches!(self, Self::From(_));
-            is_wanted || is_after
+            is_reached |= self.from.as_ref() == Some(&wave.name);
+            is_reached && self.only.as_ref().is_none_or(|only| only.contains(&wave.name))
         });
-        Ok(())
+        // The selection may consist of waves that are excluded.
+        if plan.waves.is_empty() && self.only.is_some() { Err(SelectionError::Nothing) } else { Ok(()) }
     }
 }
 

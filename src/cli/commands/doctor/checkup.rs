@@ -183,8 +183,7 @@ impl Checkup<'_> {
 
     /// Checks who answered a roll call of this time, and who did not. Returns the hosts in order.
     fn hosts(&mut self, called: Discovered, asked_at: Timestamp, window: Duration) -> Vec<HostAnswer> {
-        let unheard = called.unheard.clone();
-        let hosts = called.sorted();
+        let Discovered { hosts, unheard, .. } = called;
         for twin in twins(&hosts) {
             let next = "stop one listener, or give it a name and a key of its own";
             self.findings.problem(twin, "two machines answer to this name", next);
@@ -276,10 +275,10 @@ impl Checkup<'_> {
     /// Checks that the state directory is private to this user, and that no rollout was left unfinished.
     fn records(&mut self) {
         let journals = self.args.operator.state.journals();
-        match PrivateDir::open(journals.state_dir()) {
+        match PrivateDir::open(&journals.state_dir) {
             Err(error) if error.is_missing() => return,
             Err(error) => return self.findings.error("records", &error),
-            Ok(_) => self.findings.ok("records", format!("{} is yours alone", journals.state_dir().display())),
+            Ok(_) => self.findings.ok("records", format!("{} is yours alone", journals.state_dir.display())),
         }
         let (all, errors) = journals.all().unwrap_or_else(|error| (Vec::new(), vec![error]));
         for error in &errors {

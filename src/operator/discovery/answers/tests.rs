@@ -79,7 +79,7 @@ fn discovery(window: Option<Duration>) -> Discovery {
 
 /// A roll call that awaits nobody.
 fn nobody() -> Expected {
-    Expected::new(&Awaited::Only(BTreeSet::new()), &discovery(None), &HostsByTier::new())
+    Expected::new(&Awaited::only([]), &discovery(None), &HostsByTier::new())
 }
 
 /// A roll call for all hosts of these tiers. The known hosts of the test tier are `one` and `two`.
@@ -169,7 +169,7 @@ async fn one_host_is_waited_for_briefly_and_its_twin_as_long_as_it_took() {
     expected.host_answered(&sender("another"));
     assert_eq!(left(&expected), 10);
 
-    let mut named = Expected::new(&Awaited::Only([sender("one")].into()), &discovery(None), &HostsByTier::new());
+    let mut named = Expected::new(&Awaited::only([sender("one")]), &discovery(None), &HostsByTier::new());
     named.old_listener_answered(&sender("another"));
     named.host_answered(&sender("one"));
     assert_eq!(left(&named), 250);
