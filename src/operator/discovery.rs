@@ -138,7 +138,7 @@ impl<'a> RollCall<'a> {
     }
 
     async fn ask(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
-        // Reading the known hosts is of no use where none of them is awaited.
+        // Without a group, no known host is awaited, and they matter only to answers in the old form.
         let is_for_all = !self.awaited.tiers().is_empty();
         let mut known = if is_for_all { self.discovery.known.recall() } else { HostsByTier::new() };
         let mut call = CallState::new(self, &known);
@@ -168,6 +168,9 @@ impl<'a> RollCall<'a> {
         }
         let CallState { id, answers, expected, unheard, .. } = call;
         let (mut hosts, rollouts) = answers.into_parts();
+        if !is_for_all && hosts.iter().any(|answer| !answer.proved) {
+            known = self.discovery.known.recall();
+        }
         hosts.retain(|answer| is_believed(answer, &known));
         let whole = self.asked.difference(&unheard).copied().filter(|_| expected.was_whole());
         if is_for_all {

@@ -348,15 +348,15 @@ impl Prepared {
     }
 }
 
-/// Marks the hosts that already run and boot what they would switch to, so that they get no request. A host
-/// without a subject of its own gets the request of those it shares one with.
+/// Marks the hosts that already run and boot what they would switch to, so that they get no request. Only the host itself
+/// can tell. A host without a subject of its own gets the request of those it shares one with.
 fn mark_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
     let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
     for host in waves.flat_map(|wave| &mut wave.hosts).filter(|host| host.shared_subject.is_none()) {
-        let report = roster.host(host.tier, &host.hostname);
-        host.is_current = report.is_some_and(|report| match &host.system {
-            Some(system) => report.is_current_system(system),
-            None => report.is_current(commit),
+        let answer = roster.answer(host.tier, &host.hostname).filter(|answer| answer.proved);
+        host.is_current = answer.is_some_and(|answer| match &host.system {
+            Some(system) => answer.report.is_current_system(system),
+            None => answer.report.is_current(commit),
         });
     }
 }

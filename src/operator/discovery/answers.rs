@@ -81,7 +81,7 @@ impl Answers {
                 if is_proved {
                     expected.host_answered(new.key());
                 } else {
-                    expected.old_listener_answered(new.key());
+                    expected.old_listener_answered(new.key().tier);
                 }
                 new.insert((report, None));
             }
@@ -187,12 +187,9 @@ impl Expected {
         }
     }
 
-    /// Old listeners are not recorded as known, and there may be more of them.
-    pub(super) fn old_listener_answered(&mut self, sender: &Sender) {
-        match &self.awaited {
-            Awaited::Everybody { tiers, .. } if !tiers.is_empty() => _ = self.unknown.insert(sender.tier),
-            Awaited::Everybody { .. } | Awaited::One(_) => self.host_answered(sender),
-        }
+    /// Waits for the whole window: any host may have sent that answer, and the host that it names may yet answer.
+    pub(super) fn old_listener_answered(&mut self, tier: Tier) {
+        self.unknown.insert(tier);
     }
 
     /// Stops waiting for this tier: the credential may not receive its answers.

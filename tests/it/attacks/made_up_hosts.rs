@@ -93,8 +93,28 @@ fn current(lab: &Lab, commit: &str) -> Value {
     report["revision"] = json!(commit);
     report["generation"] = json!(42);
     report["system"] = json!("/nix/store/x");
-    report["last"] = json!({ "id": "r", "status": "completed", "at": "2026-11-23T10:00:00Z" });
+    report["last"] = json!({
+        "id": "r", "status": "completed", "at": "2026-11-23T10:00:00Z", "revision": commit, "current": true,
+    });
     report
+}
+
+#[tokio::test]
+async fn nobody_else_says_that_a_prod_host_is_current_while_that_is_silent() {
+    let mut lab = lab_with(&HOSTS, &["db"], Permissions::Compatible).await;
+    lab.fleet.kill(&host("db"));
+    let commit = lab.flake.resolve("main").unwrap();
+    let _mole = mole(&lab, vec![current(&lab, &commit)]).await;
+    let plan = plan(&lab, "main", "prod.db") + "accept_timeout = '1s'\n";
+    let ended = stage::apply(&lab, &plan).ended().await.unwrap().expect(1);
+    ended.told("answers in the old form").told("unreachable");
+
+    // Once a host has answered as itself, such an answer does not even count as one.
+    lab.listen(&host("db"), &[]).await.unwrap();
+    operator::run(&lab, &["hosts"]).await.unwrap().expect(0);
+    lab.fleet.kill(&host("db"));
+    let ended = stage::apply(&lab, &plan).ended().await.unwrap().expect(1);
+    ended.not_told("answers in the old form").told("unreachable");
 }
 
 #[tokio::test]

@@ -126,7 +126,7 @@ async fn where_it_is_not_known_who_is_there_it_is_the_whole_window() {
         expected.host_answered(&sender("one"));
         expected.host_answered(&sender("two"));
     }
-    old.old_listener_answered(&sender("old"));
+    old.old_listener_answered(Tier::Test);
     assert_eq!([&both, &given, &old].map(left), [2_000, 700, 2_000]);
     both.ignore_tier(Tier::Prod);
     assert_eq!(left(&both), 250);
@@ -163,14 +163,20 @@ async fn one_host_is_waited_for_briefly_and_its_twin_as_long_as_it_took() {
     pass(20).await;
     expected.host_answered(&sender("another"));
     assert_eq!(left(&expected), 230);
-    expected.old_listener_answered(&sender("one"));
-    assert_eq!(left(&expected), 20);
+    let mut forged = one();
+    pass(20).await;
+    expected.host_answered(&sender("one"));
+    assert_eq!(left(&expected), 40);
+    pass(20).await;
+    forged.old_listener_answered(Tier::Test);
+    assert_eq!(left(&forged), 210, "the host itself may yet answer");
     pass(10).await;
     expected.host_answered(&sender("another"));
     assert_eq!(left(&expected), 10);
 
     let mut named = Expected::new(&Awaited::only([sender("one")]), &discovery(None), &HostsByTier::new());
-    named.old_listener_answered(&sender("another"));
     named.host_answered(&sender("one"));
     assert_eq!(left(&named), 250);
+    named.old_listener_answered(Tier::Test);
+    assert_eq!(left(&named), 2_000);
 }
