@@ -249,6 +249,8 @@ struct ListedPath {
 pub async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -> Result<Changes, NixError> {
     let hosts = plan.hosts().filter_map(|host| {
         let runs = roster.host(host.tier, &host.hostname).and_then(|report| report.system.as_deref());
+        // Nix would take any other text for an option, or for a flake to fetch.
+        let runs = runs.filter(|runs| runs.parse::<SystemPath>().is_ok());
         Some((&host.hostname, runs, host.system.as_ref()?.as_str()))
     });
     let hosts: Vec<_> = hosts.collect();

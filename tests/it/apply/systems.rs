@@ -247,6 +247,21 @@ async fn what_changes_is_shown_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn what_a_host_says_that_it_runs_is_neither_an_option_of_nix_nor_a_flake() {
+    let lab = stage::empty(&["test.test1", "prod.ns1"]).await;
+    let [mut flake, mut option] = [report(&lab, "test", "test1"), report(&lab, "prod", "ns1")];
+    flake["system"] = json!("git+https://evil.example/x#y");
+    option["system"] = json!("--store=https://evil.example");
+    let _hosts = [start(&lab, flake).await, start(&lab, option).await];
+    write_map(&lab, &["ns1", "test1"]);
+    let mut shown = command(&lab, "plan", PLAN, &MAP);
+    let folder = nix(&lab, &mut shown, &told_of_ns1());
+    stage::start(shown).ended().await.unwrap().expect(0);
+    let record = fs::read_to_string(folder.join("nix-record")).unwrap();
+    assert!(record.contains("path-info") && !record.contains("evil"), "{record}");
+}
+
+#[tokio::test]
 async fn a_plan_goes_on_where_it_is_not_known_what_changes() {
     let lab = stage::empty(&["test.test1", "prod.ns1"]).await;
     let _hosts = [start(&lab, report(&lab, "test", "test1")).await, start(&lab, report(&lab, "prod", "ns1")).await];
