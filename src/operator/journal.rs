@@ -148,9 +148,11 @@ impl Journals {
         Ok(rollouts)
     }
 
+    /// Returns the id that begins like this. An empty text is no beginning of an id: it may be a variable that is not set.
     pub fn find(&self, prefix: &str) -> Result<String, JournalError> {
         let all = self.ids()?;
-        let mut ids: Vec<String> = all.iter().filter(|id| id.starts_with(prefix)).cloned().collect();
+        let is_found = |id: &&String| !prefix.is_empty() && id.starts_with(prefix);
+        let mut ids: Vec<String> = all.iter().filter(is_found).cloned().collect();
         ids.sort();
         match ids.as_slice() {
             [] => {

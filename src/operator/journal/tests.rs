@@ -280,3 +280,11 @@ fn a_journal_of_the_first_version_is_read_and_resumed() {
     ]
     "#);
 }
+
+#[test]
+fn an_empty_text_names_no_rollout_even_if_there_is_only_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let journals = Journals::below(folder.path());
+    journals.create(RolloutId::from(uuid::Uuid::from_u128(1))).unwrap();
+    assert!(matches!(journals.find(""), Err(JournalError::Unknown { .. })));
+}
