@@ -1,7 +1,7 @@
 //! Reads the journal of a rollout, also while its process appends to it.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,8 +39,6 @@ pub(super) fn beginning(journal: File) -> Option<(Timestamp, Arc<Rollout>)> {
 pub struct Follower {
     path: PathBuf,
     pub(super) file: File,
-    /// The beginning of a line that is not complete yet.
-    begun: Vec<u8>,
     lines: usize,
     /// The length of the whole lines, in bytes.
     pub(super) whole: u64,
@@ -51,7 +49,7 @@ pub struct Follower {
 
 impl Follower {
     pub(super) fn of(path: PathBuf, file: File) -> Self {
-        Self { path, file, begun: Vec::new(), lines: 0, whole: 0, summary: Summary::default(), is_held: true }
+        Self { path, file, lines: 0, whole: 0, summary: Summary::default(), is_held: true }
     }
 
     /// Passes each event since the last call to `each`, with the state after it.
@@ -63,19 +61,30 @@ impl Follower {
 
     /// Does the same without looking at the lock.
     pub(super) fn read_on(&mut self, mut each: impl FnMut(&Event, &Summary)) -> Result<(), JournalError> {
-        self.file.read_to_end(&mut self.begun).map_err(|error| JournalError::Io(self.path.clone(), error))?;
-        let (events, whole) = read_events(&self.begun, self.lines + 1).map_err(|(line, reason)| {
-            let path = self.path.clone();
-            JournalError::Corrupt { path, line, reason }
-        })?;
-        self.begun.drain(..whole);
-        self.whole += whole as u64;
-        self.lines += events.len();
-        for event in &events {
-            self.summary.apply(event);
-            each(event, &self.summary);
+        let mut text = Vec::new();
+        // A line that was not whole is read again: a process that resumes the rollout cuts it off.
+        let read = self.file.seek(SeekFrom::Start(self.whole)).and_then(|_| self.file.read_to_end(&mut text));
+        read.map_err(|error| JournalError::Io(self.path.clone(), error))?;
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            // Only a line with its line feed is complete.
+            let Some(object) = line.strip_suffix(b"\n") else { break };
+            let event = self.parse(object)?;
+            self.lines += 1;
+            self.whole += line.len() as u64;
+            self.summary.apply(&event);
+            each(&event, &self.summary);
         }
         Ok(())
+    }
+
+    /// Parses the next line.
+    fn parse(&self, object: &[u8]) -> Result<Event, JournalError> {
+        let corrupt = |reason| JournalError::Corrupt { path: self.path.clone(), line: self.lines + 1, reason };
+        let event: Event = serde_json::from_slice(object).map_err(|error| corrupt(error.to_string()))?;
+        match event.kind {
+            EventKind::Begun(_) if self.lines > 0 => Err(corrupt("another rollout begins here".to_owned())),
+            _ => Ok(event),
+        }
     }
 
     pub const fn summary(&self) -> &Summary {
@@ -86,23 +95,6 @@ impl Follower {
     pub const fn is_running(&self) -> bool {
         self.is_held && self.summary.outcome.is_none()
     }
-}
-
-/// Parses the whole lines from line number `first` on, and returns their length too. The error names the line.
-fn read_events(text: &[u8], first: usize) -> Result<(Vec<Event>, usize), (usize, String)> {
-    let mut events = Vec::new();
-    let mut whole = 0;
-    for (number, line) in (first..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
-        // Only a line with its line feed is complete.
-        let Some(object) = line.strip_suffix(b"\n") else { break };
-        let event: Event = serde_json::from_slice(object).map_err(|error| (number, error.to_string()))?;
-        if number > 1 && matches!(event.kind, EventKind::Begun(_)) {
-            return Err((number, "another rollout begins here".to_owned()));
-        }
-        events.push(event);
-        whole += line.len();
-    }
-    Ok((events, whole))
 }
 
 /// Whether a process holds the lock of a journal.
@@ -153,6 +145,27 @@ mod tests {
         torn.write_all(&[&line[10..], b"\n"].concat()).unwrap();
         assert_eq!(look(&mut follower), [ended]);
         assert_eq!(follower.summary().outcome, Some(Outcome::Failed));
+    }
+
+    #[test]
+    fn a_torn_line_that_was_seen_may_be_cut_off_and_another_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
+        let id = rollout.id.to_string();
+        let mut journal = journals.create(rollout.id).unwrap();
+        let begun = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(rollout) };
+        journal.record(&begun).and_then(|()| journal.write()).unwrap();
+        give_back(&journal);
+        let mut follower = journals.follow(&id).unwrap();
+        let mut torn = File::options().append(true).open(journals.path(&id, "jsonl")).unwrap();
+        torn.write_all(b"{\"at\":\"1970-01-01T00:00:00Z\",\"event\":\"a text that is longer than the next event\"")
+            .unwrap();
+        assert_eq!(look(&mut follower), [begun]);
+
+        let (_, mut resumed) = journals.take_over(&id).unwrap();
+        let resumes = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Resumed };
+        resumed.record(&resumes).and_then(|()| resumed.write()).unwrap();
+        assert_eq!(look(&mut follower), [resumes]);
     }
 
     #[test]
