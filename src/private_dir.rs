@@ -16,7 +16,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::process::geteuid;
 use thiserror::Error;
 
-/// The mode of a folder: full access for its owner, none for others.
 const FOR_US: Mode = Mode::RWXU;
 
 const FILE_FOR_US: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -29,15 +28,14 @@ pub struct PrivateDir {
     path: PathBuf,
 }
 
-/// Reasons why a folder or a file in it is not used.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PrivateDirError {
     #[error("{path} cannot be used: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("it has to be a place that this user may write to; --state-dir names another folder"))]
     Io(PathBuf, #[source] io::Error),
-    #[error("{} is {found}, and not {expected}", .path.display())]
+    #[error("{path} is not {expected}", path = .0.display(), expected = .1)]
     #[diagnostic(help("links are not followed: name the place that it leads to, or remove it"))]
-    Kind { path: PathBuf, found: &'static str, expected: &'static str },
+    Kind(PathBuf, &'static str),
     #[error("{} {why}", .path.display())]
     #[diagnostic(help(
         "its content could make this program run somebody else's command: find out who wrote it, and {remedy}"
@@ -114,7 +112,7 @@ impl PrivateDir {
         let file = File::from(opened.map_err(|error| not_opened(&path, error, "a file"))?);
         let status = status_of(&file, &path)?;
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-            return Err(PrivateDirError::Kind { path, found: "something else", expected: "a file" });
+            return Err(PrivateDirError::Kind(path, "a file"));
         }
         is_trusted(&status, &path)?;
         Ok(file)
@@ -189,12 +187,9 @@ fn is_trusted(status: &Stat, path: &Path) -> Result<()> {
 
 fn not_opened(path: &Path, error: rustix::io::Errno, expected: &'static str) -> PrivateDirError {
     use rustix::io::Errno;
-    let kind = |found| PrivateDirError::Kind { path: path.to_owned(), found, expected };
     match error {
-        Errno::LOOP => kind("a link"),
-        Errno::NOTDIR if path.is_symlink() => kind("a link"),
-        Errno::NOTDIR => kind("something else"),
-        Errno::ISDIR => kind("a folder"),
+        // A link is either of the first two.
+        Errno::LOOP | Errno::NOTDIR | Errno::ISDIR => PrivateDirError::Kind(path.to_owned(), expected),
         error => PrivateDirError::Io(path.to_owned(), error.into()),
     }
 }
@@ -260,21 +255,21 @@ mod tests {
         dir.replace("real", b"x").unwrap();
         symlink(dir.path(), place.path().join("link")).unwrap();
         for link in ["link", "link/", "link/."] {
-            assert!(refusal(PrivateDir::open(&place.path().join(link))).contains("is a link"), "{link}");
+            assert!(refusal(PrivateDir::open(&place.path().join(link))).ends_with("is not a folder"), "{link}");
         }
         symlink("real", dir.path().join("link")).unwrap();
-        assert!(refusal(dir.read("link")).contains("is a link"));
+        assert!(refusal(dir.read("link")).ends_with("is not a file"));
         symlink(".", dir.path().join("folder-link")).unwrap();
         for link in ["link", "folder-link"] {
-            assert!(refusal(dir.open_folder(link)).contains("is a link"), "{link}");
-            assert!(refusal(dir.create_folder(link)).contains("is a link"), "{link}");
+            assert!(refusal(dir.open_folder(link)).ends_with("is not a folder"), "{link}");
+            assert!(refusal(dir.create_folder(link)).ends_with("is not a folder"), "{link}");
         }
         fs::create_dir(dir.path().join("folder")).unwrap();
-        assert!(refusal(dir.read("folder")).contains("and not a file"));
-        assert!(refusal(dir.open_folder("real")).contains("and not a folder"));
+        assert!(refusal(dir.read("folder")).ends_with("is not a file"));
+        assert!(refusal(dir.open_folder("real")).ends_with("is not a folder"));
         let pipe = dir.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, FILE_FOR_US, 0).unwrap();
-        assert!(refusal(dir.read("pipe")).contains("and not a file"));
+        assert!(refusal(dir.read("pipe")).ends_with("is not a file"));
     }
 
     #[test]

@@ -301,7 +301,7 @@ mod tests {
         let shown = |error: String| error.replace(folder.path().to_str().unwrap(), "FOLDER");
         insta::assert_snapshot!(shown(open(shared)), @"other users than its owner may read or change the audit file FOLDER/shared");
         insta::assert_snapshot!(shown(open(folder.path().join("missing/audit"))), @"the audit file FOLDER/missing cannot be written: No such file or directory (os error 2)");
-        insta::assert_snapshot!(shown(open(folder.path().to_owned())), @"FOLDER is a folder, and not a file");
+        insta::assert_snapshot!(shown(open(folder.path().to_owned())), @"FOLDER is not a file");
         let open_to_all = folder.path().join("open");
         fs::create_dir(&open_to_all).unwrap();
         fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
@@ -309,7 +309,7 @@ mod tests {
         fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o1777)).unwrap();
         Audit::open(Some(open_to_all.join("audit")), Redactor::default(), noon).unwrap();
         std::os::unix::fs::symlink(open_to_all.join("audit"), folder.path().join("link")).unwrap();
-        insta::assert_snapshot!(shown(open(folder.path().join("link"))), @"FOLDER/link is a link, and not a file");
+        insta::assert_snapshot!(shown(open(folder.path().join("link"))), @"FOLDER/link is not a file");
     }
 
     #[test]
