@@ -21,7 +21,7 @@ use async_nats::client::ReconnectError;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
 use futures_util::future::select_ok;
 use futures_util::stream::{FuturesUnordered, SelectAll};
-use futures_util::{FutureExt, StreamExt, TryFutureExt};
+use futures_util::{FutureExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -37,7 +37,6 @@ pub use self::event::{BusEvent, Events, Operation, Tried, Violation};
 /// How long an attempt to reach a server may take, for all addresses of its name together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// The least time for each address of a name.
 const LEAST_SHARE: Duration = Duration::from_secs(1);
 
 /// How long a server is tried before the next one is tried too. Usually all are up, and the first one is preferred.
@@ -68,13 +67,10 @@ pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 pub struct Settings {
     /// Tried in this order.
     pub servers: Vec<ServerUrl>,
-    /// The file with the seed of the user's NKey.
     pub nkey_file: PathBuf,
-    /// What to do if every user of the machine can read that file.
     pub seed_readers: SeedReaders,
     /// The trusted certificate authorities, in PEM. By default, those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The certificate for servers that require one.
     pub client_cert: Option<ClientCert>,
     /// The name of the connection in the server's monitoring.
     pub name: String,
@@ -163,20 +159,20 @@ impl<'a> Dialer<'a> {
         Ok(Self { settings, seed: Arc::new(seed), requires_tls, warnings, profile })
     }
 
-    /// Tries each server once, in order, without waiting for silent ones. The first to accept the key wins.
+    /// Tries each server once, in order, without waiting for silent ones. The first to accept the key wins. If none does, a
+    /// refused key is the most specific error.
     async fn connect(&self) -> Result<Bus, BusError> {
         let mut untried = self.settings.servers.iter().enumerate();
         let mut under_way = FuturesUnordered::new();
-        let mut failures = Vec::new();
+        let (mut attempts, mut refusal) = (Vec::new(), None);
         loop {
-            under_way.extend(untried.next().map(|(position, server)| {
-                self.try_server(position, server).map_err(move |failure| (position, failure))
-            }));
+            under_way.extend(untried.next().map(|(position, server)| self.try_server(position, server)));
             tokio::select! {
                 ended = under_way.next() => match ended {
-                    Some(Ok(bus)) => return Ok(bus),
-                    Some(Err(failure)) => failures.push(failure),
-                    None => return Err(combined(failures)),
+                    Some(Err(BusError::Unreachable(more))) => attempts.extend(more),
+                    Some(Err(refused)) => refusal = Some(refused),
+                    Some(connected) => return connected,
+                    None => return Err(refusal.unwrap_or(BusError::Unreachable(attempts))),
                 },
                 () = sleep(HEAD_START), if untried.len() > 0 => {}
             }
@@ -252,20 +248,6 @@ impl<'a> Dialer<'a> {
     }
 }
 
-/// Combines the failures of all servers. A refused key is the most specific one and wins.
-fn combined(mut failures: Vec<(usize, BusError)>) -> BusError {
-    failures.sort_by_key(|(position, _)| *position);
-    let mut attempts = Vec::new();
-    for (_, failure) in failures {
-        match failure {
-            BusError::Unreachable(attempt) => attempts.extend(attempt),
-            other => return other,
-        }
-    }
-    BusError::Unreachable(attempts)
-}
-
-/// Counts the addresses of a server's name. The error says why the lookup failed.
 async fn count_addresses(server: &ServerUrl) -> Result<usize, String> {
     match timeout(CONNECT_WITHIN, server.0.socket_addrs()).await {
         Ok(Ok(addresses)) => Ok(addresses.count()),
@@ -274,7 +256,6 @@ async fn count_addresses(server: &ServerUrl) -> Result<usize, String> {
     }
 }
 
-/// Whether any program accepts connections at this address.
 async fn takes_connections(server: &ServerUrl) -> bool {
     let connected = timeout(HEAD_START, TcpStream::connect((server.0.host(), server.0.port()))).await;
     connected.is_ok_and(|connected| connected.is_ok())

@@ -100,7 +100,6 @@ pub async fn commits_of_all_refs(flake: &FlakeUrl, asked: &Revision) -> Result<V
     }
 }
 
-/// Returns the names of branches and tags, if git can query them.
 async fn ref_names(remote: &Remote, asked: &Revision) -> Vec<String> {
     let refs = ls_remote(remote, asked).await.unwrap_or_default();
     let short = |name: &String| {
@@ -110,7 +109,6 @@ async fn ref_names(remote: &Remote, asked: &Revision) -> Vec<String> {
     refs.keys().filter_map(short).collect()
 }
 
-/// Returns the commits of all branches and tags by their names.
 async fn ls_remote(remote: &Remote, asked: &Revision) -> Result<BTreeMap<String, Commit>, LookupError> {
     let mut git = remote.git();
     git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);

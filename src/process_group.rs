@@ -29,18 +29,6 @@ struct Group {
     signal: Signal,
 }
 
-impl Group {
-    /// Creates a guard of the group that this program leads, and that this signal ends.
-    fn led_by(child: &Child, signal: Signal) -> Self {
-        Self { leader: child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw), signal }
-    }
-
-    /// Disarms the guard: the process id may soon be another program's.
-    fn ended(mut self) {
-        self.leader = None;
-    }
-}
-
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(leader) = self.leader {
@@ -87,7 +75,8 @@ pub(crate) async fn end_of(
 /// Runs a program in a group of its own, so that Ctrl-C does not reach it, and this signal ends all that it started.
 async fn run(command: &mut Command, input: &[u8], signal: Signal, limit: Duration, most: usize) -> io::Result<Output> {
     let mut child = command.stderr(Stdio::piped()).process_group(0).spawn()?;
-    let group = Group::led_by(&child, signal);
+    let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let mut group = Group { leader, signal };
     let stdin = child.stdin.take();
     let feed = async {
         if let Some(mut stdin) = stdin {
@@ -102,7 +91,8 @@ async fn run(command: &mut Command, input: &[u8], signal: Signal, limit: Duratio
         }
     };
     let output = timeout(limit, output).await??;
-    group.ended();
+    // The process id may soon be another program's.
+    group.leader = None;
     Ok(output)
 }
 

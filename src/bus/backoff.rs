@@ -51,7 +51,6 @@ impl Backoff {
         Self::starting_at(0, longest)
     }
 
-    /// Creates a backoff that begins with the server at this position.
     pub(super) fn starting_at(position: usize, longest: Duration) -> Self {
         Self { longest, series: Mutex::new(Series { position, ..Series::default() }) }
     }
@@ -74,7 +73,6 @@ impl Backoff {
         pool.get(server).map(|server| ReconnectToServer { addr: server.addr.clone(), delay: Some(pause) })
     }
 
-    /// Returns the next attempt among this many servers.
     fn next(&self, now: Instant, servers: usize, last: Last) -> Next {
         let mut series = self.series();
         let stood = series.last.is_some_and(|at| last == Last::Connected && now.saturating_duration_since(at) >= STOOD);
@@ -109,7 +107,6 @@ impl Backoff {
 /// How long a service's key may be refused before it exits: systemd hands over a new key only at a start.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
-/// Tracks since when the server has refused the key.
 #[derive(Debug, Default)]
 pub struct Lockout {
     since: Option<tokio::time::Instant>,

@@ -37,7 +37,6 @@ pub(super) struct SeedFile {
 }
 
 impl SeedFile {
-    /// Reads the seed file. The text is a warning.
     pub(super) fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
         let (first, warning) = read(file, readers)?;
         Ok((Self { file: file.to_owned(), readers, first }, warning))
@@ -50,12 +49,10 @@ impl SeedFile {
         now.map_or_else(|| self.first.clone(), |(key, _)| key)
     }
 
-    /// Returns the public key, which is in the server's configuration.
     pub(super) fn public_key(&self) -> String {
         self.key().public_key()
     }
 
-    /// Signs the server's nonce.
     pub(super) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
         let (key, mut auth) = (self.key(), Auth::new());
         auth.nkey = Some(key.public_key());

@@ -53,11 +53,7 @@ pub enum BusError {
         "write tls://{}: once an address begins with tls:// or a file for TLS is given, every server must use TLS",
         server.host_and_port()
     ))]
-    WithoutTls {
-        server: ServerUrl,
-        /// The address or file that requires TLS.
-        required_by: String,
-    },
+    WithoutTls { server: ServerUrl, required_by: String },
 }
 
 /// A server that cannot be reached.
@@ -66,7 +62,6 @@ pub enum BusError {
 pub struct ConnectAttempt {
     server: ServerUrl,
     pub(super) why: String,
-    /// What the user can do, if known.
     next: Option<String>,
 }
 
@@ -175,7 +170,6 @@ impl ConnectAttempt {
     }
 }
 
-/// Returns the TLS error in an error of the client.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a TlsError> {
     error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|error| error.downcast_ref())
 }

@@ -82,7 +82,6 @@ impl Events {
         Some(self.taken(event))
     }
 
-    /// Returns the next event if one has arrived.
     fn try_recv(&mut self) -> Option<BusEvent> {
         let event = self.events.try_recv().ok()?;
         Some(self.taken(event))
@@ -114,7 +113,6 @@ pub(super) struct Translator {
 }
 
 impl Translator {
-    /// Creates a translator and the receiver of its events.
     pub(super) fn new() -> (Self, Events) {
         let (sender, events) = mpsc::unbounded_channel();
         let is_full = Arc::new(AtomicBool::new(false));
@@ -172,16 +170,12 @@ impl Bus {
         let disconnected = |_| "the connection was lost".to_owned();
         let mut subscribers = Vec::new();
         for (operation, subject) in permissions {
+            let (message, subject) = (payload(subject, discover), subject.clone());
             match operation {
                 Operation::Subscribe => {
-                    subscribers.push(self.client.subscribe(subject.clone()).await.map_err(|error| error.to_string())?);
+                    subscribers.push(self.client.subscribe(subject).await.map_err(|error| error.to_string())?);
                 }
-                Operation::Publish => {
-                    self.client
-                        .publish(subject.clone(), payload(subject, discover).into())
-                        .await
-                        .map_err(disconnected)?;
-                }
+                Operation::Publish => self.client.publish(subject, message.into()).await.map_err(disconnected)?,
             }
         }
         // The server handles messages in order. It refuses the last one or sends it back; either way, all earlier
@@ -189,34 +183,31 @@ impl Bus {
         let last = format!("homelab-deploy.{}", Uuid::new_v4());
         let mut echo = self.client.subscribe(last.clone()).await.map_err(|error| error.to_string())?;
         self.client.publish(last.clone(), Vec::new().into()).await.map_err(disconnected)?;
-        let mut tried = Tried { refused: Vec::new(), beyond: false };
+        let mut refused = Vec::new();
         let answered = async {
             loop {
                 tokio::select! {
-                    Some(_) = echo.next() => {
-                        tried.beyond = true;
-                        return Ok(());
-                    }
+                    Some(_) = echo.next() => return Ok(true),
                     event = self.events.recv() => match event {
-                        Some(BusEvent::Refused(violation)) if violation.subject == last => return Ok(()),
-                        Some(BusEvent::Refused(violation)) => tried.refused.push((violation.operation, violation.subject)),
+                        Some(BusEvent::Refused(violation)) if violation.subject == last => return Ok(false),
+                        Some(BusEvent::Refused(violation)) => refused.push((violation.operation, violation.subject)),
                         Some(BusEvent::Up | BusEvent::SlowConsumer | BusEvent::LockedOut | BusEvent::Error(_)) => {}
                         Some(BusEvent::Down) | None => return Err("the connection was lost".to_owned()),
                     },
                 }
             }
         };
-        timeout(ANSWERED_WITHIN, answered).await.map_err(|_| "the server does not answer".to_owned())??;
+        let beyond =
+            timeout(ANSWERED_WITHIN, answered).await.map_err(|_| "the server does not answer".to_owned())??;
         for event in self.events.before_last_message().await {
             if let BusEvent::Refused(violation) = event {
-                tried.refused.push((violation.operation, violation.subject));
+                refused.push((violation.operation, violation.subject));
             }
         }
-        Ok(tried)
+        Ok(Tried { refused, beyond })
     }
 }
 
-/// Returns the message with which to try a subject.
 fn payload(subject: &str, discover: &str) -> Vec<u8> {
     if subject.starts_with(discover) {
         // Listeners log a warning about any other message there.

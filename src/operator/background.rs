@@ -51,7 +51,6 @@ impl Background {
         Self { program: this_program(), arguments, environment: Vec::new() }
     }
 
-    /// Records the rollout's beginning and starts a background process that runs it.
     pub fn begin(&self, rollout: &Arc<Rollout>, journals: &Journals) -> Result<(), DetachError> {
         let mut journal = journals.create(rollout.id)?;
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };

@@ -118,7 +118,6 @@ impl History {
         Self { clones, server }
     }
 
-    /// Describes why the server is not used.
     pub fn problem(&self) -> Option<String> {
         let problem = self.server.as_ref().err()?;
         Some(format!("the git server was not asked about commits: {problem}"))
@@ -133,7 +132,6 @@ impl History {
         branches.into_iter().collect()
     }
 
-    /// Returns the commits of all clones whose ids begin with this.
     pub(super) async fn commits_beginning_with(&self, beginning: &Revision) -> BTreeSet<Commit> {
         let mut commits = BTreeSet::new();
         for clone in &self.clones {
@@ -230,7 +228,6 @@ impl Repository {
         Some(safe(shown.trim()))
     }
 
-    /// Returns the commits whose ids begin with these hexadecimal digits.
     async fn commits_beginning_with(&self, beginning: &Revision) -> Vec<Commit> {
         let mut commits = Vec::new();
         let objects = self.text(&["rev-parse", &format!("--disambiguate={beginning}")]).await.unwrap_or_default();
@@ -242,7 +239,6 @@ impl Repository {
         commits
     }
 
-    /// Returns the names of the branches, local and remote.
     async fn branches(&self) -> Vec<String> {
         let here = self.text(&["for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads"]).await;
         let there = self.text(&["for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes"]).await;
@@ -264,7 +260,6 @@ impl Repository {
         }
     }
 
-    /// Returns the first lines of the messages of the commits in `new` but not in `old`, newest first.
     async fn subjects_between(&self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
         if old != new && self.is_ancestor(old, new).await.is_none() {
             return None;
@@ -315,9 +310,7 @@ struct RepositoryServer {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
-    /// Only the commit.
     Alone,
-    /// The commit with all its ancestors.
     WithAncestors,
 }
 

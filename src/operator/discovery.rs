@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use self::answers::{Answers, Expected};
+use self::known_hosts::update;
 pub use self::known_hosts::{HostsByTier, KnownHosts, fleet_name};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
 use crate::protocol::subject::{discover_tier, probe, rollouts_answer, rollouts_question};
@@ -23,10 +24,8 @@ use crate::protocol::{
     DiscoveryRequest, HostAnswer, Replies, ReplySubject, RolloutId, RolloutReport, Sender, Subject, Tier,
 };
 
-/// How long a roll call waits for answers by default.
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// The subject of the roll call and the time it waits for answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
     /// The subject of the question. Hosts of one tier are also asked on a subject below it.
@@ -62,7 +61,6 @@ pub enum Awaited {
 }
 
 impl Awaited {
-    /// Only these hosts.
     pub fn only(named: impl IntoIterator<Item = Sender>) -> Self {
         Self::Everybody { tiers: BTreeSet::new(), named: named.into_iter().collect() }
     }
@@ -82,7 +80,6 @@ pub struct Discovered {
     pub hosts: Vec<HostAnswer>,
     /// The rollouts of other operators, one entry for each tier.
     pub rollouts: Vec<RolloutReport>,
-    /// The tiers whose answers this credential may not receive.
     pub unheard: BTreeSet<Tier>,
     /// The hosts of the awaited tiers that answered an earlier roll call but not this one.
     pub silent: HostsByTier,
@@ -173,15 +170,15 @@ impl<'a> RollCall<'a> {
         }
         hosts.retain(|answer| is_believed(answer, &known));
         let whole = self.asked.difference(&unheard).copied().filter(|_| expected.was_whole());
-        if is_for_all {
-            self.discovery.known.record_news(&mut known, &hosts, whole);
+        // The file may be large, and is read again only for news.
+        if is_for_all && update(&mut known, &hosts, whole.clone()) {
+            self.discovery.known.record(&hosts, whole);
         }
         bus.late_answers = Some((id, messages));
         let silent = self.silent(known, &hosts);
         Ok(Discovered { hosts, rollouts, unheard, silent })
     }
 
-    /// Returns the known hosts of the awaited tiers that have not answered.
     fn silent(&self, mut known: HostsByTier, hosts: &[HostAnswer]) -> HostsByTier {
         known.retain(|tier, _| self.awaited.tiers().contains(tier));
         for HostAnswer { report, .. } in hosts {
@@ -201,7 +198,6 @@ fn is_believed(answer: &HostAnswer, known: &HostsByTier) -> bool {
     is_believed
 }
 
-/// The state of a roll call.
 struct CallState<'a> {
     roll_call: &'a RollCall<'a>,
     id: Uuid,

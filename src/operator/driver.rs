@@ -60,10 +60,8 @@ pub struct Driver<'a> {
 
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Confirmation> + Send>> + 'a>;
 
-/// An error that ends a rollout early.
 #[derive(Debug, Error, Diagnostic)]
 pub enum DriveError {
-    /// The server does not grant this credential a permission that the rollout needs.
     #[error("{0}")]
     #[diagnostic(help(
         "use the key of an operator of this tier: its permissions in the server's configuration say where it may \
@@ -105,7 +103,6 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Also shows the hosts' logs.
     #[must_use]
     pub fn watching(self, logs: Option<LogView>) -> Self {
         Self { logs, ..self }
@@ -137,7 +134,6 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Waits for the hooks, unless the operator interrupts.
     async fn await_hooks(&mut self, machine: &Machine) {
         while self.hooks.is_busy() {
             tokio::select! {
@@ -289,7 +285,6 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Waits until no message is in the channel.
 async fn all_received(outbound: &mpsc::Sender<Outbound>) {
     outbound.reserve_many(outbound.max_capacity()).await.ok();
 }

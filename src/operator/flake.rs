@@ -14,7 +14,6 @@ use super::discovery::fleet_name;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{FlakeUrl, Revision};
 
-/// The file of the accepted URLs, in the operator's state folder.
 const FILE: &str = "flakes.json";
 
 /// Asks a person whether the URL in the question may be contacted.
@@ -23,7 +22,6 @@ pub type Consent = fn(String) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 /// Flakes besides those that the plan and the hosts name.
 #[derive(Debug, Clone)]
 pub struct FlakeRules {
-    /// The flake that the operator names.
     pub given: Option<FlakeUrl>,
     /// The URL that the operator accepts if the hosts name it.
     pub accept: Option<FlakeUrl>,

@@ -46,9 +46,7 @@ pub enum FleetEvent {
     Input(Input),
     /// The server has read everything published before the request for proof, and its earlier messages were passed on.
     Proved,
-    /// The server denied a permission that the rollout needs.
     Refused(Violation),
-    /// Lines of a host's log.
     Log {
         host: HostName,
         /// Without control characters.

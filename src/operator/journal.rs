@@ -27,7 +27,6 @@ use crate::protocol::RolloutId;
 use crate::rollout::{Event, EventWriter, Rollout, Summary};
 use crate::text::did_you_mean;
 
-/// The folder of all journals, in the operator's state folder.
 const FOLDER: &str = "rollouts";
 
 /// The extensions of a rollout's files: its journal, its output in the background, and the request to stop it.
@@ -38,13 +37,11 @@ const STOP: &str = "stop";
 /// How many journals are kept whatever their age.
 const KEPT: usize = 200;
 
-/// How long older journals are kept.
 const KEPT_FOR: Duration = Duration::from_hours(90 * 24);
 
 /// How many bytes are buffered before they are written. Also the capacity that the buffer keeps.
 const FULL: usize = 64 * 1024;
 
-/// The folder of an operator's journals.
 #[derive(Debug, Clone)]
 pub struct Journals {
     pub state_dir: PathBuf,
@@ -71,12 +68,7 @@ pub enum JournalError {
     #[diagnostic(help(
         "only the last line can be torn by a crash; this file was changed, or written by a later version"
     ))]
-    Corrupt {
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        reason: String,
-    },
+    Corrupt { path: PathBuf, line: usize, reason: String },
     #[error("there is no rollout {prefix:?} here")]
     #[diagnostic(help("{near}`homelab-deploy rollouts` lists them; its id may be shortened as long as it is unique"))]
     Unknown { prefix: String, near: String },
@@ -130,12 +122,10 @@ impl Journals {
         Ok(journals.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
     }
 
-    /// Returns the id of the rollout that began last.
     pub fn latest(&self) -> Result<Option<String>, JournalError> {
         Ok(self.by_age()?.pop().map(|(_, id)| id))
     }
 
-    /// Returns the ids of all rollouts, newest first.
     pub fn newest_first(&self) -> Result<Vec<String>, JournalError> {
         Ok(self.by_age()?.into_iter().rev().map(|(_, id)| id).collect())
     }
@@ -172,7 +162,6 @@ impl Journals {
         Ok(Recorded { summary: follower.summary, running: follower.is_held })
     }
 
-    /// Follows the rollout with this full id from its beginning.
     pub fn follow(&self, id: &str) -> Result<Follower, JournalError> {
         Ok(Follower::of(self.path(id, JOURNAL), self.file(id, JOURNAL, OFlags::RDONLY)?))
     }
@@ -250,12 +239,10 @@ impl Journals {
         self.file(&id.to_string(), STOP, OFlags::WRONLY | OFlags::CREATE).map(drop)
     }
 
-    /// Opens the output of a rollout in the background.
     pub fn open_output(&self, id: RolloutId) -> Result<File, JournalError> {
         self.file(&id.to_string(), OUTPUT, OFlags::RDONLY)
     }
 
-    /// Creates the file for the output of a rollout in the background.
     pub fn create_output(&self, id: RolloutId) -> Result<File, JournalError> {
         self.file(&id.to_string(), OUTPUT, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
     }
@@ -268,7 +255,6 @@ pub struct Journal {
     writer: EventWriter,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
-    /// Whether written lines may not be on disk yet.
     is_unsynced: bool,
 }
 

@@ -44,13 +44,11 @@ const FORMAT: [&str; 2] = ["--json-format", "1"];
 pub struct BuildOptions {
     /// The names in `nixosConfigurations` of hosts whose configuration is not named after them.
     pub attrs: BTreeMap<HostName, FlakeAttr>,
-    /// The file with the signing key.
     pub sign_key: Option<PathBuf>,
     /// The cache to copy the systems to, as `nix copy --to` accepts it.
     pub copy_to: Option<String>,
 }
 
-/// The source of the systems that are sent to hosts.
 #[derive(Debug, Clone)]
 pub enum SystemsFrom {
     /// Built before the rollout is prepared.
@@ -94,14 +92,12 @@ pub enum NixError {
     Secret(FlakeUrl),
 }
 
-/// The configurations of the flake.
 #[derive(Debug, Deserialize)]
 struct Evaluated {
     names: BTreeSet<String>,
     derivations: BTreeMap<String, Option<String>>,
 }
 
-/// A derivation that Nix built.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Built {
@@ -161,7 +157,6 @@ async fn derivations<'a>(
     attrs.iter().map(derivation).collect()
 }
 
-/// Quotes a text as a string of the Nix language.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"").replace("${", r"\${"))
 }

@@ -43,7 +43,10 @@ struct SavedPlan {
 #[derive(Debug, Error, Diagnostic)]
 pub enum PlanFileError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("check that this is the right file, and that you may read it; a plan is a text in UTF-8"))]
+    #[diagnostic(help(
+        "check its path: a plan is a text file in UTF-8 that you may read; `homelab-deploy plan NAME --out FILE.json` writes one \
+         to apply later, and `homelab-deploy build --out FILE` a file of systems"
+    ))]
     Unreadable(PathBuf, #[source] io::Error),
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -108,7 +111,7 @@ pub fn read_systems(path: &Path) -> Result<Systems, PlanFileError> {
 }
 
 /// Returns the text of a file from which this rollout can begin later.
-pub fn saved_plan(rollout: &Rollout) -> String {
+pub(crate) fn saved_plan(rollout: &Rollout) -> String {
     // Each start has an id and a secret of its own.
     let rollout = Rollout { id: RolloutId::from(Uuid::nil()), ids: RequestIds::new(Uuid::nil()), ..rollout.clone() };
     let saved = SavedPlan { hash: hash(&rollout), rollout };
@@ -142,7 +145,6 @@ fn read_json<T: DeserializeOwned>(
     serde_json::from_slice(&read_up_to(most, path)?).map_err(|error| mistaken(path.to_owned(), error))
 }
 
-/// Reads a file with a bound in bytes.
 fn read_up_to(most: u64, path: &Path) -> Result<Vec<u8>, PlanFileError> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
@@ -159,7 +161,6 @@ pub fn check_hosts(plan: &ResolvedPlan, roster: &Roster) -> Result<(), PlanFileE
     odd.next().map_or(Ok(()), |difference| Err(PlanFileError::OtherHosts(difference)))
 }
 
-/// Describes how a host has changed.
 fn difference(then: &ResolvedHost, now: Option<&HostReport>) -> Option<String> {
     let what = match now {
         None if then.present => "does not answer now".to_owned(),

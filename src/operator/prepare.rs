@@ -34,7 +34,6 @@ const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
 /// Who deploys, and what this machine keeps and may ask.
 #[derive(Debug, Clone)]
 pub struct OperatorContext {
-    /// The operator's name, as hosts and other operators see it.
     pub name: String,
     pub discovery: Discovery,
     pub journals: Journals,
@@ -48,7 +47,6 @@ pub struct OperatorContext {
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
     pub plan: Plan,
-    /// The file that the plan was read from, if any.
     pub source: Option<PlanSource>,
     pub revision: Revision,
     pub exclude: Vec<HostName>,
@@ -82,7 +80,6 @@ pub struct RollCallResult {
     revision: Option<Result<ResolvedRevision, UnresolvedError>>,
 }
 
-/// The revision, resolved in a flake.
 #[derive(Debug)]
 struct ResolvedRevision {
     flake: Option<FlakeUrl>,
@@ -134,7 +131,6 @@ pub enum PrepareError {
 }
 
 impl PrepareOptions {
-    /// The whole of a plan, as it stands.
     pub fn new(plan: Plan, revision: Revision, by: OperatorContext) -> Self {
         Self {
             plan,
@@ -194,7 +190,6 @@ impl PrepareOptions {
         Ok(ResolvedRevision { flake: flake.cloned(), commit, subject, history })
     }
 
-    /// Settles the hosts of each wave, and the commit.
     pub async fn settle(mut self, called: RollCallResult) -> Result<Prepared, PrepareError> {
         let RollCallResult { roll, revision } = called;
         let is_single = matches!(self.awaited(), Awaited::One(_));

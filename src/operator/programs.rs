@@ -35,7 +35,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Formats the rollout for a hook, which reads it from its standard input.
 pub type Summarize = fn(&Summary) -> String;
 
-/// The running hooks of a rollout.
 pub(super) struct HookRunner {
     summarize: Summarize,
     tasks: JoinSet<(Hook, Result<(), String>)>,

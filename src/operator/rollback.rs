@@ -33,10 +33,8 @@ struct Changed<'a> {
     wave: &'a str,
 }
 
-/// Reasons why hosts cannot return.
 #[derive(Debug, Error, Diagnostic)]
 pub enum RollbackError {
-    /// The rollout may change more hosts.
     #[error("rollout {} is running", .0.short())]
     #[diagnostic(help("stop it with `homelab-deploy abort`, and wait until it is over"))]
     StillRunning(RolloutId),
@@ -49,7 +47,6 @@ pub enum RollbackError {
     #[error("{0} is a host of test and of prod")]
     #[diagnostic(help("write the tier as well, such as prod.{0}"))]
     TwoTiers(HostName),
-    /// A rollout has one commit.
     #[error("the hosts ran different commits before: {0}")]
     #[diagnostic(help(
         "return them one commit after the other: `homelab-deploy rollback HOST…` takes the hosts of one"

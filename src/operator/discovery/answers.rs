@@ -198,7 +198,6 @@ impl Expected {
         self.missing.retain(|sender| sender.tier != tier);
     }
 
-    /// Notes another operator, who has not answered yet, with a rollout on this tier.
     pub(super) fn await_operator(&mut self, tier: Tier) {
         if !self.without_operator.contains(&tier) {
             self.operators.insert(tier);

@@ -12,10 +12,8 @@ use crate::clock;
 use crate::private_dir::PrivateDir;
 use crate::protocol::{HostAnswer, HostName, Role, Tier};
 
-/// The file of the known hosts, in the operator's state folder.
 const FILE: &str = "hosts.json";
 
-/// How many days a host is remembered after its last answer.
 const KNOWN_FOR_DAYS: i64 = 30;
 
 /// The most hosts remembered for a tier. With wide permissions, a host can invent any number of names.
@@ -71,21 +69,8 @@ impl KnownHosts {
         fleets.into_values().flatten().flat_map(|(_, hosts)| hosts.into_keys()).filter(|host| !is_ours(host)).collect()
     }
 
-    /// Returns the known hosts of this fleet.
     pub(super) fn recall(&self) -> HostsByTier {
         self.read().remove(&self.fleet).unwrap_or_default()
-    }
-
-    /// Records the answers where they change the hosts that were recalled before the roll call.
-    pub(super) fn record_news(
-        &self,
-        recalled: &mut HostsByTier,
-        answers: &[HostAnswer],
-        whole: impl Iterator<Item = Tier> + Clone,
-    ) {
-        if update(recalled, answers, whole.clone()) {
-            self.record(answers, whole);
-        }
     }
 
     /// Records the hosts that answered. `whole` are the tiers in which every host had time to answer.
@@ -124,7 +109,7 @@ impl KnownHosts {
 }
 
 /// Adds the hosts that answered to those of a fleet. Returns whether this changes anything.
-fn update(tiers: &mut HostsByTier, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) -> bool {
+pub(super) fn update(tiers: &mut HostsByTier, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) -> bool {
     let (mut is_news, today) = (false, today());
     for tier in whole {
         tiers.entry(tier).or_insert_with(|| {

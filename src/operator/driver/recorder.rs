@@ -55,13 +55,11 @@ impl<'a> Recorder<'a> {
         result
     }
 
-    /// Shows lines of a host's log.
     pub(super) fn log(&mut self, host: &HostName, lines: &[String]) {
         on_displays(&mut self.reporters, |reporter| reporter.log(host, lines));
         self.due.get_or_insert_with(|| Instant::now() + BATCH_WITHIN);
     }
 
-    /// Tells the displays that time has passed.
     pub(super) fn tick(&mut self, now: Timestamp, state: &Summary) -> io::Result<()> {
         on_displays(&mut self.reporters, |reporter| reporter.tick(now, state));
         self.sync()

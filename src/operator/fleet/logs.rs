@@ -51,7 +51,6 @@ pub enum LogError {
 }
 
 impl<'a> LogReader<'a> {
-    /// Opens the log of this run.
     pub async fn open(bus: &'a mut Bus, host: Sender, id: RequestId) -> Result<Self, LogError> {
         let replies = Replies::of(RolloutId::from(Uuid::new_v4()));
         let answers = bus.client.subscribe(replies.pattern(host.tier)).await;
@@ -124,7 +123,6 @@ const MOST_RUNS: usize = 24;
 /// A page longer than this, in bytes, means that the log's last line is further on.
 const FAR_BEHIND: usize = 16 * 1024;
 
-/// Longer lines are broken, in bytes.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
 /// How much of the hosts' logs the operator sees.
@@ -132,7 +130,6 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 pub enum LogView {
     /// The last line of each log, in the display that redraws in place.
     LastLine,
-    /// Every line.
     Whole,
 }
 
@@ -161,7 +158,6 @@ impl LogLines {
         self.rest.drain(..whole).as_str().lines().map(safe).collect()
     }
 
-    /// Returns the lines that are left at the end of the log.
     pub fn finish(&mut self) -> Vec<String> {
         std::mem::take(&mut self.rest).lines().map(safe).collect()
     }
@@ -183,7 +179,6 @@ struct Run {
     offset: u64,
     lines: LogLines,
     ask_at: Instant,
-    /// Whether to skip to the end of the log.
     skips: bool,
 }
 
@@ -221,7 +216,6 @@ impl LogFollower {
         (token == self.token).then_some(from)
     }
 
-    /// Handles a page and returns its whole lines.
     pub(super) fn page(&mut self, from: &Sender, payload: &[u8]) -> Vec<String> {
         let Some(run) = self.runs.get_mut(from) else { return Vec::new() };
         let Some(page) = LogAnswer::parse(payload).ok().map(|answer| answer.log) else { return Vec::new() };
@@ -241,7 +235,6 @@ impl LogFollower {
         lines
     }
 
-    /// Returns the requests for pages that are due, and their subjects.
     pub(super) fn requests(&mut self) -> Vec<(Subject, LogRequest)> {
         let now = Instant::now();
         let due = self.runs.iter_mut().filter(|(_, run)| run.ask_at <= now);

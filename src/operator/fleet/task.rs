@@ -55,14 +55,12 @@ pub struct FleetTask {
     /// The answers to both roll calls.
     roll_call_answers: SelectAll<Subscriber>,
     late_hosts: Vec<HostAnswer>,
-    /// The reply subject of the last request for a proof.
     proof: Option<ReplySubject>,
     /// The roll calls of other operators. None is heard before the rollout is announced.
     questions: SelectAll<Subscriber>,
     /// The answer to them for each tier, which says nothing of other tiers.
     reports: Vec<RolloutReport>,
     logs: Option<LogFollower>,
-    /// Whether the driver waits for the ends of the logs.
     finishes_logs: bool,
 }
 
@@ -325,7 +323,6 @@ impl FleetTask {
     }
 }
 
-/// Whether messages on this subject are optional.
 fn is_courtesy(subject: &str, discovery: &str) -> bool {
     let is_question = subject.strip_prefix(discovery).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     is_question || subject.starts_with("deploy.operators.")

@@ -77,7 +77,6 @@ impl Follower {
         Ok(())
     }
 
-    /// Parses the next line.
     fn parse(&self, object: &[u8]) -> Result<Event, JournalError> {
         let corrupt = |reason| JournalError::Corrupt { path: self.path.clone(), line: self.lines + 1, reason };
         let event: Event = serde_json::from_slice(object).map_err(|error| corrupt(error.to_string()))?;
@@ -97,7 +96,6 @@ impl Follower {
     }
 }
 
-/// Whether a process holds the lock of a journal.
 fn is_held(file: &File) -> io::Result<bool> {
     match file.try_lock_shared() {
         // Unlocks explicitly: a child process that is being spawned has a copy of this file until it calls `exec`.
@@ -162,9 +160,9 @@ mod tests {
             .unwrap();
         assert_eq!(look(&mut follower), [begun]);
 
-        let (_, mut resumed) = journals.take_over(&id).unwrap();
+        let (_, mut another) = journals.take_over(&id).unwrap();
         let resumes = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Resumed };
-        resumed.record(&resumes).and_then(|()| resumed.write()).unwrap();
+        another.record(&resumes).and_then(|()| another.write()).unwrap();
         assert_eq!(look(&mut follower), [resumes]);
     }
 

@@ -13,12 +13,12 @@ use crate::text::did_you_mean;
 /// The waves of a plan to roll out. The selection does not change which hosts a wave has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WaveSelection {
+    /// These waves; `None` means all.
     pub only: Option<Vec<String>>,
     /// This wave and all later ones.
     pub from: Option<String>,
 }
 
-/// A mistake in the options that select a part of a plan.
 #[derive(Debug, Error, Diagnostic)]
 pub enum SelectionError {
     #[error("the plan has no wave {wave:?}")]
@@ -104,6 +104,7 @@ pub(super) fn add_silent_hosts(plan: &mut Plan, roster: &Roster, silent: &HostsB
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::testing::rollout;
 
     #[test]
     fn a_host_that_does_not_answer_can_be_excluded_if_it_is_known() {
@@ -114,5 +115,21 @@ mod tests {
             |host: &str| exclude_hosts(&mut plan.clone(), &[host.parse().unwrap()], &Roster::new(Vec::new()), &silent);
         assert!(exclude("ns1").is_ok());
         assert!(matches!(exclude("ns2"), Err(SelectionError::NoSuchHost { .. })));
+    }
+
+    #[test]
+    fn a_selection_without_a_wave_is_not_one_of_all_waves() {
+        let mut plan = ResolvedPlan::clone(&rollout(&[&["a"], &["b"], &["c"]]).plan);
+        let names = || ["wave1", "wave2", "wave3"].map(str::to_owned).to_vec();
+        let select = |plan: &mut ResolvedPlan, only: &[&str], from: Option<&str>| {
+            let only = Some(only.iter().copied().map(str::to_owned).collect());
+            let selection = WaveSelection { only: only.filter(|_| from.is_none()), from: from.map(str::to_owned) };
+            selection
+                .select(plan, names())
+                .map(|()| plan.waves.iter().map(|wave| wave.name.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(select(&mut plan.clone(), &["wave1", "wave3"], None).unwrap(), ["wave1", "wave3"]);
+        assert_eq!(select(&mut plan.clone(), &[], Some("wave2")).unwrap(), ["wave2", "wave3"]);
+        assert!(matches!(select(&mut plan, &[], None), Err(SelectionError::Nothing)));
     }
 }
