@@ -127,7 +127,7 @@ impl Bus {
     /// of the settings are wrong, or the key was refused for a minute.
     pub async fn connect_patiently(settings: &Settings) -> Result<Self, BusError> {
         let dialer = Dialer::prepare(settings, LISTENER)?;
-        let rounds = Backoff::new(LISTENER.longest_pause);
+        let rounds = Backoff::starting_at(0, LISTENER.longest_pause);
         let mut lockout = Lockout::default();
         loop {
             sleep(rounds.next_pause()).await;
@@ -208,7 +208,7 @@ impl<'a> Dialer<'a> {
             Err(error) => {
                 let attempt = match error.kind() {
                     ConnectErrorKind::AuthorizationViolation => {
-                        let public_key = self.seed.public_key();
+                        let public_key = self.seed.key().public_key();
                         return Err(BusError::Refused { server: server.clone(), public_key });
                     }
                     ConnectErrorKind::TimedOut if takes_connections(server).await => ConnectAttempt::not_nats(server),
@@ -285,10 +285,6 @@ impl FromStr for ServerUrl {
 }
 
 impl ServerUrl {
-    fn is_tls(&self) -> bool {
-        self.0.tls_required()
-    }
-
     fn host_and_port(&self) -> String {
         let (host, port) = (self.0.host(), self.0.port());
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }

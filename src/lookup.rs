@@ -75,11 +75,11 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
     let (branch, tag) = (format!("refs/heads/{asked}"), format!("refs/tags/{asked}"));
     let peeled = format!("{tag}^{{}}");
     let mut git = remote.git();
-    git.args(["ls-remote", "--exit-code", "--", remote.url(), &branch, &tag, &peeled]);
+    git.args(["ls-remote", "--exit-code", "--", &remote.url, &branch, &tag, &peeled]);
     let (output, command) = run(git, asked).await?;
     // git exits with 2 if the repository has no such ref, and with 128 if it cannot be reached.
     if output.status.code() == Some(2) {
-        return Err(no_such_ref(remote.url(), asked, &ref_names(remote, asked).await));
+        return Err(no_such_ref(&remote.url, asked, &ref_names(remote, asked).await));
     }
     if !output.status.success() {
         return Err(failed(asked, command, &output.stderr));
@@ -111,7 +111,7 @@ async fn ref_names(remote: &Remote, asked: &Revision) -> Vec<String> {
 
 async fn ls_remote(remote: &Remote, asked: &Revision) -> Result<BTreeMap<String, Commit>, LookupError> {
     let mut git = remote.git();
-    git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);
+    git.args(["ls-remote", "--", &remote.url, "refs/heads/*", "refs/tags/*"]);
     match run(git, asked).await? {
         (output, _) if output.status.success() => Ok(parse_refs(&String::from_utf8_lossy(&output.stdout))),
         (output, command) => Err(failed(asked, command, &output.stderr)),
@@ -196,9 +196,8 @@ pub fn in_english(command: &mut std::process::Command) {
 }
 
 fn no_such_ref(remote: &str, asked: &Revision, known: &[String]) -> LookupError {
-    let names = || known.iter().map(String::as_str);
-    let within = |name: &str| LONG_FORMS.iter().find_map(|form| name.strip_prefix(form)).map(str::to_owned);
-    let short = within(asked.as_str()).filter(|short| names().any(|name| name == short));
+    let short = LONG_FORMS.iter().find_map(|form| asked.as_str().strip_prefix(form));
+    let short = short.filter(|short| known.iter().any(|name| name == short));
     let help = if asked.looks_like_short_commit() {
         Some(
             "no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits"
@@ -206,7 +205,7 @@ fn no_such_ref(remote: &str, asked: &Revision, known: &[String]) -> LookupError 
         )
     } else if let Some(short) = short {
         Some(format!("did you mean \"{short}\"? Give a branch the name that it has in the repository"))
-    } else if let Some(near) = nearest(asked.as_str(), names()) {
+    } else if let Some(near) = nearest(asked.as_str(), known.iter().map(String::as_str)) {
         Some(format!("did you mean \"{near}\"?"))
     } else {
         let few = (1..=FEW).contains(&known.len());
@@ -227,7 +226,8 @@ fn failed(asked: &Revision, command: String, said: &[u8]) -> LookupError {
 /// The URL of a repository without secrets, and the secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Remote {
-    url: String,
+    /// For command lines and messages.
+    pub(crate) url: String,
     /// Settings for git besides the user's configuration.
     settings: Vec<(String, String)>,
 }
@@ -255,11 +255,6 @@ impl Remote {
             None => (format!("credential.{url}.username"), String::from_utf8_lossy(&decoded(user)).into_owned()),
         };
         Self { url, settings: vec![setting] }
-    }
-
-    /// Returns the URL without secrets, for command lines and messages.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
     }
 
     /// Returns a git that gets the secrets by its environment.

@@ -47,10 +47,6 @@ enum Last {
 }
 
 impl Backoff {
-    pub(super) fn new(longest: Duration) -> Self {
-        Self::starting_at(0, longest)
-    }
-
     pub(super) fn starting_at(position: usize, longest: Duration) -> Self {
         Self { longest, series: Mutex::new(Series { position, ..Series::default() }) }
     }
@@ -148,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_stood_begins_anew_and_one_that_was_closed_at_once_does_not() {
-        let backoff = Backoff::new(LONGEST);
+        let backoff = Backoff::starting_at(0, LONGEST);
         let start = Instant::now();
         let pause = |after: Duration, last| backoff.next(start + after, 1, last).pause.as_millis();
         // Connections that are accepted and closed at once must not cause a tight loop.

@@ -43,14 +43,10 @@ impl SeedFile {
     }
 
     /// Returns the key in the file now, or else the first key: a pipe of the shell, for example, can be read only once.
-    fn key(&self) -> KeyPair {
+    pub(super) fn key(&self) -> KeyPair {
         let is_ordinary = fs::metadata(&self.file).is_ok_and(|file| file.is_file());
         let now = is_ordinary.then(|| read(&self.file, self.readers).ok()).flatten();
         now.map_or_else(|| self.first.clone(), |(key, _)| key)
-    }
-
-    pub(super) fn public_key(&self) -> String {
-        self.key().public_key()
     }
 
     pub(super) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
@@ -103,10 +99,10 @@ pub(super) fn requires_tls(settings: &Settings) -> Result<bool, BusError> {
     if let Some(client) = &settings.client_cert {
         check::<PrivateKeyDer<'_>>(&client.key, "private key")?;
     }
-    let server = settings.servers.iter().find(|server| server.is_tls()).map(ServerUrl::to_string);
+    let server = settings.servers.iter().find(|server| server.0.tls_required()).map(ServerUrl::to_string);
     let required_by = server.or_else(|| certificates.next().map(|file| file.display().to_string()));
     let Some(required_by) = required_by else { return Ok(false) };
-    match settings.servers.iter().find(|server| !server.is_tls()) {
+    match settings.servers.iter().find(|server| !server.0.tls_required()) {
         Some(server) => Err(BusError::WithoutTls { server: server.clone(), required_by }),
         None => Ok(true),
     }
@@ -182,14 +178,14 @@ mod tests {
         let [first, second] = [KeyPair::new_user(), KeyPair::new_user()];
         let (folder, file) = file_with(&first.seed().unwrap(), 0o600);
         let (seed, _) = SeedFile::read(&file, SeedReaders::Refuse).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(seed.public_key(), first.public_key());
+        assert_eq!(seed.key().public_key(), first.public_key());
         fs::write(&file, second.seed().unwrap()).unwrap();
-        assert_eq!(seed.public_key(), second.public_key());
+        assert_eq!(seed.key().public_key(), second.public_key());
         fs::remove_file(&file).unwrap();
-        assert_eq!(seed.public_key(), first.public_key());
+        assert_eq!(seed.key().public_key(), first.public_key());
         // Opening a pipe without a writer would block.
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
-        assert_eq!(seed.public_key(), first.public_key());
+        assert_eq!(seed.key().public_key(), first.public_key());
         drop(folder);
     }
 

@@ -82,7 +82,7 @@ async fn the_password_of_a_repository_is_on_no_command_line() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Remote::at("https://user:token@git.example/x");
     let mut git = Command::new(recording_git(folder.path()));
-    git.args(["ls-remote", "--", remote.url()]);
+    git.args(["ls-remote", "--", &remote.url]);
     remote.configure_git(git.as_std_mut());
     let (_, shown) = run(git, &"main".parse().unwrap()).await.unwrap();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();

@@ -14,15 +14,11 @@ use crate::clock;
 use crate::protocol::RolloutId;
 use crate::rollout::{Event, EventKind, Rollout};
 
-/// Returns the running program, even if an update has replaced its file.
-#[cfg(target_os = "linux")]
+/// Returns this program. Only Linux can name the running one even if an update has replaced its file.
 pub fn this_program() -> PathBuf {
-    PathBuf::from("/proc/self/exe")
-}
-
-/// Returns the path of this program. Only Linux can name a program whose file was replaced.
-#[cfg(not(target_os = "linux"))]
-pub fn this_program() -> PathBuf {
+    if cfg!(target_os = "linux") {
+        return PathBuf::from("/proc/self/exe");
+    }
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from(env!("CARGO_PKG_NAME")))
 }
 

@@ -328,7 +328,7 @@ impl RepositoryServer {
     async fn head(&mut self) -> Option<Commit> {
         if self.head.is_none() {
             let mut git = self.remote.git();
-            git.args(["ls-remote", "--", self.remote.url(), "HEAD"]).envs(NO_QUESTIONS);
+            git.args(["ls-remote", "--", &self.remote.url, "HEAD"]).envs(NO_QUESTIONS);
             let told = within(&mut self.time_left, &mut git).await?;
             self.head = String::from_utf8_lossy(&told.stdout).split_whitespace().next()?.parse().ok();
         }
@@ -344,7 +344,7 @@ impl RepositoryServer {
         PrivateDir::create(&self.cache.folder).ok()?;
         self.cache.ask(&["init", "--quiet", "--bare", "--template="]).await?;
         let mut git = self.cache.git();
-        git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);
+        git.args(["-c", &format!("remote.origin.url={}", self.remote.url)]);
         self.remote.configure_git(git.as_std_mut());
         // Nothing runs in the background: no housekeeping, and no fetch that outlives this process.
         git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);

@@ -207,7 +207,7 @@ impl<'a> Driver<'a> {
                         machine.handle_deadline(now);
                     }
                 }
-                () = sleep_until(self.recorder.due().unwrap_or(began)), if self.recorder.due().is_some() => {}
+                () = sleep_until(self.recorder.due.unwrap_or(began)), if self.recorder.due.is_some() => {}
                 _ = ticks.tick() => {
                     if let Err(error) = self.recorder.tick(clock::now(), machine.state()) {
                         self.lose_journal(machine, error);
@@ -236,7 +236,7 @@ impl<'a> Driver<'a> {
 
     /// Drains the rollout: without a journal nothing further is sent, but the hosts in flight are still awaited.
     fn lose_journal(&mut self, machine: &mut Machine, error: io::Error) {
-        self.recorder.lose_journal();
+        self.recorder.journal = None;
         self.journal_error.get_or_insert(error);
         self.feed(machine, Input::Interrupt(Interrupt::Drain));
     }

@@ -168,7 +168,7 @@ fn readable(flake: &FlakeUrl, command: &mut Command) -> Result<FlakeUrl, NixErro
         return if is_public { Ok(flake.clone()) } else { Err(NixError::Secret(flake.public())) };
     };
     remote.configure_git(command.as_std_mut());
-    let flake = flake.from_git_remote(remote.url());
+    let flake = flake.from_git_remote(&remote.url);
     // The commit may be on another branch than the default one.
     Ok(flake.with_all_refs().unwrap_or(flake))
 }

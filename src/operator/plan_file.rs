@@ -12,7 +12,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::plan::{Aliases, Plan, PlanErrors, ResolvedHost, ResolvedPlan, Roster, Systems};
-use crate::protocol::{Feature, HostReport, RequestIds, RolloutId};
+use crate::protocol::{Feature, HostReport, RequestIds, Revision, RolloutId};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::fingerprint;
 
@@ -33,11 +33,24 @@ pub struct PlanFile {
     name: String,
 }
 
-/// A prepared rollout that has not begun, with a hash of all of it.
+/// A saved plan, with a hash of all of it.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedPlan {
     hash: String,
-    rollout: Rollout,
+    #[serde(flatten)]
+    settled: Settled,
+}
+
+/// A prepared rollout that has not begun: each start has an id, a secret and an operator of its own.
+#[derive(Debug, Serialize, Deserialize)]
+struct Settled {
+    asked: Revision,
+    revision: Revision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<PlanSource>,
+    plan: ResolvedPlan,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -112,24 +125,25 @@ pub fn read_systems(path: &Path) -> Result<Systems, PlanFileError> {
 
 /// Returns the text of a file from which this rollout can begin later.
 pub(crate) fn saved_plan(rollout: &Rollout) -> String {
-    // Each start has an id and a secret of its own.
-    let rollout = Rollout { id: RolloutId::from(Uuid::nil()), ids: RequestIds::new(Uuid::nil()), ..rollout.clone() };
-    let saved = SavedPlan { hash: hash(&rollout), rollout };
-    serde_json::to_string_pretty(&saved).expect("a rollout has string keys only") + "\n"
+    let Rollout { asked, revision, subject, source, plan, .. } = rollout.clone();
+    let settled = Settled { asked, revision, subject, source, plan };
+    let saved = SavedPlan { hash: hash(&settled), settled };
+    serde_json::to_string_pretty(&saved).expect("what was settled has string keys only") + "\n"
 }
 
 /// Reads a saved plan, to begin now. Fails if the file was edited.
 pub fn read_saved_plan(path: &Path, operator: String) -> Result<Rollout, PlanFileError> {
     let saved: SavedPlan = read_json(path, MAX_SAVED_PLAN_BYTES, PlanFileError::NotSaved)?;
-    if saved.hash != hash(&saved.rollout) {
+    if saved.hash != hash(&saved.settled) {
         return Err(PlanFileError::Changed(path.to_owned()));
     }
+    let Settled { asked, revision, subject, source, plan } = saved.settled;
     let (id, ids) = (RolloutId::from(Uuid::new_v4()), RequestIds::new(Uuid::new_v4()));
-    Ok(Rollout { id, ids, operator, ..saved.rollout })
+    Ok(Rollout { id, ids, operator, asked, revision, subject, source, plan })
 }
 
-fn hash(rollout: &Rollout) -> String {
-    fingerprint(serde_json::to_vec(rollout).expect("a rollout has string keys only"))
+fn hash(settled: &Settled) -> String {
+    fingerprint(serde_json::to_vec(settled).expect("what was settled has string keys only"))
 }
 
 fn read_text(path: &Path) -> Result<String, PlanFileError> {
@@ -176,4 +190,26 @@ fn difference(then: &ResolvedHost, now: Option<&HostReport>) -> Option<String> {
         Some(_) | None => return None,
     };
     Some(format!("{} {what}", then.hostname))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::operator::testing::rollout;
+
+    #[test]
+    fn a_saved_plan_has_its_members_beside_its_hash_and_no_secret() {
+        let rollout = rollout(&[&["a"]]);
+        let text = saved_plan(&rollout);
+        let saved: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+        assert_eq!(saved.keys().collect::<Vec<_>>(), ["asked", "hash", "plan", "revision"]);
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let read = read_saved_plan(file.path(), "ops@desk".to_owned()).unwrap();
+        assert_ne!((read.id, &read.ids), (rollout.id, &rollout.ids));
+        assert_eq!(Rollout { id: rollout.id, ids: rollout.ids, ..read }, *rollout);
+    }
 }

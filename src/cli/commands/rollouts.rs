@@ -116,11 +116,11 @@ impl Status {
             if !follower.is_running() {
                 break;
             }
-            reporter.tick(clock::now(), follower.summary()).ok();
+            reporter.tick(clock::now(), &follower.summary).ok();
             tokio::time::sleep(LOOK_EVERY).await;
         }
         drop(reporter);
-        let summary = follower.summary();
+        let summary = &follower.summary;
         if summary.rollout.is_none() {
             return Err(StatusError::Empty(id.to_owned()).into());
         }

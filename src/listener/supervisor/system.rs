@@ -35,7 +35,7 @@ const ASK_ANEW: [&str; 6] = [
 pub(super) fn nixos_rebuild(action: &str, spec: &RunSpec, flake: &FlakeUrl, revision: &Revision) -> Command {
     let remote = flake.git_remote().map(Remote::at);
     // Other fetchers than git have their own place for passwords.
-    let plain = remote.as_ref().map_or_else(|| flake.public(), |remote| flake.from_git_remote(remote.url()));
+    let plain = remote.as_ref().map_or_else(|| flake.public(), |remote| flake.from_git_remote(&remote.url));
     let mut command = Command::new("nixos-rebuild");
     command.args([action, "--flake", &plain.installable(revision, spec.settings.configuration())]);
     command.args(spec.settings.rebuild_flags.iter().map(|flag| &flag.0));

@@ -168,7 +168,7 @@ impl ToolContext {
                 break;
             }
             if let Some(progress) = &mut progress {
-                let (done, total) = (done(follower.summary()), follower.summary().hosts.len());
+                let (done, total) = (done(&follower.summary), follower.summary.hosts.len());
                 let still = || progress.is_due().then(|| format!("{done} of {total} hosts are done"));
                 if let Some(message) = news.or_else(still) {
                     progress.say(self.redactor.clean(&message), done, total).await;
@@ -180,7 +180,7 @@ impl ToolContext {
             }
         }
         let liveness = if follower.is_running() { Liveness::Running } else { Liveness::Over };
-        rollout_report(follower.summary(), liveness, warnings, self).ok_or_else(|| {
+        rollout_report(&follower.summary, liveness, warnings, self).ok_or_else(|| {
             ToolError::new("nothing_recorded", "the rollout ended before anything was recorded, so nothing was sent")
                 .next("start it again")
         })

@@ -35,9 +35,11 @@ pub trait Reporter {
 }
 
 pub(super) struct Recorder<'a> {
-    journal: Option<Journal>,
+    /// `None` after an error: nothing more is recorded.
+    pub(super) journal: Option<Journal>,
     reporters: Vec<Box<dyn Reporter + 'a>>,
-    due: Option<Instant>,
+    /// The time by which to write; `None` if nothing is unwritten.
+    pub(super) due: Option<Instant>,
 }
 
 impl<'a> Recorder<'a> {
@@ -65,11 +67,6 @@ impl<'a> Recorder<'a> {
         self.sync()
     }
 
-    /// Returns the time by which to write; `None` if nothing is unwritten.
-    pub(super) const fn due(&self) -> Option<Instant> {
-        self.due
-    }
-
     /// Whether that time has come.
     pub(super) fn is_due(&self) -> bool {
         self.due.is_some_and(|due| due <= Instant::now())
@@ -89,10 +86,6 @@ impl<'a> Recorder<'a> {
         self.due = None;
         on_displays(&mut self.reporters, Reporter::flush);
         self.journal.as_mut().map_or(Ok(()), keep)
-    }
-
-    pub(super) fn lose_journal(&mut self) {
-        self.journal = None;
     }
 }
 

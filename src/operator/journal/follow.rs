@@ -42,7 +42,7 @@ pub struct Follower {
     lines: usize,
     /// The length of the whole lines, in bytes.
     pub(super) whole: u64,
-    pub(super) summary: Summary,
+    pub(crate) summary: Summary,
     /// Whether a process held the lock at the last look.
     pub(super) is_held: bool,
 }
@@ -84,10 +84,6 @@ impl Follower {
             EventKind::Begun(_) if self.lines > 0 => Err(corrupt("another rollout begins here".to_owned())),
             _ => Ok(event),
         }
-    }
-
-    pub const fn summary(&self) -> &Summary {
-        &self.summary
     }
 
     /// Whether a process was running the rollout at the last look and had not recorded its end.
@@ -142,7 +138,7 @@ mod tests {
         assert_eq!(look(&mut follower), []);
         torn.write_all(&[&line[10..], b"\n"].concat()).unwrap();
         assert_eq!(look(&mut follower), [ended]);
-        assert_eq!(follower.summary().outcome, Some(Outcome::Failed));
+        assert_eq!(follower.summary.outcome, Some(Outcome::Failed));
     }
 
     #[test]
