@@ -204,9 +204,9 @@ impl Problems {
             return self.remove(ProblemKind::Clock);
         }
         let by = SignedDuration::from_secs(ahead.as_secs().abs());
-        let way = if ahead.is_negative() { "ahead of" } else { "behind" };
+        let (way, or) = if ahead.is_negative() { ("ahead of", ", or its request was delayed") } else { ("behind", "") };
         let message =
-            format!("the host's clock ({now:.0}) is some {by:#} {way} that of a deployer: one of the two is wrong");
+            format!("the host's clock ({now:.0}) is some {by:#} {way} that of a deployer: one of the two is wrong{or}");
         self.add(ProblemKind::Clock, "", &message);
     }
 }
@@ -298,8 +298,9 @@ mod tests {
             problems.list().first().map(|problem| problem.message.clone())
         };
         assert_eq!((told(30), told(-30), told(3_600)), (None, None, None));
-        insta::assert_snapshot!(told(-3_600).unwrap(), @"the host's clock (2026-11-23T10:00:00Z) is some 1h ahead of that of a deployer: one of the two is wrong");
-        assert!(told(-1_000_000).is_some() && told(1_000_000).is_some());
+        insta::assert_snapshot!(told(-3_600).unwrap(), @"the host's clock (2026-11-23T10:00:00Z) is some 1h ahead of that of a deployer: one of the two is wrong, or its request was delayed");
+        insta::assert_snapshot!(told(1_000_000).unwrap(), @"the host's clock (2026-11-23T10:00:00Z) is some 277h 46m 40s behind that of a deployer: one of the two is wrong");
+        assert!(told(-1_000_000).is_some());
         assert_eq!(told(30), None);
     }
 
