@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::mem;
 
 use super::{PHASE, RunDir};
 use crate::listener::output::{MAX_LINE_BYTES, begins_activation, clean_lines};
@@ -96,11 +97,11 @@ impl OutputLog {
         if length > 0 && length + bytes.len() as u64 > self.part_bytes {
             let start = self.start + length;
             *file = File::create_new(self.dir.output_part(start))?;
+            let previous = mem::replace(&mut self.start, start);
             // The part before the new one is kept.
-            for (_, path) in self.dir.output_parts().range(..self.start) {
-                fs::remove_file(path)?;
+            for (_, path) in self.dir.output_parts().range(..previous) {
+                fs::remove_file(path).ok();
             }
-            self.start = start;
         }
         file.write_all(bytes)
     }

@@ -47,11 +47,11 @@ impl ProcessRunner {
     /// Runs a program until it ends or has to stop, and keeps its output.
     pub(super) async fn run(&mut self, command: &mut Command) -> ProcessEnd {
         let name = command.get_program().to_string_lossy().into_owned();
-        let followed = match start(command) {
-            Ok((program, output)) => self.follow(program, output).await,
-            Err(error) => Err(error),
+        let followed = async {
+            let (program, output) = start(command)?;
+            self.follow(program, output).await
         };
-        followed.unwrap_or_else(|error| ProcessEnd::NotStarted(format!("{name} cannot be started: {error}")))
+        followed.await.unwrap_or_else(|error| ProcessEnd::NotStarted(format!("{name} cannot be started: {error}")))
     }
 
     /// Waits for something other than a program, within the limits of the run.
