@@ -72,7 +72,6 @@ pub(super) struct Service {
     /// The probe of the permissions, while it lasts.
     probe: Option<PermissionProbe>,
     roll_calls: RollCalls,
-    /// The permits of log readers.
     log_readers: Arc<Semaphore>,
     problems: Problems,
     answers: RateLimit,
@@ -304,7 +303,6 @@ impl Service {
         self.history.rejected(key, rejection);
     }
 
-    /// Reports the progress of the current run to its operator.
     async fn report_progress(&self) {
         if let (Some(current), Some(state)) = (&self.history.current, self.history.current_state(clock::now())) {
             self.publisher.respond(&current.spec.reply_to, &self.with_phase(state)).await;

@@ -96,7 +96,6 @@ fn timed_out(spec: &RunSpec, phase: Phase) -> Verdict {
     Verdict::failed(ErrorCode::Timeout, format!("not finished after {limit} s, and stopped while {doing}{half_done}"))
 }
 
-/// Whether a failed run may have changed the host.
 pub(crate) fn may_have_changed(verdict: &Verdict, attempt: &Attempt) -> bool {
     let Attempt { phase, before, after, activated, lines, .. } = attempt;
     let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();

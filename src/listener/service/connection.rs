@@ -20,7 +20,6 @@ use crate::listener::run::{RunDir, RunSpec};
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{AnswerScope, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
-/// The time limit for flushing published messages.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// The first and the longest interval between two looks for a sign of life from the server.

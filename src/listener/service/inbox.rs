@@ -175,7 +175,6 @@ impl RateLimit {
         Self { most, each, full_at: Instant::now() }
     }
 
-    /// Takes a permit, if there is one.
     pub(super) fn take(&mut self) -> bool {
         let now = Instant::now();
         let full_at = self.full_at.max(now) + self.each;

@@ -170,10 +170,8 @@ impl Service {
     pub(super) fn give_log(&mut self, subject: &Subject, question: LogRequest) {
         let LogRequest { log: LogPosition { id, offset }, reply_to } = question;
         let own = Target::Host(self.config.tier, self.config.run.host.clone()).subject();
-        if *subject != own
-            || self.publisher.scope(&reply_to) != AnswerScope::Own
-            || !self.publisher.may_answer(&reply_to)
-        {
+        let is_own = *subject == own && self.publisher.scope(&reply_to) == AnswerScope::Own;
+        if !is_own || !self.publisher.may_answer(&reply_to) {
             let reply_to = for_log(reply_to.as_str());
             return self
                 .warn_limited(|| format!("dropped a log request on {subject}: it asks for an answer on {reply_to}"));
