@@ -22,7 +22,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 use self::admission::{Decision, addressed, decide};
 use self::connection::{PermissionProbe, Publisher};
 use self::discovery::{Problems, RollCalls};
-use self::history::{RequestHistory, RunStage};
+use self::history::RequestHistory;
 use self::inbox::{Inbox, QueuedMessage, RateLimit};
 use self::metrics::Metrics;
 use self::runs::{LOG_READERS, TaskDone};
@@ -30,7 +30,6 @@ use self::state_dir::{RecoveredState, StateDir};
 use super::ListenerError;
 use super::config::Config;
 use super::nixos::{Host, System, instance};
-use super::run::launch::Launcher;
 use super::run::{BEFORE, COMMIT, CONFIRMED, RollbackTarget, RunDir, RunSpec, watch as run_watch};
 use super::systemd::Systemd;
 use crate::bus::{Events, Lockout, Renewal};
@@ -78,7 +77,6 @@ pub(super) struct Service {
     lines: RateLimit,
     history: RequestHistory,
     state_dir: StateDir,
-    launcher: Launcher,
     host: Host,
     boot_id: Option<String>,
     /// The ended runs whose final response the server does not have yet.
@@ -122,7 +120,6 @@ impl Service {
             problems: Problems::default(),
             answers: RateLimit::new(ANSWERS),
             lines: RateLimit::new(LINES),
-            launcher: Launcher::new(config.supervisor.clone(), &host),
             host,
             boot_id,
             undelivered,
@@ -168,7 +165,7 @@ impl Service {
                 Some(message) = self.requests.messages.recv() => self.on_request(&message).await,
                 Some(message) = self.questions.messages.recv() => self.on_roll_call(message).await,
                 Some(done) = self.tasks.join_next() => self.on_task_done(done).await,
-                _ = self.heartbeat.tick(), if self.history.stage() == Some(RunStage::Running) => self.report_progress().await,
+                _ = self.heartbeat.tick(), if self.history.current_is(Status::Started) => self.report_progress().await,
                 () = self.systemd.beat_due() => self.systemd.beat(),
                 Some(event) = events.recv() => if let Err(error) = self.on_bus_event(event).await {
                     break Err(error);
@@ -251,8 +248,8 @@ impl Service {
         self.history.accepted(spec.clone());
         // Before anything slow, so that the operator knows at once that the host has the request.
         self.report_progress().await;
-        let (launcher, dir) = (self.launcher.clone(), self.state_dir.run_dir(&spec.key));
-        self.tasks.spawn_blocking(move || TaskDone::Run(run_watch::begin(&launcher, &dir, &spec)));
+        let (config, dir) = (self.config.clone(), self.state_dir.run_dir(&spec.key));
+        self.tasks.spawn_blocking(move || TaskDone::Run(run_watch::begin(&config.supervisor, &dir, &spec)));
     }
 
     /// Returns the run that a request asks for, or why it is refused.
@@ -328,7 +325,7 @@ impl Service {
     /// Stops: flushes what is about to be published, and leaves a run to its supervisor.
     async fn finish(mut self) {
         self.systemd.stopping();
-        while matches!(self.history.stage(), Some(RunStage::Beginning | RunStage::Concluding))
+        while self.history.current_is(Status::Accepted)
             && let Some(step) = self.tasks.join_next().await
         {
             self.on_task_done(step).await;

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::deployment::Deployment;
 use self::process::{ProcessRunner, ProcessTree, StopCondition};
@@ -39,7 +40,7 @@ pub async fn supervise(dir: RunDir, mut starter: Systemd) -> io::Result<()> {
     let runner = ProcessRunner {
         // Registered before any program runs: a signal to this process is meant for the programs, too.
         stop: StopCondition::of(spec.settings.timeout)?,
-        tree: ProcessTree::new()?,
+        tree: ProcessTree { deaths: signal(SignalKind::child())? },
         grace: spec.settings.grace,
         log: OutputLog::create(&dir),
         activation: None,

@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -32,52 +32,40 @@ const OF_THE_LISTENER: &[&str] = &[
     "RUNTIME_DIRECTORY", "SERVICE_RESULT", "STATE_DIRECTORY", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC",
 ];
 
-#[derive(Debug, Clone)]
-pub(crate) struct Launcher {
-    supervisor: PathBuf,
-    /// Whether systemd can be asked for a system unit, see `sd_booted(3)`.
-    has_units: bool,
+/// Starts the supervisor of the run in this directory. Blocks, in a unit until the supervisor holds the lock. After an
+/// error there may still be a supervisor: the lock tells.
+pub(super) fn launch(supervisor: &Path, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
+    // Only root may ask systemd for a system unit.
+    let has_units = Host::new(spec.settings.root.clone()).has_systemd() && geteuid().is_root();
+    if has_units { in_a_unit(supervisor, dir, spec) } else { in_a_session(supervisor, dir) }
 }
 
-impl Launcher {
-    pub(crate) fn new(supervisor: PathBuf, host: &Host) -> Self {
-        Self { supervisor, has_units: host.has_systemd() && geteuid().is_root() }
+/// Starts the supervisor in a unit, and so in a control group other than the listener's: systemd ends services by it.
+fn in_a_unit(supervisor: &Path, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
+    fs::write(dir.environment_file(), environment(env::vars_os()))?;
+    let output = Command::new("systemd-run")
+        .args(arguments(supervisor, dir, spec))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("systemd-run cannot be started: {error}")))?;
+    if output.status.success() {
+        return Ok(());
     }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("systemd-run: {}", clean(said.trim()))))
+}
 
-    /// Starts the supervisor of the run in this directory. Blocks, in a unit until the supervisor holds the lock. After
-    /// an error there may still be a supervisor: the lock tells.
-    pub(crate) fn launch(&self, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
-        if self.has_units { self.in_a_unit(dir, spec) } else { self.in_a_session(dir) }
-    }
-
-    /// Starts the supervisor in a unit, and so in a control group other than the listener's: systemd ends services by
-    /// it.
-    fn in_a_unit(&self, dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
-        fs::write(dir.environment_file(), environment(env::vars_os()))?;
-        let output = Command::new("systemd-run")
-            .args(arguments(&self.supervisor, dir, spec))
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| io::Error::new(error.kind(), format!("systemd-run cannot be started: {error}")))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!("systemd-run: {}", clean(said.trim()))))
-    }
-
-    /// Starts the supervisor, which makes a session: it shares no terminal or process group with the listener.
-    fn in_a_session(&self, dir: &RunDir) -> io::Result<()> {
-        // Not waited for: the files tell how the run goes. The runtime reaps the process.
-        tokio::process::Command::new(&self.supervisor)
-            .arg("supervise")
-            .args(dir.arguments())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(dir.path().join("supervisor.log"))?)
-            .spawn()?;
-        Ok(())
-    }
+/// Starts the supervisor, which makes a session: it shares no terminal or process group with the listener.
+fn in_a_session(supervisor: &Path, dir: &RunDir) -> io::Result<()> {
+    // Not waited for: the files tell how the run goes. The runtime reaps the process.
+    tokio::process::Command::new(supervisor)
+        .arg("supervise")
+        .args(dir.arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(dir.path().join("supervisor.log"))?)
+        .spawn()?;
+    Ok(())
 }
 
 /// Returns the arguments of `systemd-run` for the supervisor of this run. The command returns once the supervisor holds

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::launch::Launcher;
+use super::launch::launch;
 use super::{BEFORE, FINAL, RESULT, RunDir, RunSpec, UNIT, UnitEnd, Verdict, commit_of};
 use crate::listener::output::clean_lines;
 use crate::protocol::response::bounded_tail;
@@ -34,9 +35,9 @@ pub(crate) struct Finished {
 }
 
 /// Makes the run durable, and then starts its supervisor. Blocks.
-pub(crate) fn begin(launcher: &Launcher, dir: &RunDir, spec: &RunSpec) -> RunEvent {
+pub(crate) fn begin(supervisor: &Path, dir: &RunDir, spec: &RunSpec) -> RunEvent {
     // The lock is released before the launch, as the supervisor takes it.
-    let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
+    let begun = dir.create(spec).map(drop).and_then(|()| launch(supervisor, dir, spec));
     let Err(error) = begun else { return RunEvent::Phase(dir.phase()) };
     let _lock = match dir.lock() {
         // The supervisor runs in spite of the error.

@@ -127,7 +127,6 @@ mod tests {
     use crate::listener::run::RunSpec;
     use crate::listener::run::tests::spec;
     use crate::listener::service::connection::Grant;
-    use crate::listener::service::history::RunStage;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_795_000_000 + second).unwrap()
@@ -164,7 +163,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &history)), @"accept a");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &history)), @"to deploy.responses.a: accepted");
-        history.reached(RunStage::Running);
+        history.started();
         insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &history)), @"to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
         insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request expired 10s ago (host clock: 2026-11-18T11:07:40Z): it was delayed, or one of the two clocks is wrong");
@@ -234,7 +233,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"invalid_request: a is unknown here, so there is nothing to confirm");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
-        history.reached(RunStage::Running);
+        history.started();
         // Even if late: the host decides how long it waits.
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm, to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is unknown here, so there is nothing to confirm");

@@ -37,15 +37,8 @@ pub(crate) struct RequestHistory {
 #[derive(Debug, Clone)]
 pub(super) struct Current {
     pub(super) spec: RunSpec,
-    pub(super) stage: RunStage,
-}
-
-/// The stage of a run from this process' view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RunStage {
-    Beginning,
-    Running,
-    Concluding,
+    /// `accepted`, and `started` once it is watched.
+    pub(super) status: Status,
 }
 
 impl RequestHistory {
@@ -73,7 +66,7 @@ impl RequestHistory {
 
     pub(super) fn current_state(&self, now: Timestamp) -> Option<Response> {
         let current = self.current.as_ref()?;
-        let (spec, status) = (&current.spec, current.status());
+        let (spec, status) = (&current.spec, current.status);
         let message = format!("{} of {} {status}", spec.action, spec.revision);
         Some(Response {
             id: spec.id.clone(),
@@ -127,17 +120,17 @@ impl RequestHistory {
         Some(end).filter(|end| end.status == Status::Completed && end.revision.is_some())
     }
 
-    pub(super) fn stage(&self) -> Option<RunStage> {
-        self.current.as_ref().map(|current| current.stage)
+    pub(super) fn current_is(&self, status: Status) -> bool {
+        self.current.as_ref().is_some_and(|current| current.status == status)
     }
 
     pub(super) fn accepted(&mut self, spec: RunSpec) {
-        self.current = Some(Current { spec, stage: RunStage::Beginning });
+        self.current = Some(Current { spec, status: Status::Accepted });
     }
 
-    pub(super) const fn reached(&mut self, stage: RunStage) {
+    pub(super) const fn started(&mut self) {
         if let Some(current) = &mut self.current {
-            current.stage = stage;
+            current.status = Status::Started;
         }
     }
 
@@ -218,15 +211,6 @@ fn is_as_before(last: &Response, response: &Response) -> bool {
     response.status == Status::Failed && is_known && is_same
 }
 
-impl Current {
-    const fn status(&self) -> Status {
-        match self.stage {
-            RunStage::Beginning => Status::Accepted,
-            RunStage::Running | RunStage::Concluding => Status::Started,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +228,7 @@ mod tests {
         assert_eq!(status(&history), None);
         history.accepted(spec("r-1"));
         assert_eq!(status(&history), Some(Status::Accepted));
-        history.reached(RunStage::Running);
+        history.started();
         assert_eq!(status(&history), Some(Status::Started));
         assert_eq!(history.holder().unwrap().id, "r-1");
         history.ended(spec("r-1"), ended(Status::Failed));

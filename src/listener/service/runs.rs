@@ -7,7 +7,6 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
 use super::discovery::{ASK_AGAIN, ProblemKind, flake_problem};
-use super::history::RunStage;
 use super::{Service, for_log, heartbeat};
 use crate::clock;
 use crate::listener::run::watch::{Finished, RunEvent, conclude, finished, next_event};
@@ -98,7 +97,7 @@ impl Service {
     /// Watches the current run, which is in this phase.
     fn watch(&mut self, phase: Phase) {
         let Some((dir, _)) = self.current() else { return };
-        self.history.reached(RunStage::Running);
+        self.history.started();
         self.heartbeat = heartbeat(&self.config, phase);
         self.tasks.spawn(async move { TaskDone::Run(next_event(dir, phase).await) });
     }
@@ -116,7 +115,6 @@ impl Service {
 
     fn conclude(&mut self, finished: Finished) {
         let Some((dir, spec)) = self.current() else { return };
-        self.history.reached(RunStage::Concluding);
         let (boot_id, deployed) = (self.boot_id.clone(), self.history.last_deployed().cloned());
         self.tasks.spawn_blocking(move || {
             let response = conclude(&finished, &dir, &spec, boot_id.as_deref(), deployed.as_ref());

@@ -173,14 +173,11 @@ impl StopCondition {
 
 /// All processes of a run. This process must be a subreaper, and all its children belong to the run.
 pub(super) struct ProcessTree {
-    deaths: Signals,
+    /// `SIGCHLD`.
+    pub(super) deaths: Signals,
 }
 
 impl ProcessTree {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { deaths: signal(SignalKind::child())? })
-    }
-
     /// Waits for a program, and not for what it leaves behind. Cancel safe.
     pub(super) async fn ended(&mut self, program: Pid) -> ProcessEnd {
         loop {
