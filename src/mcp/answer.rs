@@ -199,14 +199,14 @@ impl From<BusError> for ToolError {
 
 impl From<FleetError> for ToolError {
     fn from(error: FleetError) -> Self {
-        match &error {
+        let code = if matches!(error, FleetError::Disconnected) { "bus_unreachable" } else { "permission_denied" };
+        let told = Self::from_diagnostic(code, &error);
+        match error {
             // The violation names a subject with the id of this roll call, which means nothing to an assistant.
             FleetError::NotForTier { tier, .. } => {
-                let what = format!("this credential may not deploy to {tier}, nor hear its hosts");
-                Self { what, ..Self::from_diagnostic("permission_denied", &error) }
+                Self { what: format!("this credential may not deploy to {tier}, nor hear its hosts"), ..told }
             }
-            FleetError::Refused(_) | FleetError::OfListener => Self::from_diagnostic("permission_denied", &error),
-            FleetError::Disconnected => Self::from_diagnostic("bus_unreachable", &error),
+            _ => told,
         }
     }
 }

@@ -232,64 +232,51 @@ fn fence(text: &str) -> String {
 
 // -- JUnit
 
+/// A test case as an element, and the name of the element in it that says why it has not passed.
+type TestCase = (String, Option<&'static str>);
+
 /// Renders a wave as a suite, and a host as a test case.
 pub fn junit(document: &Document<'_>) -> String {
-    let suites: Vec<(String, Vec<TestCase>)> =
-        document.waves().map(|wave| (xml(&wave.name), test_cases(document, &wave))).collect();
+    let suites: Vec<Vec<TestCase>> = document.waves().map(|wave| test_cases(document, &wave)).collect();
     let mut page = vec![
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>".to_owned(),
-        format!(
-            "<testsuites name=\"{}\" {}>",
-            xml(&document.name()),
-            case_counts(suites.iter().flat_map(|suite| &suite.1))
-        ),
+        format!("<testsuites name=\"{}\" {}>", xml(&document.name()), case_counts(suites.iter().flatten())),
     ];
-    for (name, cases) in suites {
-        page.push(format!("  <testsuite name=\"{name}\" {}>", case_counts(&cases)));
-        for TestCase { name: case, seconds, result, says, log } in cases {
-            let inside = match result {
-                Some("skipped") => format!("<skipped message=\"{says}\"/>"),
-                Some(failure) => format!("<{failure} message=\"{says}\">{log}</{failure}>"),
-                None => String::new(),
-            };
-            let case = format!("classname=\"{name}\" name=\"{case}\" time=\"{seconds:.3}\"");
-            page.push(format!("    <testcase {case}>{inside}</testcase>"));
-        }
+    for (wave, cases) in document.waves().zip(suites) {
+        page.push(format!("  <testsuite name=\"{}\" {}>", xml(&wave.name), case_counts(&cases)));
+        page.extend(cases.into_iter().map(|(element, _)| element));
         page.push("  </testsuite>".to_owned());
     }
     page.join("\n") + "\n</testsuites>\n"
 }
 
-/// A test case, with its texts escaped.
-struct TestCase {
-    name: String,
-    seconds: f64,
-    /// The name of the element that says why the case has not passed.
-    result: Option<&'static str>,
-    says: String,
-    log: String,
-}
-
 /// Returns a case for each host of a wave, and one for a wave that failed although none of its hosts did.
 fn test_cases(document: &Document<'_>, wave: &WaveSection<'_>) -> Vec<TestCase> {
-    let case = |host: HostSection<'_>| TestCase {
-        name: xml(host.view.name.as_str()),
-        seconds: host.took.unwrap_or_default().0.as_secs_f64(),
-        result: case_result(host.view),
-        says: xml(&format!("{}: {}", host.status(), host.says(&TimeZone::UTC))),
-        log: xml(&host.log()),
+    let case = |name: &str, seconds: f64, result, says: &str, log: &str| {
+        let (suite, name, says, log) = (xml(&wave.name), xml(name), xml(says), xml(log));
+        let inside = match result {
+            Some("skipped") => format!("<skipped message=\"{says}\"/>"),
+            Some(failure) => format!("<{failure} message=\"{says}\">{log}</{failure}>"),
+            None => String::new(),
+        };
+        let attributes = format!("classname=\"{suite}\" name=\"{name}\" time=\"{seconds:.3}\"");
+        (format!("    <testcase {attributes}>{inside}</testcase>"), result)
     };
-    let mut cases: Vec<TestCase> = document.hosts(wave.index).map(case).collect();
+    let of_host = |host: HostSection<'_>| {
+        let says = format!("{}: {}", host.status(), host.says(&TimeZone::UTC));
+        let seconds = host.took.unwrap_or_default().0.as_secs_f64();
+        case(host.view.name.as_str(), seconds, case_result(host.view), &says, &host.log())
+    };
+    let mut cases: Vec<TestCase> = document.hosts(wave.index).map(of_host).collect();
     let has_failed = matches!(wave.view.state, WaveState::Ended(WaveVerdict::Failed(_)));
-    if has_failed && cases.iter().all(|case| case.result != Some("failure")) {
-        let (says, log) = (xml(&wave.verdict()), String::new());
-        cases.push(TestCase { name: "the wave".to_owned(), seconds: 0.0, result: Some("failure"), says, log });
+    if has_failed && cases.iter().all(|(_, result)| *result != Some("failure")) {
+        cases.push(case("the wave", 0.0, Some("failure"), &wave.verdict(), ""));
     }
     cases
 }
 
 fn case_counts<'a>(cases: impl IntoIterator<Item = &'a TestCase>) -> String {
-    let results: Vec<Option<&str>> = cases.into_iter().map(|case| case.result).collect();
+    let results: Vec<Option<&str>> = cases.into_iter().map(|(_, result)| *result).collect();
     let number = |wanted| results.iter().filter(|result| **result == Some(wanted)).count();
     let (failed, skipped) = (number("failure"), number("skipped"));
     format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", results.len())

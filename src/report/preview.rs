@@ -265,11 +265,10 @@ fn counting(rollout: &Rollout, commit: Option<&Commit>) -> String {
     format!("{hosts} in {waves}{separator}{kinds}. At most {}.", DisplayDuration(rounded_up(rollout.plan.longest())))
 }
 
-/// Rounds a bound up to a whole minute once it is shown in hours and minutes, so that it never reads too short.
+/// Rounds a bound up to a whole minute, so that it never reads too short.
 fn rounded_up(bound: Duration) -> Duration {
-    const HOUR: u64 = 3600;
     let seconds = bound.as_secs() + u64::from(bound.subsec_nanos() > 0);
-    Duration::from_secs(if seconds > HOUR { seconds.next_multiple_of(60) } else { seconds })
+    Duration::from_secs(seconds.next_multiple_of(60))
 }
 
 #[cfg(test)]
