@@ -12,17 +12,14 @@ mod session;
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use clap::builder::{OsStr, Resettable};
 use clap::{Arg, CommandFactory, FromArgMatches};
-use miette::Diagnostic;
-use thiserror::Error;
 use tokio::runtime::Builder;
 
 use self::commands::{Cli, completions};
-use self::exit::{CommandError, CommandResult, Exit};
+use self::exit::{CommandError, CommandResult, Exit, SetupError};
 
 pub fn run() -> ExitCode {
     exit::choose_reports();
@@ -42,7 +39,7 @@ fn run_command_line() -> CommandResult {
     let command = without_empty(Cli::command(), &name);
     let words = context::with_context(&command, words)?;
     match command.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli.command.run(),
+        Ok(cli) => block_on(cli.command.run())?,
         Err(error) => {
             error.print().map_err(|error| out::record_loss(&error)).ok();
             if let Some(places) = context::places_of_settings(&error) {
@@ -54,13 +51,9 @@ fn run_command_line() -> CommandResult {
     }
 }
 
-#[derive(Debug, Error, Diagnostic)]
-#[error("cannot start the async runtime: {0}")]
-struct RuntimeError(#[source] io::Error);
-
 /// Runs a command on this thread alone: every command waits most of the time.
 fn block_on<T>(command: impl Future<Output = T>) -> Result<T, CommandError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(RuntimeError)?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(SetupError)?;
     let result = runtime.block_on(command);
     // An unanswered question at the terminal must not delay the exit.
     runtime.shutdown_background();

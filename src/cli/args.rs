@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, Args};
+use clap::Args;
 
 use super::context::{cache_dir, state_dir};
 use super::exit::{CommandError, OrUsage};
@@ -12,9 +12,9 @@ use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};
 use crate::operator::flake::{AcceptedFlakes, Consent, FlakeRules};
 use crate::operator::journal::Journals;
 use crate::operator::plan_file::{PlanFile, read_systems};
-use crate::operator::{BuildOptions, Discovery, KnownHosts, OperatorContext, Prepared, SystemsFrom};
+use crate::operator::{BuildOptions, Discovery, KnownHosts, OperatorContext, SystemsFrom};
 use crate::plan::{Hooks, Plan, Rollback, parse_confirm_timeout};
-use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Subject, Tier, subject};
+use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Subject, subject};
 
 /// Parses the variable of a boolean flag. An empty variable counts as unset.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
@@ -127,23 +127,6 @@ impl OperatorArgs {
             known: KnownHosts::of(self.state.folder(), self.servers()),
         }
     }
-
-    /// Returns who deploys. A person is asked by `consent` about flakes that hosts name.
-    pub(super) fn context(&self, flake: &FlakeArgs, consent: Option<Consent>) -> OperatorContext {
-        let flakes = FlakeRules {
-            given: flake.flake.clone(),
-            accept: flake.accept_flake.clone(),
-            accepted: AcceptedFlakes::of(self.state.folder(), self.servers()),
-            consent,
-        };
-        let (discovery, journals) = (self.discovery(), self.state.journals());
-        OperatorContext { name: self.name(), discovery, journals, flakes, cache: cache_dir() }
-    }
-}
-
-/// Shows the other flags of an operator behind those of their state, which is the order of some commands.
-pub(super) fn state_first(arg: Arg) -> Arg {
-    if matches!(arg.get_id().as_str(), "discover_window" | "operator") { arg.display_order(900) } else { arg }
 }
 
 // Where the settings and the records of an operator are.
@@ -174,9 +157,9 @@ impl StateArgs {
     }
 }
 
-// The flake in which a revision is looked up if the plan names none.
+// An operator who deploys, and the flake in which a revision is looked up if the plan names none.
 #[derive(Debug, Args)]
-pub(super) struct FlakeArgs {
+pub(super) struct DeployerArgs {
     /// Flake in which to look up a branch or tag if the plan names none [default: the one that the hosts name, once
     /// accepted]
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
@@ -185,6 +168,24 @@ pub(super) struct FlakeArgs {
     /// Accept this flake, which the hosts name; remembered for the fleet
     #[arg(long, env = "HOMELAB_DEPLOY_ACCEPT_FLAKE", value_name = "URL")]
     accept_flake: Option<FlakeUrl>,
+
+    #[command(flatten)]
+    pub(super) operator: OperatorArgs,
+}
+
+impl DeployerArgs {
+    /// Returns who deploys. A person is asked by `consent` about flakes that hosts name.
+    pub(super) fn context(&self, consent: Option<Consent>) -> OperatorContext {
+        let operator = &self.operator;
+        let (name, discovery, journals) = (operator.name(), operator.discovery(), operator.state.journals());
+        let flakes = FlakeRules {
+            given: self.flake.clone(),
+            accept: self.accept_flake.clone(),
+            accepted: AcceptedFlakes::of(operator.state.folder(), operator.servers()),
+            consent,
+        };
+        OperatorContext { name, discovery, journals, flakes, cache: cache_dir() }
+    }
 }
 
 /// Parses the hooks of a context, as a JSON object. The context passes them to a command by a hidden flag.
@@ -218,43 +219,6 @@ impl RollbackArgs {
         if let Some(timeout) = self.confirm_timeout {
             plan.set_default_confirm_timeout(timeout);
         }
-    }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct GuardArgs {
-    #[command(flatten)]
-    pub(super) force: ForceArgs,
-
-    /// Deploy even if prod hosts run a later commit
-    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE", value_parser = switch)]
-    allow_downgrade: bool,
-}
-
-// Of the guards, this one also holds for rollbacks.
-#[derive(Debug, Args)]
-pub(super) struct ForceArgs {
-    /// Start even if another operator's rollout is running; hosts that are busy with it reject this one
-    #[arg(long, env = "HOMELAB_DEPLOY_FORCE", value_parser = switch)]
-    force: bool,
-}
-
-impl GuardArgs {
-    /// Refuses to start if another rollout runs or prod hosts would be downgraded, unless a flag allows it.
-    pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
-        self.force.check(prepared)?;
-        if !self.allow_downgrade {
-            // Test hosts may be downgraded: they exist to try branches and go back.
-            prepared.check_not_downgrade(&[Tier::Prod])?;
-        }
-        Ok(())
-    }
-}
-
-impl ForceArgs {
-    /// Refuses to start while another operator's rollout runs, unless `--force` is given.
-    pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
-        if self.force { Ok(()) } else { Ok(prepared.check_no_other_rollout()?) }
     }
 }
 

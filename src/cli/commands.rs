@@ -130,15 +130,11 @@ pub(super) enum Command {
     #[command(after_help = help(&["mcp --context home"], &[]))]
     Mcp(Box<mcp::Mcp>),
     /// Print a script for a shell to complete commands, flags, plans, waves and hosts.
-    #[command(after_help = end_of_help(
-        "  In ~/.bashrc:
-    eval \"$(homelab-deploy completions bash)\"
-  In ~/.zshrc, below compinit:
-    eval \"$(homelab-deploy completions zsh)\"
-  In ~/.config/fish/config.fish:
-    homelab-deploy completions fish | source",
-        &[]
-    ))]
+    #[command(after_help = help(&[
+        "completions bash >> ~/.bashrc",
+        "completions zsh >> ~/.zshrc",
+        "completions fish > ~/.config/fish/completions/homelab-deploy.fish",
+    ], &[]))]
     Completions(completions::Completions),
     /// Print the manual page homelab-deploy(1), or write the pages of all commands.
     #[command(after_help = help(&["man | man -l -", "man --out share/man/man1"], &[]))]
@@ -149,28 +145,28 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> CommandResult {
+    pub(super) async fn run(self) -> CommandResult {
         match self {
             Self::Init(init) => init.run(),
-            Self::Doctor(doctor) => doctor.run(),
-            Self::Build(build) => build.run(),
-            Self::Apply(apply) => apply.run(),
-            Self::Plan(plan) => plan.run(),
+            Self::Doctor(doctor) => doctor.run().await,
+            Self::Build(build) => build.run().await,
+            Self::Apply(apply) => apply.run().await,
+            Self::Plan(plan) => plan.run().await,
             Self::Rollouts(rollouts) => rollouts.run(),
-            Self::Status(status) => status.run(),
+            Self::Status(status) => status.run().await,
             Self::Report(report) => report.run(),
             Self::Abort(abort) => abort.run(),
-            Self::Deploy(deploy) => deploy.run(),
-            Self::Rollback(rollback) => rollback.run(),
-            Self::Hosts(hosts) => hosts.run(),
-            Self::Logs(logs) => logs.run(),
+            Self::Deploy(deploy) => deploy.run().await,
+            Self::Rollback(rollback) => rollback.run().await,
+            Self::Hosts(hosts) => hosts.run().await,
+            Self::Logs(logs) => logs.run().await,
             Self::Keygen(keygen) => keygen.run(),
             Self::NatsConfig(nats_config) => nats_config.run(),
-            Self::Listener(listener) => listener.run(),
-            Self::Mcp(mcp) => mcp.run(),
+            Self::Listener(listener) => listener.run().await,
+            Self::Mcp(mcp) => mcp.run().await,
             Self::Completions(completions) => Ok(completions.run()),
             Self::Man(man) => man.run(Cli::command()),
-            Self::Supervise(supervise) => supervise.run(),
+            Self::Supervise(supervise) => supervise.run().await,
         }
     }
 }
@@ -184,15 +180,11 @@ const OF_ROLLOUT: &[&str] = &[
 
 /// Formats the end of a help: calls of this program as examples, then exit codes, these and those of all commands.
 fn help(examples: &[&str], codes: &[&str]) -> String {
-    let examples: Vec<String> = examples.iter().map(|example| format!("  homelab-deploy {example}")).collect();
-    end_of_help(&examples.join("\n"), codes)
-}
-
-fn end_of_help(examples: &str, codes: &[&str]) -> String {
+    let examples: Vec<String> = examples.iter().map(|example| format!("  homelab-deploy {example}\n")).collect();
     let codes: Vec<String> = codes.iter().map(|code| format!("  {code}\n")).collect();
-    let codes = codes.concat();
+    let (examples, codes) = (examples.concat(), codes.concat());
     format!(
-        "Examples:\n{examples}\n\nExit codes:\n  0    Done\n{codes}  \
+        "Examples:\n{examples}\nExit codes:\n  0    Done\n{codes}  \
          2    The command line, a setting or a plan is wrong; nothing was done\n  \
          3    Something needed is missing: NATS, a permission, a file"
     )

@@ -2,28 +2,15 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use miette::Diagnostic;
-use thiserror::Error;
 use tokio::task::spawn_blocking;
 
 use super::display::{Audience, DisplayBarrier};
-use super::exit::{CommandError, Exit};
 use crate::operator::driver::Confirm;
 use crate::operator::flake::Consent;
 use crate::rollout::{Confirmation, Summary, WaveIndex};
 
-#[derive(Debug, Error, Diagnostic)]
-#[error("nobody can be asked whether to start")]
-#[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
-struct NobodyToAsk;
-
-fn somebody_can_answer(audience: Audience) -> bool {
+pub(super) fn somebody_can_answer(audience: Audience) -> bool {
     audience == Audience::Person && io::stdin().is_terminal()
-}
-
-/// Checks that somebody can be asked whether to start, before any host is asked anything.
-pub(super) fn check_somebody_can_answer(audience: Audience) -> Result<(), CommandError> {
-    if somebody_can_answer(audience) { Ok(()) } else { Err(Exit::Usage.with(NobodyToAsk)) }
 }
 
 /// Returns how to ask whether a flake that hosts name may be contacted, or `None` if no person is at the terminal.

@@ -7,21 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
-use miette::Diagnostic;
 use rustix::fs::OFlags;
 use serde::Deserialize;
-use thiserror::Error;
 
 use super::exit::{CommandError, Exit, OrUsage};
 use crate::plan::{Aliases, Hook, Hooks, Selector};
-use crate::private_dir::{self, PrivateDirError};
+use crate::private_dir;
 use crate::protocol::{HostName, Target, Tier, alias_variable};
 use crate::text::did_you_mean;
 
@@ -62,38 +59,6 @@ pub(super) struct Context {
     aliases: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-pub(super) enum ContextError {
-    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("--config names the file with the contexts"))]
-    Unreadable(PathBuf, #[source] io::Error),
-    #[error("{} belongs to another user", .0.display())]
-    #[diagnostic(help("its settings decide what is deployed where: if you trust it, name it with --config"))]
-    NotOurs(PathBuf),
-    #[error("{path} is not a valid context file: {why}", path = .0.display(), why = .1)]
-    #[diagnostic(help(
-        "a context is a table [context.NAME] with the keys {}, on-start, on-halt, on-finish, assistant-key, aliases",
-        keys()
-    ))]
-    Malformed(PathBuf, String),
-    #[error("{} has hooks, which are programs that run on this machine", .0.display())]
-    #[diagnostic(help("if you trust it, name it: --config {path}, or HOMELAB_DEPLOY_CONFIG", path = .0.display()))]
-    HooksOfFolder(PathBuf),
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Untrusted(#[from] PrivateDirError),
-    #[error("there is no context {name:?}")]
-    #[diagnostic(help("{known}"))]
-    Unknown { name: String, known: String },
-    #[error("{} has several contexts, and none of them is the default", .0.display())]
-    #[diagnostic(help("add `default-context = \"NAME\"` at its top, or give --context: {names}", names = .1))]
-    NoDefault(PathBuf, String),
-}
-
-fn keys() -> String {
-    Context::default().flags("", Path::new("")).map(|(key, ..)| key).join(", ")
-}
-
 /// Adds the settings of the selected context to a command line.
 pub(super) fn with_context(command: &Command, mut words: Vec<OsString>) -> Result<Vec<OsString>, CommandError> {
     let mut parser = command.clone().ignore_errors(true);
@@ -102,14 +67,14 @@ pub(super) fn with_context(command: &Command, mut words: Vec<OsString>) -> Resul
         return Ok(words);
     };
     let Some(command) = parser.find_subcommand(&name) else { return Ok(words) };
-    let flags = flags_of_context(command, &written).or_usage()?;
+    let flags = flags_of_context(command, &written)?;
     let behind_the_name = words.iter().skip(1).position(|word| *word == *name).map_or(words.len(), |place| place + 2);
     words.splice(behind_the_name..behind_the_name, flags);
     Ok(words)
 }
 
 /// Returns the flags to add to a command.
-fn flags_of_context(command: &Command, written: &ArgMatches) -> Result<Vec<OsString>, ContextError> {
+fn flags_of_context(command: &Command, written: &ArgMatches) -> Result<Vec<OsString>, CommandError> {
     // Asked of the command: a release build of clap gives matches that do not know which flags there are.
     let has = |id: &str| command.get_arguments().any(|flag| flag.get_id() == id);
     if !has("config") {
@@ -122,7 +87,10 @@ fn flags_of_context(command: &Command, written: &ArgMatches) -> Result<Vec<OsStr
     let file = match (file, wanted) {
         (Some(file), _) => file,
         (None, None) => return Ok(Vec::new()),
-        (None, Some(name)) => return Err(ContextError::Unknown { name: name.clone(), known: no_file() }),
+        (None, Some(name)) => {
+            let help = "there is no file of contexts: `homelab-deploy init` writes one, and --config names one";
+            return Err(Exit::Usage.error(format!("there is no context {name:?}"), help));
+        }
     };
     let Some((name, context)) = select(&file, wanted)? else { return Ok(Vec::new()) };
     let folder = file.parent().unwrap_or(Path::new(""));
@@ -132,9 +100,11 @@ fn flags_of_context(command: &Command, written: &ArgMatches) -> Result<Vec<OsStr
     if has("hooks") && !hooks.is_empty() {
         // The repository in the current folder must not decide which programs run on this machine.
         if named.is_none() && file == Path::new(LOCAL_FILE) {
-            return Err(ContextError::HooksOfFolder(file));
+            let what = format!("{} has hooks, which are programs that run on this machine", file.display());
+            let help = format!("if you trust it, name it: --config {}, or HOMELAB_DEPLOY_CONFIG", file.display());
+            return Err(Exit::Usage.error(what, help));
         }
-        private_dir::file(&file.canonicalize().unwrap_or_else(|_| file.clone()), OFlags::RDONLY)?;
+        private_dir::file(&file.canonicalize().unwrap_or_else(|_| file.clone()), OFlags::RDONLY).or_usage()?;
         flags.push(("hooks", Some(serde_json::to_string(&hooks).expect("texts only, so this cannot fail").into())));
     }
     let by_variable = context.aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
@@ -183,9 +153,15 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 /// Returns the context with this name, or the default one, and its name. Returns `None` if the file has no context.
-pub(super) fn select(file: &Path, name: Option<&String>) -> Result<Option<(String, Context)>, ContextError> {
-    let text = fs::read_to_string(file).map_err(|error| ContextError::Unreadable(file.to_owned(), error))?;
-    let malformed = |why: String| ContextError::Malformed(file.to_owned(), why);
+pub(super) fn select(file: &Path, name: Option<&String>) -> Result<Option<(String, Context)>, CommandError> {
+    let path = file.display();
+    let text = fs::read_to_string(file).map_err(|error| {
+        Exit::Usage.error(format!("cannot read {path}: {error}"), "--config names the file with the contexts")
+    })?;
+    let malformed = |why: String| {
+        let help = "a context is a table such as [context.home]; `homelab-deploy init` writes one";
+        Exit::Usage.error(format!("{path} is not a valid context file: {why}"), help)
+    };
     let config: ContextFile = toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
     if let Some(name) = config.context.keys().find(|name| !is_name(name)) {
         return Err(malformed(format!("{name:?} cannot be the name of a context: use letters, digits, - and _")));
@@ -193,42 +169,38 @@ pub(super) fn select(file: &Path, name: Option<&String>) -> Result<Option<(Strin
     let names = || config.context.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let name = match name.or(config.default_context.as_ref()) {
         Some(name) => name,
-        None if config.context.len() > 1 => return Err(ContextError::NoDefault(file.to_owned(), names())),
+        None if config.context.len() > 1 => {
+            let help = format!("add `default-context = \"NAME\"` at its top, or give --context: {}", names());
+            let what = format!("{path} has several contexts, and none of them is the default");
+            return Err(Exit::Usage.error(what, help));
+        }
         None => match config.context.keys().next() {
             Some(name) => name,
             None => return Ok(None),
         },
     };
-    let known = || {
+    let context = config.context.get(name).cloned().ok_or_else(|| {
         let near = did_you_mean(name, config.context.keys().map(String::as_str));
-        format!("{near}{} has these: {}", file.display(), names())
-    };
-    let context = config.context.get(name).cloned();
-    let context = context.ok_or_else(|| ContextError::Unknown { name: name.clone(), known: known() })?;
+        Exit::Usage.error(format!("there is no context {name:?}"), format!("{near}{path} has these: {}", names()))
+    })?;
     Ok(Some((name.clone(), context)))
 }
 
 /// Returns the file to read if none is named: the one in the current folder, else the user's.
-fn usual_file(command: &str) -> Result<Option<PathBuf>, ContextError> {
+fn usual_file(command: &str) -> Result<Option<PathBuf>, CommandError> {
     let local = PathBuf::from(LOCAL_FILE);
     // A client starts `mcp` in any repository it works on, which must not decide what is deployed where.
     if command != "mcp"
         && let Ok(metadata) = local.metadata()
     {
         let owner = metadata.uid();
-        let is_ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
-        return if is_ours { Ok(Some(local)) } else { Err(ContextError::NotOurs(local)) };
+        if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+            return Ok(Some(local));
+        }
+        let help = "its settings decide what is deployed where: if you trust it, name it with --config";
+        return Err(Exit::Usage.error(format!("{LOCAL_FILE} belongs to another user"), help));
     }
-    Ok(users_file().filter(|file| file.exists()))
-}
-
-fn users_file() -> Option<PathBuf> {
-    Some(config_dir()?.join("config.toml"))
-}
-
-fn no_file() -> String {
-    let users = users_file().map(|file| format!(" and {}", file.display())).unwrap_or_default();
-    format!("there is no context file: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
+    Ok(config_dir().map(|folder| folder.join("config.toml")).filter(|file| file.exists()))
 }
 
 /// Returns the three places for each setting that a command line lacks, or that is wrong without being on it. `None` if no
@@ -307,11 +279,6 @@ impl Aliases for KnownAliases {
     }
 }
 
-#[derive(Debug, Error, Diagnostic)]
-#[error("{0} is not one host")]
-#[diagnostic(help("name one host, such as prod.ns1: `homelab-deploy hosts` lists them"))]
-struct NotOneHost(String);
-
 /// Parses the name of one host. A name without a tier may be a host of any tier.
 pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandError> {
     if let Ok(name) = word.parse()
@@ -325,7 +292,10 @@ pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandEr
 pub(super) fn only_host(selector: Selector) -> Result<(Option<Tier>, HostName), CommandError> {
     match selector.target {
         Target::Host(tier, host) => Ok((Some(tier), host)),
-        Target::Role(..) | Target::All(_) | Target::Custom(_) => Err(Exit::Usage.with(NotOneHost(selector.text))),
+        Target::Role(..) | Target::All(_) | Target::Custom(_) => {
+            let help = "name one host, such as prod.ns1: `homelab-deploy hosts` lists them";
+            Err(Exit::Usage.error(format!("{} is not one host", selector.text), help))
+        }
     }
 }
 

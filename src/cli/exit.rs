@@ -1,9 +1,10 @@
 //! Exit codes of commands, and the format of their errors.
 
-use std::fmt::{self, Debug, Display};
+use std::fmt::Debug;
+use std::io;
 use std::process::ExitCode;
 
-use miette::{Diagnostic, LabeledSpan, MietteHandler, MietteHandlerOpts, Report, ReportHandler, Severity, SourceCode};
+use miette::{Diagnostic, MietteDiagnostic, MietteHandlerOpts, Report};
 use textwrap::{WordSeparator, WordSplitter};
 use thiserror::Error;
 
@@ -53,7 +54,17 @@ impl Exit {
     pub(super) fn with(self, error: impl Diagnostic + Send + Sync + 'static) -> CommandError {
         CommandError { exit: self, report: Report::new(error) }
     }
+
+    /// Returns an error of a command itself: what is wrong, and what to do.
+    pub(super) fn error(self, what: impl Into<String>, help: impl Into<String>) -> CommandError {
+        self.with(MietteDiagnostic::new(what).with_help(help))
+    }
 }
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("cannot set up the process: {0}")]
+#[diagnostic(help("it may be out of memory or of file descriptors"))]
+pub(super) struct SetupError(pub(super) io::Error);
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -81,7 +92,7 @@ impl From<Outcome> for Exit {
 
 pub(super) fn choose_reports() {
     // Only tests set the hook again, and the first one stays.
-    miette::set_hook(Box::new(|_| Box::new(OneByOne(opts().build())))).ok();
+    miette::set_hook(Box::new(|_| Box::new(opts().build()))).ok();
 }
 
 /// Options without the chain of causes: each error says its cause in its own message, which is all that a log has, and
@@ -94,62 +105,21 @@ fn opts() -> MietteHandlerOpts {
         .word_splitter(WordSplitter::NoHyphenation)
 }
 
-/// Shows related errors below the error that they belong to, each as if it were alone. miette would put `Error:` above
-/// each of them, in a line that says nothing else.
-struct OneByOne(MietteHandler);
-
-impl ReportHandler for OneByOne {
-    fn debug(&self, error: &dyn Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = error.source_code();
-        self.0.debug(&Alone { error, text }, f)?;
-        for error in error.related().into_iter().flatten() {
-            f.write_str("\n")?;
-            self.0.debug(&Alone { error, text: error.source_code().or(text) }, f)?;
-        }
-        Ok(())
-    }
-}
-
-/// An error without its related errors, with the source text that its labels point into.
-#[derive(Error)]
-#[error("{error}")]
-struct Alone<'a> {
-    error: &'a dyn Diagnostic,
-    text: Option<&'a dyn SourceCode>,
-}
-
-impl Diagnostic for Alone<'_> {
-    fn severity(&self) -> Option<Severity> {
-        self.error.severity()
-    }
-
-    fn help(&self) -> Option<Box<dyn Display + '_>> {
-        self.error.help()
-    }
-
-    fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.text
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        self.error.labels()
-    }
-}
-
-impl Debug for Alone<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Debug::fmt(self.error, f)
-    }
+/// Formats an error for people. miette puts `Error:` above each mistake of a plan, in a line that says nothing else.
+pub(super) fn one_by_one(report: &impl Debug) -> String {
+    format!("{report:?}").replace("\nError: \n", "\n").trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use miette::GraphicalTheme;
+    use std::fmt;
+
+    use miette::{GraphicalTheme, MietteHandler, ReportHandler};
 
     use super::*;
     use crate::plan::Plan;
 
-    struct Shown<'a>(&'a OneByOne, &'a dyn Diagnostic);
+    struct Shown<'a>(MietteHandler, &'a dyn Diagnostic);
 
     impl Debug for Shown<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,12 +127,17 @@ mod tests {
         }
     }
 
+    /// Returns the text of an error on a terminal of this width.
+    fn shown(width: usize, error: &dyn Diagnostic) -> String {
+        let handler = opts().width(width).graphical_theme(GraphicalTheme::unicode_nocolor()).build();
+        one_by_one(&Shown(handler, error))
+    }
+
     #[test]
     fn each_mistake_of_a_plan_stands_by_itself() {
         let text = "[[wave]]\ntargets = 'prod.all'\nmax_parralel = 2\n[[wave]]\ntargets = 'prod.x'\ntimeout = 30\n";
         let mistakes = Plan::parse(text, "sunday", &|_: &str| None).unwrap_err().named("sunday.toml", text);
-        let handler = OneByOne(opts().width(80).graphical_theme(GraphicalTheme::unicode_nocolor()).build());
-        insta::assert_snapshot!(format!("{:?}", Shown(&handler, &mistakes)), @r#"
+        insta::assert_snapshot!(shown(80, &mistakes), @r#"
          × the plan has 2 mistakes
 
          × unknown key `max_parralel`
@@ -191,8 +166,7 @@ mod tests {
         let id = "1e737f6d-aa7f-4650-a479-de541b638240";
         let path = "/a/path/of-more/than/sixty/columns/that-leads/to/a/key/and/is/called/operator.seed";
         let error = miette::miette!(help = format!("see {path}"), "several rollouts begin with 1e737f6d: {id}, {id}");
-        let handler = OneByOne(opts().width(60).graphical_theme(GraphicalTheme::unicode_nocolor()).build());
-        let shown = format!("{:?}", Shown(&handler, error.as_ref()));
+        let shown = shown(60, error.as_ref());
         assert_eq!(shown.matches(id).count(), 2, "{shown}");
         assert!(shown.contains(path), "{shown}");
     }

@@ -54,19 +54,16 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        // The numbers are those of syslog(3).
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
         let mut fields = String::new();
         context.field_format().format_fields(Writer::new(&mut fields), event)?;
-        writeln!(writer, "<{}>{}", priority(*event.metadata().level()), fields.replace(char::is_control, " "))
-    }
-}
-
-/// Returns the level as the number that syslog(3) gives it.
-const fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
+        writeln!(writer, "<{priority}>{}", fields.replace(char::is_control, " "))
     }
 }
 

@@ -16,7 +16,7 @@ use terminal_size::{Height, Width, terminal_size_of};
 use textwrap::{WordSeparator, WordSplitter};
 use thiserror::Error;
 
-use super::exit::{CommandError, Exit};
+use super::exit::{CommandError, Exit, one_by_one};
 use crate::report::{Size, Style};
 
 /// The first error of writing output.
@@ -115,8 +115,8 @@ pub(super) fn json(value: &impl Serialize) {
 
 #[derive(Debug, Error, Diagnostic)]
 #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
-#[diagnostic(help("give --out a file that you may write"))]
-struct Unwritable(PathBuf, #[source] io::Error);
+#[diagnostic(help("name a place that exists, and that you may write to"))]
+pub(super) struct Unwritable(pub(super) PathBuf, #[source] pub(super) io::Error);
 
 /// Writes the file that `--out` names.
 pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
@@ -179,5 +179,5 @@ pub(super) fn warnings<T: Display>(warnings: &[T]) {
 
 /// Prints an error as a report: what, where, and what to do next.
 pub(super) fn error(report: &Report) {
-    Stream::Stderr.write_all(format!("{}\n", format!("{report:?}").trim_end()).as_bytes()).ok();
+    Stream::Stderr.write_all(format!("{}\n", one_by_one(report)).as_bytes()).ok();
 }

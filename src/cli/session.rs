@@ -1,10 +1,11 @@
-//! Starts a prepared rollout: previews it, asks, carries it out, recorded and displayed, and shows how it ended.
+//! Starts a prepared rollout, as the flags say: previews it, asks, carries it out, recorded and displayed, and shows how
+//! it ended.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,33 +13,50 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::args::OperatorArgs;
+use super::args::{DeployerArgs, OperatorArgs, hooks, switch};
 use super::confirm;
 use super::display::{Audience, Display, DisplayArgs};
-use super::exit::{CommandError, Exit};
+use super::exit::{CommandError, CommandResult, Exit, SetupError};
 use super::out::{self, Stream};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Driver, Fleet, FleetTask, LogError, LogReader, Prepared};
-use crate::plan::ResolvedWave;
-use crate::protocol::{Action, RequestId, Sender};
+use crate::plan::{Hooks, ResolvedWave};
+use crate::protocol::{Action, RequestId, Sender, Tier};
 use crate::report::{self, Document, Liveness};
 use crate::rollout::summary::{HostProgress, HostState};
 use crate::rollout::{Confirmation, HostOutcome, Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary};
 use crate::text::safe;
 
-/// What `apply`, `deploy` and `rollback` do with a rollout once it is prepared.
-pub(super) struct RolloutSession<'a> {
-    pub(super) operator: &'a OperatorArgs,
-    pub(super) display: &'a DisplayArgs,
-    /// Whether to start without asking.
+// What `apply`, `deploy` and `rollback` take.
+#[derive(Debug, Args)]
+pub(super) struct RolloutArgs {
+    /// Start without asking
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
     pub(super) yes: bool,
+
+    /// Start even if another operator's rollout is running; hosts that are busy with it reject this one
+    #[arg(long, env = "HOMELAB_DEPLOY_FORCE", value_parser = switch)]
+    force: bool,
+
+    /// Deploy even if prod hosts run a later commit
+    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE", value_parser = switch)]
+    allow_downgrade: bool,
+
+    #[arg(long, hide = true, default_value = "{}", value_parser = hooks)]
+    pub(super) hooks: Hooks,
+
+    #[command(flatten)]
+    pub(super) display: DisplayArgs,
+
+    #[command(flatten)]
+    pub(super) deployer: DeployerArgs,
 }
 
 #[derive(Debug, Error, Diagnostic)]
-#[error("the journal of the rollout is empty")]
-#[diagnostic(help("it ended before anything was recorded, so nothing was sent: start a new one"))]
+#[error("the rollout has no record")]
+#[diagnostic(help("it ended before anything was sent: start a new one"))]
 pub(super) struct NothingRecorded;
 
 /// Returns the preview of a rollout, in the style of this stream.
@@ -53,14 +71,34 @@ fn for_hooks(summary: &Summary) -> String {
     Document::of(summary, liveness, clock::now()).map_or_else(String::new, |document| format!("{}\n", document.json()))
 }
 
-impl RolloutSession<'_> {
+impl RolloutArgs {
+    pub(super) const fn operator(&self) -> &OperatorArgs {
+        &self.deployer.operator
+    }
+
     pub(super) fn is_for_a_person(&self) -> bool {
         self.display.audience() == Audience::Person
     }
 
+    /// Refuses to start while another operator's rollout runs, unless a flag allows it.
+    pub(super) fn check_no_other_rollout(&self, prepared: &Prepared) -> Result<(), CommandError> {
+        if self.force { Ok(()) } else { Ok(prepared.check_no_other_rollout()?) }
+    }
+
+    /// Refuses also to downgrade prod hosts, unless a flag allows it.
+    pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
+        self.check_no_other_rollout(prepared)?;
+        // Test hosts may be downgraded: they exist to try branches and go back.
+        if self.allow_downgrade { Ok(()) } else { Ok(prepared.check_not_downgrade(&[Tier::Prod])?) }
+    }
+
     /// Checks that somebody can be asked, if that will be needed, before any host is asked anything.
     pub(super) fn check_somebody_can_answer(&self) -> Result<(), CommandError> {
-        if self.yes { Ok(()) } else { confirm::check_somebody_can_answer(self.display.audience()) }
+        if self.yes || confirm::somebody_can_answer(self.display.audience()) {
+            return Ok(());
+        }
+        let help = "add --yes: with --json, and without a terminal, no question can be answered";
+        Err(Exit::Usage.error("nobody can be asked whether to start", help))
     }
 
     /// Shows a rollout and these remarks on it, and asks whether to start it.
@@ -77,13 +115,13 @@ impl RolloutSession<'_> {
 
     /// Starts a rollout and carries it out to its end. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
-        let journal = self.operator.state.journals().create(rollout.id)?;
+        let journal = self.operator().state.journals().create(rollout.id)?;
         let machine = Machine::new(Arc::new(rollout), clock::now(), MAX_PREPARED);
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
 
     /// Resumes a rollout where its journal ends, carries it out to its end, and shows how it ended.
-    pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Exit, CommandError> {
+    pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> CommandResult {
         let machine = Machine::resume(recorded.clone(), clock::now(), MAX_PREPARED).ok_or(NothingRecorded)?;
         Ok(self.conclude(self.carry_out(bus, machine, recorded, journal).await?).await)
     }
@@ -97,12 +135,12 @@ impl RolloutSession<'_> {
         journal: Journal,
     ) -> Result<Machine, CommandError> {
         let (rollout, logs) = (machine.rollout(), self.display.logs_to_read());
-        let fleet_task = FleetTask::subscribe(bus, rollout, self.operator.discovery(), logs).await?;
-        let (interrupts, _listening) = listen_for_interrupts(self.operator.state.journals().stop_file(rollout.id))?;
+        let fleet_task = FleetTask::subscribe(bus, rollout, self.operator().discovery(), logs).await?;
+        let (interrupts, _listening) = listen_for_interrupts(self.operator().state.journals().stop_file(rollout.id))?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
         messages.spawn(fleet_task.serve(end));
-        let display = Display::start(self.display, recorded);
+        let display = Display::start(&self.display, recorded);
         let confirm = confirm::ask_before_wave(self.display.audience(), display.barrier());
         let driver = Driver::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
         let ended = driver.watching(logs).run(&mut machine).await;
@@ -149,7 +187,7 @@ impl RolloutSession<'_> {
         if runs.peek().is_none() {
             return;
         }
-        let Ok(mut bus) = Bus::connect(&self.operator.settings()).await else { return };
+        let Ok(mut bus) = Bus::connect(&self.operator().settings()).await else { return };
         for (host, id) in runs {
             let name = host.host.clone();
             let log = match read(&mut bus, host, id).await {
@@ -196,16 +234,12 @@ async fn read(bus: &mut Bus, host: Sender, id: RequestId) -> Result<String, LogE
 /// How often to look for the stop file, by which another process stops this rollout.
 const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Error, Diagnostic)]
-#[error("cannot listen for signals: {0}")]
-struct SignalError(#[source] io::Error);
-
 /// Listens for what stops a rollout, until the tasks are dropped: signals, and a file that another process creates.
-fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, JoinSet<()>), SignalError> {
+fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, JoinSet<()>), SetupError> {
     let (sender, interrupts) = mpsc::channel(4);
     let mut tasks = JoinSet::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        tasks.spawn(forward_signal(kind, signal(kind).map_err(SignalError)?, sender.clone()));
+        tasks.spawn(forward_signal(kind, signal(kind).map_err(SetupError)?, sender.clone()));
     }
     tasks.spawn(forward_stop_file(stop_file, sender));
     Ok((interrupts, tasks))

@@ -1,25 +1,19 @@
 //! `apply`: carries out a plan, or resumes a rollout.
 
 use std::fs;
-use std::io;
 use std::sync::Arc;
 
 use clap::Args;
-use miette::Diagnostic;
-use thiserror::Error;
 
 use super::plan::PrepareArgs;
-use crate::cli::args::{GuardArgs, switch};
-use crate::cli::display::DisplayArgs;
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::out::Stream;
-use crate::cli::session::{NothingRecorded, RolloutSession};
-use crate::cli::{block_on, out};
+use crate::cli::args::switch;
+use crate::cli::exit::{CommandError, CommandResult, Exit, SetupError};
+use crate::cli::out::{self, Stream};
+use crate::cli::session::{NothingRecorded, RolloutArgs};
 use crate::operator::background::Background;
 use crate::operator::journal::{Journal, Journals};
 use crate::operator::plan_file::has_changed;
 use crate::operator::prepare::prepare_again;
-use crate::protocol::RolloutId;
 use crate::report;
 use crate::rollout::{Outcome, Rollout, Summary};
 
@@ -28,13 +22,6 @@ use crate::rollout::{Outcome, Rollout, Summary};
 pub(in crate::cli) struct Apply {
     #[command(flatten)]
     prepare: PrepareArgs,
-
-    /// Start without asking
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
-    yes: bool,
-
-    #[command(flatten)]
-    guards: GuardArgs,
 
     /// Resume a rollout: the one with this id, or the latest if it is not done
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
@@ -49,50 +36,29 @@ pub(in crate::cli) struct Apply {
     take_over: Option<String>,
 
     #[command(flatten)]
-    display: DisplayArgs,
-}
-
-#[derive(Debug, Error, Diagnostic)]
-enum ApplyError {
-    #[error("there is no rollout to resume")]
-    #[diagnostic(help("`homelab-deploy rollouts` lists those on record"))]
-    NothingToResume,
-    #[error("the latest rollout is done: {0}")]
-    #[diagnostic(help("an older one is resumed by its id; `homelab-deploy rollouts` lists them"))]
-    LatestIsDone(String),
-    #[error("rollout {} has no commit: an earlier version left it to the first host to find one", .0.short())]
-    #[diagnostic(help("a host never chooses the commit of others: start anew with `homelab-deploy apply`"))]
-    NeverResolved(RolloutId),
-    #[error("this process did not inherit the journal to continue: {0}")]
-    NoJournal(#[source] io::Error),
+    rollout: RolloutArgs,
 }
 
 impl Apply {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         self.prepare.refuse_removed_flags()?;
-        block_on(async {
-            match (&self.take_over, &self.resume) {
-                (Some(id), _) => self.take_over(id).await,
-                (None, Some(id)) => self.resume(id).await,
-                (None, None) => self.start().await,
-            }
-        })?
-    }
-
-    fn session(&self) -> RolloutSession<'_> {
-        RolloutSession { operator: &self.prepare.operator, display: &self.display, yes: self.yes }
+        match (&self.take_over, &self.resume) {
+            (Some(id), _) => self.take_over(id).await,
+            (None, Some(id)) => self.resume(id).await,
+            (None, None) => self.start().await,
+        }
     }
 
     fn journals(&self) -> Journals {
-        self.prepare.operator.state.journals()
+        self.rollout.operator().state.journals()
     }
 
     async fn start(&self) -> CommandResult {
-        let session = self.session();
-        session.check_somebody_can_answer()?;
-        let (bus, prepared) = self.prepare.prepare(self.display.audience()).await?;
-        self.guards.check(&prepared)?;
-        if !session.may_start(&prepared, "").await {
+        let args = &self.rollout;
+        args.check_somebody_can_answer()?;
+        let (bus, prepared) = self.prepare.prepare(&args.deployer, &args.hooks, args.display.audience()).await?;
+        args.check(&prepared)?;
+        if !args.may_start(&prepared, "").await {
             return Ok(Exit::Declined);
         }
         // The answers of a large fleet take more memory than its rollout.
@@ -100,15 +66,15 @@ impl Apply {
         if self.detach {
             return self.start_in_background(prepared.rollout);
         }
-        let ended = session.begin(bus, prepared.rollout).await?;
-        Ok(session.conclude(ended).await)
+        let ended = args.begin(bus, prepared.rollout).await?;
+        Ok(args.conclude(ended).await)
     }
 
     fn start_in_background(&self, rollout: Rollout) -> CommandResult {
         let rollout = Arc::new(rollout);
         Background::same_command().begin(&rollout, &self.journals())?;
         out::data(&format!("{}\n", rollout.id));
-        if self.session().is_for_a_person() {
+        if self.rollout.is_for_a_person() {
             let id = rollout.id.short();
             out::note(&format!("  watch:    homelab-deploy status {id}\n  stop:     homelab-deploy abort {id}"));
         }
@@ -117,44 +83,44 @@ impl Apply {
 
     /// Resumes a rollout that ended early, if the fleet has not changed in a way that forbids it.
     async fn resume(&self, id: &str) -> CommandResult {
-        let (operator, journals) = (&self.prepare.operator, self.journals());
+        let journals = self.journals();
         let (left, journal) = open_to_resume(&journals, id)?;
         let rollout = left.rollout.clone().ok_or(NothingRecorded)?;
         if left.outcome == Some(Outcome::Succeeded) {
             out::note(&report::recap(&left, Stream::Stderr.style(), out::stderr_line_limit()));
             return Ok(Exit::Success);
         }
-        // A rollout without a plan file may have a branch as its revision, which each host resolves for itself.
-        if rollout.source.is_some() && !rollout.revision.is_commit() {
-            return Err(ApplyError::NeverResolved(rollout.id).into());
-        }
-        let mut bus = operator.connect().await?;
-        let by = operator.context(&self.prepare.flake, None);
-        self.guards.check(&prepare_again(&left, &rollout, &mut bus, &by).await?)?;
+        let mut bus = self.rollout.operator().connect().await?;
+        let by = self.rollout.deployer.context(None);
+        self.rollout.check(&prepare_again(&left, &rollout, &mut bus, &by).await?)?;
         // The stop file was meant for the previous process, which was killed before it saw the file.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
             out::note(&format!("{} has changed since; the rollout continues with the plan as it was.", source.path));
         }
-        self.session().resume(bus, left, journal).await
+        self.rollout.resume(bus, left, journal).await
     }
 
     /// Starts, in the background, the rollout that was prepared at the operator's terminal.
     async fn take_over(&self, id: &str) -> CommandResult {
         let recorded = self.journals().read(id)?;
-        let journal = Journal::inherited().map_err(ApplyError::NoJournal)?;
-        let bus = self.prepare.operator.connect().await?;
-        self.session().resume(bus, recorded.summary, journal).await
+        let journal = Journal::inherited().map_err(SetupError)?;
+        let bus = self.rollout.operator().connect().await?;
+        self.rollout.resume(bus, recorded.summary, journal).await
     }
 }
 
 /// Opens the rollout with this id. If the id is empty, opens the latest one, unless that succeeded.
 fn open_to_resume(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
     let found = if id.is_empty() { journals.latest() } else { journals.find(id).map(Some) };
-    let found = found?.ok_or(ApplyError::NothingToResume)?;
+    let found = found?.ok_or_else(|| {
+        let help = "`homelab-deploy rollouts` lists those on record";
+        Exit::Precondition.error("there is no rollout to resume", help)
+    })?;
     let (left, journal) = journals.take_over(&found)?;
     if id.is_empty() && left.outcome == Some(Outcome::Succeeded) {
-        return Err(ApplyError::LatestIsDone(found).into());
+        let help = "an older one is resumed by its id; `homelab-deploy rollouts` lists them";
+        return Err(Exit::Precondition.error(format!("the latest rollout is done: {found}"), help));
     }
     Ok((left, journal))
 }

@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use miette::Diagnostic;
-use thiserror::Error;
 
 use super::plan::{PlanFolders, is_path};
-use crate::cli::args::{BuildArgs, FlakeArgs, OperatorArgs};
+use crate::cli::args::{BuildArgs, DeployerArgs};
 use crate::cli::context::KnownAliases;
 use crate::cli::display::Audience;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::{block_on, confirm, out};
+use crate::cli::{confirm, out};
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, History, PrepareError, RollCall, resolve_revision};
 use crate::plan::Roster;
@@ -41,42 +39,19 @@ pub(in crate::cli) struct Build {
     folders: PlanFolders,
 
     #[command(flatten)]
-    flake: FlakeArgs,
-
-    #[command(flatten)]
-    operator: OperatorArgs,
+    deployer: DeployerArgs,
 }
 
 /// The hosts to build, and the flake and revision to build them from.
-struct BuildPlan {
-    hosts: Vec<HostName>,
-    flake: Option<FlakeUrl>,
-    revision: Revision,
-}
-
-#[derive(Debug, Error, Diagnostic)]
-enum BuildError {
-    #[error("{0:?} is neither a plan nor the name of a host: {1}")]
-    #[diagnostic(help("a plan is a path that contains a slash or ends in .toml, or the name of a file in ./plans"))]
-    NeitherOfBoth(String, String),
-    #[error("there is no revision to build")]
-    #[diagnostic(help("add --revision main"))]
-    NoRevision,
-    #[error("the plan does not name its flake and every host, and there is no NATS server to ask the hosts")]
-    #[diagnostic(help("give --nats-url and --nkey-file; or set `flake` in the plan and name its hosts one by one"))]
-    NobodyToAsk,
-}
+type BuildPlan = (Vec<HostName>, Option<FlakeUrl>, Revision);
 
 impl Build {
-    pub(in crate::cli) fn run(self) -> CommandResult {
-        block_on(self.build())?
-    }
-
-    async fn build(&self) -> CommandResult {
-        let BuildPlan { hosts, flake, revision } = self.plan().await?;
+    pub(in crate::cli) async fn run(self) -> CommandResult {
+        let (hosts, flake, revision) = self.plan().await?;
         let flake = flake.ok_or(PrepareError::NoFlake)?;
         let history = History::of(Some(&flake), None);
-        let commit = resolve_revision(&revision, Some(&flake), &history, &self.operator.state.journals()).await?;
+        let commit =
+            resolve_revision(&revision, Some(&flake), &history, &self.deployer.operator.state.journals()).await?;
         let systems = self.how.options().build(&flake, &commit, &hosts).await?;
         let text = serde_json::to_string_pretty(&systems).expect("texts only, so this cannot fail") + "\n";
         let Some(file) = &self.out else {
@@ -93,17 +68,21 @@ impl Build {
         if let [plan] = self.what.as_slice()
             && (is_path(plan) || self.folders.find(plan).is_ok())
         {
-            let path = self.folders.find(plan).or_usage()?;
+            let path = self.folders.find(plan)?;
             let file = PlanFile::read(&path, &KnownAliases).or_usage()?;
             return self.plan_of_file(&file).await;
         }
         let host = |text: &String| {
-            let parsed = text.parse::<HostName>();
-            parsed.map_err(|error| BuildError::NeitherOfBoth(text.clone(), error.to_string())).or_usage()
+            text.parse::<HostName>().map_err(|error| {
+                let help = "a plan is a path that contains a slash or ends in .toml, or the name of a file in ./plans";
+                Exit::Usage.error(format!("{text:?} is neither a plan nor the name of a host: {error}"), help)
+            })
         };
         let hosts = self.what.iter().map(host).collect::<Result<_, _>>()?;
-        let revision = self.revision.clone().ok_or(BuildError::NoRevision).or_usage()?;
-        Ok(BuildPlan { hosts, flake: self.flake.flake.clone(), revision })
+        let revision = self.revision.clone();
+        let revision =
+            revision.ok_or_else(|| Exit::Usage.error("there is no revision to build", "add --revision main"))?;
+        Ok((hosts, self.deployer.flake.clone(), revision))
     }
 
     /// Returns what to build for a plan. No host is asked if the plan names all of its hosts and a flake is known.
@@ -111,16 +90,18 @@ impl Build {
         let plan = &file.plan;
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
         let revision = plan.revision(self.revision.clone()).map_err(usage)?;
-        let by = self.operator.context(&self.flake, confirm::ask_about_flake(Audience::Person));
+        let by = self.deployer.context(confirm::ask_about_flake(Audience::Person));
         let flake = plan.flake.clone().or_else(|| by.flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
             let hosts = plan.named_hosts().into_iter().map(|host| host.host).collect();
-            return Ok(BuildPlan { hosts, flake, revision });
+            return Ok((hosts, flake, revision));
         }
-        if self.operator.settings().servers.is_empty() {
-            return Err(Exit::Usage.with(BuildError::NobodyToAsk));
+        if self.deployer.operator.settings().servers.is_empty() {
+            let what = "the plan does not name its flake and every host, and there is no NATS server to ask the hosts";
+            let help = "give --nats-url and --nkey-file; or set `flake` in the plan and name its hosts one by one";
+            return Err(Exit::Usage.error(what, help));
         }
-        let mut bus = self.operator.connect().await?;
+        let mut bus = self.deployer.operator.connect().await?;
         let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named_hosts() };
         let (asked, needed) = (plan.tiers(), plan.needed_tiers());
         let call = RollCall { discovery: &by.discovery, asked, needed, awaited };
@@ -132,6 +113,6 @@ impl Build {
             let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
             by.flakes.accept(named, &revision).await?
         };
-        Ok(BuildPlan { hosts: resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision })
+        Ok((resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision))
     }
 }

@@ -62,11 +62,11 @@ const VALUES: [(Option<&str>, &str, Values); 17] = [
     (None, "exclude", host_names),
     (Some("logs"), "target", hosts_with_tiers),
     (None, "target", targets),
-    (Some("rollback"), "hosts", hosts_and_rollouts),
-    (Some("build"), "what", plans_and_hosts),
-    (Some("abort"), "id", running_rollouts),
+    (Some("rollback"), "hosts", |line| [hosts_with_tiers(line), rollouts(line)].concat()),
+    (Some("build"), "what", |line| [plans(line), host_names(line)].concat()),
+    (Some("abort"), "id", |line| rollouts_that(line, |recorded| recorded.running)),
     (None, "id", rollouts),
-    (None, "resume", unfinished_rollouts),
+    (None, "resume", |line| rollouts_that(line, is_unfinished)),
     (None, "run", runs),
     (None, "branch", branches),
     (None, "revision", branches),
@@ -97,29 +97,21 @@ fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Co
     let is_of = |of: Option<&str>| of.is_none_or(|of| of == name);
     let with_values = |arg: Arg| match VALUES.iter().find(|(of, id, _)| is_of(*of) && arg.get_id() == id) {
         Some((_, _, values)) => {
-            let completer = Completer { values: *values, written: Arc::clone(&written) };
-            arg.add(ArgValueCompleter::new(completer))
+            let written = Arc::clone(&written);
+            arg.add(ArgValueCompleter::new(move |begun: &OsStr| candidates(*values, &written, begun)))
         }
         None => arg,
     };
     command.mut_subcommands(|subcommand| subcommand.mut_args(with_values))
 }
 
-struct Completer {
-    values: Values,
-    written: Arc<ArgMatches>,
-}
-
-impl ValueCompleter for Completer {
-    fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
-        let begun = current.to_string_lossy();
-        // A plan can be a path. Nothing else that is completed here contains a slash.
-        if begun.contains('/') {
-            return PathCompleter::any().complete(current);
-        }
-        let values = (self.values)(&self.written).into_iter().filter(|value| value.starts_with(&*begun));
-        values.map(CompletionCandidate::new).collect()
+fn candidates(values: Values, written: &ArgMatches, begun: &OsStr) -> Vec<CompletionCandidate> {
+    let text = begun.to_string_lossy();
+    // A plan can be a path. Nothing else that is completed here contains a slash.
+    if text.contains('/') {
+        return PathCompleter::any().complete(begun);
     }
+    values(written).into_iter().filter(|value| value.starts_with(&*text)).map(CompletionCandidate::new).collect()
 }
 
 /// Returns the names of the plans in the plan folders, and the plan files in the current folder.
@@ -132,10 +124,6 @@ fn plans(written: &ArgMatches) -> Vec<String> {
             && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
     };
     names.into_iter().chain(files.filter(is_plan)).collect()
-}
-
-fn plans_and_hosts(written: &ArgMatches) -> Vec<String> {
-    plans(written).into_iter().chain(host_names(written)).collect()
 }
 
 fn wave_names(written: &ArgMatches) -> Vec<String> {
@@ -163,10 +151,6 @@ fn targets(written: &ArgMatches) -> Vec<String> {
     hosts_with_tiers(written).into_iter().chain(groups).chain(KnownAliases.names()).collect()
 }
 
-fn hosts_and_rollouts(written: &ArgMatches) -> Vec<String> {
-    hosts_with_tiers(written).into_iter().chain(rollouts(written)).collect()
-}
-
 /// Returns the hosts of the last rollout, and those that answered a recent roll call. A new roll call would keep the
 /// person at the shell waiting.
 fn known_hosts(written: &ArgMatches) -> BTreeMap<(Tier, HostName), Option<Role>> {
@@ -189,13 +173,12 @@ fn recorded(written: &ArgMatches) -> impl Iterator<Item = (String, Recorded)> {
     ids.filter_map(move |id| journals.as_ref()?.read(&id).ok().map(|recorded| (id, recorded)))
 }
 
-fn running_rollouts(written: &ArgMatches) -> Vec<String> {
-    recorded(written).filter(|(_, recorded)| recorded.running).map(|(id, _)| id).collect()
+fn rollouts_that(written: &ArgMatches, are_meant: fn(&Recorded) -> bool) -> Vec<String> {
+    recorded(written).filter(|(_, recorded)| are_meant(recorded)).map(|(id, _)| id).collect()
 }
 
-fn unfinished_rollouts(written: &ArgMatches) -> Vec<String> {
-    let is_unfinished = |recorded: &Recorded| !recorded.running && recorded.summary.outcome != Some(Outcome::Succeeded);
-    recorded(written).filter(|(_, recorded)| is_unfinished(recorded)).map(|(id, _)| id).collect()
+fn is_unfinished(recorded: &Recorded) -> bool {
+    !recorded.running && recorded.summary.outcome != Some(Outcome::Succeeded)
 }
 
 /// Returns the runs of the host on the line, the newest first.

@@ -5,26 +5,24 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::Args;
-use miette::Diagnostic;
-use thiserror::Error;
 
 use super::plan::prepare_error;
 use super::rollback::Rollback;
 use crate::bus::Bus;
-use crate::cli::args::{FlakeArgs, GuardArgs, OperatorArgs, RollbackArgs, hooks, switch};
+use crate::cli::args::RollbackArgs;
 use crate::cli::context::{KnownAliases, only_host};
-use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::session::RolloutSession;
-use crate::cli::{block_on, out};
+use crate::cli::out;
+use crate::cli::session::RolloutArgs;
 use crate::operator::{PrepareOptions, Prepared, RolloutKind};
-use crate::plan::{Hooks, Plan, ResolvedPlan, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
 use crate::protocol::{Action, HostAnswer, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
 use crate::rollout::{HostOutcome, Outcome, Summary};
 
 #[derive(Debug, Args)]
+#[command(mut_arg("yes", |yes| yes.help("Do not ask before several prod hosts are deployed to, or with --to")))]
 pub(in crate::cli) struct Deploy {
     /// Hosts to deploy to: a subject such as deploy.prod.ns1 or deploy.test.all, prod.ns1 for short, or an alias such
     /// as prod-dns, from `HOMELAB_DEPLOY_ALIAS_PROD_DNS`
@@ -48,66 +46,38 @@ pub(in crate::cli) struct Deploy {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 
-    /// Do not ask before several prod hosts are deployed to, or with --to
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
-    yes: bool,
-
-    #[command(flatten)]
-    guards: GuardArgs,
-
-    #[arg(long, hide = true, default_value = "{}", value_parser = hooks)]
-    hooks: Hooks,
-
-    #[command(flatten)]
-    flake: FlakeArgs,
-
     #[command(flatten)]
     rollback: RollbackArgs,
 
     #[command(flatten)]
-    operator: OperatorArgs,
-
-    #[command(flatten)]
-    display: DisplayArgs,
-}
-
-#[derive(Debug, Error, Diagnostic)]
-#[error("no host answers on {subject}")]
-struct NobodyThere {
-    subject: Subject,
-    #[help]
-    help: String,
+    rollout: RolloutArgs,
 }
 
 impl Deploy {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         let selector = Selector::parse(&self.target, &KnownAliases).or_usage()?;
         if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
             let settings = self.settings();
-            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, rollback, operator, display, .. } = self;
-            let command = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, display };
-            return command.roll_back_one(only_host(selector)?, |plan| {
+            let command = Rollback { hosts: Vec::new(), rollout: self.rollout };
+            let adapt = |plan: &mut Plan| {
                 plan.waves.iter_mut().for_each(|wave| wave.settings = settings.clone());
-                rollback.apply_defaults_to(plan);
-            });
+                self.rollback.apply_defaults_to(plan);
+            };
+            return command.roll_back_one(only_host(selector)?, adapt).await;
         }
         if self.to.is_some() {
-            self.session().check_somebody_can_answer()?;
+            self.rollout.check_somebody_can_answer()?;
         }
-        block_on(self.deploy(selector))?
-    }
-
-    fn session(&self) -> RolloutSession<'_> {
-        RolloutSession { operator: &self.operator, display: &self.display, yes: self.yes }
+        self.deploy(selector).await
     }
 
     async fn deploy(&self, selector: Selector) -> CommandResult {
         let subject = selector.target.subject();
-        let mut bus = self.operator.connect().await?;
+        let mut bus = self.rollout.operator().connect().await?;
         let prepared = self.prepare(&mut bus, selector).await?;
         match &self.to {
-            Some(_) => self.guards.force.check(&prepared)?,
-            None => self.guards.check(&prepared)?,
+            Some(_) => self.rollout.check_no_other_rollout(&prepared)?,
+            None => self.rollout.check(&prepared)?,
         }
         if !self.may_start(&prepared).await {
             return Ok(Exit::Declined);
@@ -118,24 +88,24 @@ impl Deploy {
             (!is_anybody_there).then(|| roster.hosts().map(|host| host.sender().subject()).collect());
         // The answers of a large fleet take more memory than its rollout.
         drop(roster);
-        let ended = self.session().begin(bus, rollout).await?;
+        let ended = self.rollout.begin(bus, rollout).await?;
         if let Some(others) = others.filter(|_| is_deserted(ended.state())) {
-            return Err(nobody_there(subject, &others, others.iter()));
+            return Err(nobody_there(&subject, &others, others.iter()));
         }
-        Ok(self.session().conclude(ended).await)
+        Ok(self.rollout.conclude(ended).await)
     }
 
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
         let (subject, is_group) = (selector.target.subject(), !matches!(selector.target, Target::Host(..)));
         // The operator is not asked about a flake: if none was accepted before, each host looks the branch up for
         // itself.
-        let by = self.operator.context(&self.flake, None);
+        let by = self.rollout.deployer.context(None);
         let revision = self.to.as_ref().unwrap_or(&self.branch).clone();
         let mut plan = Plan::of_one_wave(selector, self.settings());
         self.rollback.apply_defaults_to(&mut plan);
         let options = PrepareOptions {
             kind: RolloutKind::Deployment,
-            hooks: self.hooks.clone(),
+            hooks: self.rollout.hooks.clone(),
             even_if_current: true,
             ..PrepareOptions::new(plan, revision, by)
         };
@@ -144,7 +114,7 @@ impl Deploy {
         if is_group && !called.roll.hosts.iter().any(is_member) {
             let roster = Roster::new(called.roll.hosts);
             let hosts = roster.hosts().map(|host| host.sender().subject()).collect();
-            return Err(nobody_there(subject, &hosts, roster.subjects()));
+            return Err(nobody_there(&subject, &hosts, roster.subjects()));
         }
         options.settle(called).await.map_err(prepare_error)
     }
@@ -159,21 +129,17 @@ impl Deploy {
 
     /// Shows what is about to happen and asks, if the deployment is risky and a person is there.
     async fn may_start(&self, prepared: &Prepared) -> bool {
-        let session = self.session();
-        let asks = if self.to.is_some() {
-            // `run` has made sure that somebody can answer.
-            !self.yes
-        } else {
-            let is_at_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-            !self.yes && is_at_terminal && reaches_several_prod_hosts(&prepared.rollout.plan)
-        };
-        if asks && session.is_for_a_person() {
-            let returns = self.to.as_ref().map(|_| report::rollback_commits(&prepared.rollout));
-            return session.may_start(prepared, &returns.unwrap_or_default()).await;
+        if !self.rollout.is_for_a_person() {
+            return true;
         }
-        if session.is_for_a_person() {
-            out::warnings(&prepared.warnings);
+        let returns = self.to.as_ref().map(|_| report::rollback_commits(&prepared.rollout));
+        // With `--to`, `run` has made sure that somebody can answer.
+        let is_at_terminal = || io::stdin().is_terminal() && io::stderr().is_terminal();
+        let is_risky = || returns.is_some() || is_at_terminal() && reaches_several_prod_hosts(&prepared.rollout.plan);
+        if !self.rollout.yes && is_risky() {
+            return self.rollout.may_start(prepared, &returns.unwrap_or_default()).await;
         }
+        out::warnings(&prepared.warnings);
         true
     }
 }
@@ -190,7 +156,7 @@ fn is_deserted(summary: &Summary) -> bool {
 
 /// Returns an error that lists the hosts that do answer, and suggests the known subject that may have been meant.
 fn nobody_there<'a>(
-    subject: Subject,
+    subject: &Subject,
     hosts: &BTreeSet<Subject>,
     known: impl Iterator<Item = &'a Subject> + Clone,
 ) -> CommandError {
@@ -202,5 +168,5 @@ fn nobody_there<'a>(
         let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
         format!("{near}these hosts answer: {}; `homelab-deploy hosts` shows more", subjects.join(", "))
     };
-    Exit::Failed.with(NobodyThere { subject, help })
+    Exit::Failed.error(format!("no host answers on {subject}"), help)
 }

@@ -12,16 +12,16 @@ use self::checkup::Checkup;
 use self::findings::{Findings, Level};
 use super::nats_config::read_fleet;
 use super::plan::PlanFolders;
-use crate::cli::args::{OperatorArgs, state_first, switch};
-use crate::cli::exit::{CommandResult, Exit, OrUsage};
-use crate::cli::{block_on, out};
+use crate::cli::args::{OperatorArgs, switch};
+use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::out;
 use crate::nats_config::{Deviation, FleetList, ListenerName, Principal, ServerUser, Strictness, server_users};
 use crate::protocol::{FlakeUrl, HostName, Role, Tier};
 use crate::text::safe;
 
 // Three commands in one, of which `doctor FILE` needs no connection.
 #[derive(Debug, Args)]
-#[command(mut_arg("nats_url", unless_file), mut_args(state_first))]
+#[command(mut_arg("nats_url", unless_file))]
 #[command(mut_arg("nkey_file", |arg| unless_file(arg).default_value("/dev/null").hide_default_value(true)))]
 #[command(
     override_usage = "homelab-deploy doctor [OPTIONS]\n       homelab-deploy doctor --listener [OPTIONS]\n       \
@@ -77,13 +77,13 @@ fn unless_file(arg: Arg) -> Arg {
 }
 
 impl Doctor {
-    pub(in crate::cli) fn run(self) -> CommandResult {
-        let fleet = self.fleet_file().map(|file| read_fleet(&file)).transpose().or_usage()?;
+    pub(in crate::cli) async fn run(self) -> CommandResult {
+        let fleet = self.fleet_file().map(|file| read_fleet(&file)).transpose()?;
         let checkup = Checkup { args: &self, fleet: fleet.as_ref(), findings: Findings::default() };
         let findings = match (&self.file, self.listener_name()) {
             (Some(file), _) => examine_server_file(file, fleet.as_ref()),
-            (None, Some(name)) => block_on(checkup.of_host(name))?,
-            (None, None) => block_on(checkup.of_operator())?,
+            (None, Some(name)) => checkup.of_host(name).await,
+            (None, None) => checkup.of_operator().await,
         };
         if self.json {
             out::json(&findings.0);

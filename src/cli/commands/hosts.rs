@@ -8,7 +8,7 @@ use crate::bus::Bus;
 use crate::cli::args::{OperatorArgs, switch};
 use crate::cli::context::cache_dir;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::{block_on, out};
+use crate::cli::out;
 use crate::clock;
 use crate::operator::{Discovered, FleetError, History, RollCall};
 use crate::protocol::{FlakeUrl, HostAnswer, HostName, Tier};
@@ -49,11 +49,7 @@ pub(in crate::cli) fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostN
 }
 
 impl Hosts {
-    pub(in crate::cli) fn run(self) -> CommandResult {
-        block_on(self.list())?
-    }
-
-    async fn list(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         let mut bus = self.operator.connect().await?;
         if self.watch {
             return self.watch(&mut bus).await;

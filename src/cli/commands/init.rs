@@ -10,18 +10,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use miette::Diagnostic;
-use thiserror::Error;
 
 use self::files::Site;
-use super::keygen::{self, KeygenError};
-use super::nats_config::{FleetListError, read_fleet};
+use super::keygen;
+use super::nats_config::read_fleet;
 use crate::bus::{self, BusError, ServerUrl};
 use crate::cli::context::{self, LOCAL_FILE};
-use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::out;
+use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::out::{self, Unwritable};
 use crate::nats_config::{FleetList, ListenerName, Principal, PublicKey};
-use crate::protocol::{FlakeUrl, HostName};
+use crate::protocol::FlakeUrl;
 
 /// The default address of the NATS server.
 const THIS_MACHINE: &str = "nats://127.0.0.1:4222";
@@ -49,26 +47,10 @@ pub(in crate::cli) struct Init {
     yes: bool,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-enum InitError {
-    #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("the folder has to be one that you may write to"))]
-    Write(PathBuf, #[source] io::Error),
-    #[error("{0} is missing")]
-    #[diagnostic(help("give {0}, or run `homelab-deploy init` on a terminal, where it asks"))]
-    Missing(&'static str),
-    #[error("{0}")]
-    #[diagnostic(help("write test.NAME, prod.NAME or prod.NAME.ROLE"))]
-    NotUnderstood(String),
-    #[error("{0} is a host of this fleet already, with another tier or role")]
-    #[diagnostic(help("change it in fleet.toml, and run `homelab-deploy init` again"))]
-    Known(HostName),
-}
-
 impl Init {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let fleet_file = self.folder.join("fleet.toml");
-        let before = known_fleet(&fleet_file).or_usage()?;
+        let before = if fleet_file.exists() { read_fleet(&fleet_file)? } else { FleetList::default() };
         let (site_before, site) = self.sites()?;
         let names = self.names(&before)?;
         // Seeds are written first: every key on the list must have a seed.
@@ -104,7 +86,7 @@ impl Init {
     /// Returns the server, the flake and the context as an earlier `init` wrote them, and as they are now.
     fn sites(&self) -> Result<(Site, Site), CommandError> {
         let file = self.folder.join(LOCAL_FILE);
-        let known = if file.exists() { context::select(&file, None).or_usage()? } else { None };
+        let known = if file.exists() { context::select(&file, None)? } else { None };
         let (name, known) = known.unzip();
         let known = known.unwrap_or_default();
         let known_server = known.server.map(|known| parsed(known.split(',').next().unwrap_or_default())).transpose()?;
@@ -124,7 +106,7 @@ impl Init {
     }
 
     /// Returns a setting as it is given, else from the user, else its default.
-    fn setting<T>(&self, given: Option<&T>, what: &str, flag: &'static str, default: &str) -> Result<T, CommandError>
+    fn setting<T>(&self, given: Option<&T>, what: &str, flag: &str, default: &str) -> Result<T, CommandError>
     where
         T: Clone + FromStr<Err: Display>,
     {
@@ -153,7 +135,10 @@ impl Init {
             let is_same = |other: &ListenerName| (other.tier, &other.hostname) == (name.tier, &name.hostname);
             match known.hosts.iter().map(|(known, _)| known).chain(&added).find(|other| is_same(other)) {
                 Some(other) if *other == name => {}
-                Some(_) => return Err(Exit::Usage.with(InitError::Known(name.hostname))),
+                Some(_) => {
+                    let what = format!("{} is a host of this fleet already, with another tier or role", name.hostname);
+                    return Err(Exit::Usage.error(what, "change it in fleet.toml, and run `homelab-deploy init` again"));
+                }
                 None => added.push(name),
             }
         }
@@ -164,7 +149,7 @@ impl Init {
     fn make_keys(&self, known: &FleetList, names: Vec<ListenerName>) -> Result<FleetList, CommandError> {
         let keys = self.folder.join("keys");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
-        made.map_err(|error| InitError::Write(keys.clone(), error))?;
+        made.map_err(|error| Unwritable(keys.clone(), error))?;
         let mut added = FleetList::default();
         for name in names {
             let key = make_key(&keys.join(format!("{}.{}.seed", name.tier, name.hostname)))?;
@@ -180,7 +165,7 @@ impl Init {
     }
 
     /// Writes a file that is generated from the fleet. A file that was changed by hand stays as it is.
-    fn update(&self, path: &str, old: &str, new: &str) -> Result<(), InitError> {
+    fn update(&self, path: &str, old: &str, new: &str) -> Result<(), Unwritable> {
         match fs::read_to_string(self.folder.join(path)) {
             Ok(text) if text == new || old == new => Ok(()),
             Ok(text) if text != old => {
@@ -191,37 +176,31 @@ impl Init {
         }
     }
 
-    fn put(&self, path: &str, text: &str) -> Result<(), InitError> {
+    fn put(&self, path: &str, text: &str) -> Result<(), Unwritable> {
         let file = self.folder.join(path);
         let made = fs::create_dir_all(file.parent().unwrap_or(Path::new("")));
-        made.and_then(|()| out::replace_file(&file, text)).map_err(|error| InitError::Write(file, error))?;
+        made.and_then(|()| out::replace_file(&file, text)).map_err(|error| Unwritable(file, error))?;
         out::note(&format!("{path} is written"));
         Ok(())
     }
 }
 
-fn known_fleet(file: &Path) -> Result<FleetList, FleetListError> {
-    match read_fleet(file) {
-        Err(error) if error.is_missing() => Ok(FleetList::default()),
-        read => read,
-    }
-}
-
 /// Returns the public key of a new seed, or of a seed that an interrupted `init` left.
 fn make_key(seed: &Path) -> Result<PublicKey, CommandError> {
-    let public = match keygen::generate(seed) {
-        Err(KeygenError::Exists(_)) => bus::public_key(seed)?.0,
-        made => made?,
-    };
+    let public = if seed.exists() { bus::public_key(seed)?.0 } else { keygen::generate(seed)? };
     Ok(public.parse().map_err(|_| BusError::NotAUserSeed(seed.to_owned()))?)
 }
 
-fn missing(what: &'static str) -> CommandError {
-    Exit::Usage.with(InitError::Missing(what))
+fn missing(what: &str) -> CommandError {
+    let help = format!("give {what}, or run `homelab-deploy init` on a terminal, where it asks");
+    Exit::Usage.error(format!("{what} is missing"), help)
 }
 
 fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, CommandError> {
-    text.parse().map_err(|error: T::Err| InitError::NotUnderstood(error.to_string())).or_usage()
+    text.parse().map_err(|error: T::Err| {
+        let help = "check the flags of `init`, and what an earlier one wrote into this folder";
+        Exit::Usage.error(error.to_string(), help)
+    })
 }
 
 /// Asks until the answer can be parsed. An empty answer means the default, or `None` if there is no default.

@@ -6,13 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use miette::Diagnostic;
 use nkeys::KeyPair;
-use thiserror::Error;
 
 use crate::bus;
-use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::out;
+use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::out::{self, Unwritable};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Keygen {
@@ -22,18 +20,6 @@ pub(in crate::cli) struct Keygen {
     /// Only print the public key of the seed in that file
     #[arg(long)]
     public: bool,
-}
-
-#[derive(Debug, Error, Diagnostic)]
-pub(super) enum KeygenError {
-    #[error("cannot make a key: {0}")]
-    Key(#[from] nkeys::error::Error),
-    #[error("{0} exists already")]
-    #[diagnostic(help("a seed that is overwritten is lost for good: choose another name, or move the file away"))]
-    Exists(PathBuf),
-    #[error("cannot write {0}: {1}")]
-    #[diagnostic(help("the folder must exist and be writable"))]
-    Write(PathBuf, io::Error),
 }
 
 impl Keygen {
@@ -51,19 +37,19 @@ impl Keygen {
 }
 
 /// Writes a new seed to `file` and returns its public key.
-pub(super) fn generate(file: &Path) -> Result<String, KeygenError> {
+pub(super) fn generate(file: &Path) -> Result<String, CommandError> {
     let pair = KeyPair::new_user();
-    let seed = pair.seed()?;
+    let seed = pair.seed().expect("a new pair has its seed");
     let mut options = OpenOptions::new();
-    let mut seed_file = options.write(true).create_new(true).mode(0o600).open(file).map_err(|error| {
-        if error.kind() == io::ErrorKind::AlreadyExists {
-            KeygenError::Exists(file.to_owned())
-        } else {
-            KeygenError::Write(file.to_owned(), error)
+    let made = options.write(true).create_new(true).mode(0o600).open(file);
+    match made.and_then(|mut made| writeln!(made, "{seed}")) {
+        Ok(()) => Ok(pair.public_key()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let help = "a seed that is overwritten is lost for good: choose another name, or move the file away";
+            Err(Exit::Precondition.error(format!("{} exists already", file.display()), help))
         }
-    })?;
-    writeln!(seed_file, "{seed}").map_err(|error| KeygenError::Write(file.to_owned(), error))?;
-    Ok(pair.public_key())
+        Err(error) => Err(Unwritable(file.to_owned(), error).into()),
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +68,7 @@ mod tests {
         assert!(public.starts_with('U'));
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
-        assert!(matches!(generate(&file), Err(KeygenError::Exists(_))));
+        assert!(generate(&file).unwrap_err().report.to_string().ends_with("seed exists already"));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), seed);
     }
 }

@@ -10,21 +10,18 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use miette::Diagnostic;
-use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bus::{SeedReaders, Settings};
 use crate::cli::args::{ConnectionArgs, HEADING};
-use crate::cli::block_on;
-use crate::cli::exit::{CommandResult, Exit, OrUsage};
+use crate::cli::exit::{CommandError, CommandResult, Exit, SetupError};
 use crate::cli::log::LogArgs;
 use crate::listener::supervisor::{RunDir, note_unit_end, supervise};
 use crate::listener::{
     self, Config, RebuildFlag, RunSettings, SystemKey, Systemd, UnitEnd, UserUnits, deploy_subjects,
 };
 use crate::protocol::subject::DISCOVER;
-use crate::protocol::{FlakeAttr, FlakeUrl, HostName, ParseError, Role, Subject, SubjectTemplate, Tier};
+use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectTemplate, Tier};
 
 /// The longest time that a deployment may take, in seconds: a year. systemd refuses times that overflow its clock.
 const LONGEST_TIMEOUT: u64 = 365 * 24 * 60 * 60;
@@ -76,6 +73,7 @@ pub(in crate::cli) struct Listener {
     /// Subject to accept requests on; may be repeated; <hostname>, <tier> and <role> are filled in [default:
     /// deploy.<tier>.<hostname>, deploy.<tier>.all and deploy.<tier>.role.<role>]
     #[arg(long, env = "HOMELAB_DEPLOY_DEPLOY_SUBJECT", value_name = "SUBJECT", value_delimiter = ',')]
+    #[arg(default_values_t = SubjectTemplate::defaults(), hide_default_value = true)]
     deploy_subject: Vec<SubjectTemplate>,
 
     /// Subject of discovery requests
@@ -129,25 +127,8 @@ fn user_units() -> impl TypedValueParser<Value = UserUnits> {
     PossibleValuesParser::new([fail, warn]).map(|on| if on == "warn" { UserUnits::Warn } else { UserUnits::Fail })
 }
 
-#[derive(Debug, Error, Diagnostic)]
-enum UsageError {
-    #[error(transparent)]
-    Subject(#[from] ParseError),
-    #[error("there is no subject to listen on: every --deploy-subject needs a role")]
-    #[diagnostic(help("give --role, or a --deploy-subject without <role>"))]
-    NoSubject,
-    #[error("the interval of heartbeats is zero")]
-    Heartbeat,
-    #[error("cannot find the path of this program, which runs need: {0}")]
-    Program(#[source] io::Error),
-}
-
-#[derive(Debug, Error, Diagnostic)]
-#[error("cannot set up the process: {0}")]
-struct SetupError(#[source] io::Error);
-
 impl Listener {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         self.log.start();
         let name = format!("homelab-deploy listener {}", self.hostname);
         let settings = Settings {
@@ -156,25 +137,22 @@ impl Listener {
         };
         let systemd = Systemd::at(self.notify_socket.as_deref()).map_err(SetupError)?;
         let watchdog = self.watchdog_usec.map(Duration::from_micros);
-        let config = self.config().or_usage()?;
-        block_on(async {
-            let stop = stop_signal().map_err(SetupError)?;
-            listener::listen(config, &settings, systemd.with_watchdog(watchdog), stop).await?;
-            Ok(Exit::Success)
-        })?
+        // The path, and not /proc/self/exe: systemd starts the supervisor as well.
+        let program = env::current_exe().map_err(SetupError)?;
+        let config = self.config(program)?;
+        let stop = stop_signal().map_err(SetupError)?;
+        listener::listen(config, &settings, systemd.with_watchdog(watchdog), stop).await?;
+        Ok(Exit::Success)
     }
 
-    fn config(self) -> Result<Config, UsageError> {
-        let templates = match self.deploy_subject {
-            given if given.is_empty() => SubjectTemplate::defaults(),
-            given => given,
-        };
-        let deploy_subjects = deploy_subjects(&templates, &self.hostname, self.tier, self.role.as_ref())?;
+    fn config(self, supervisor: PathBuf) -> Result<Config, CommandError> {
+        let deploy_subjects = deploy_subjects(&self.deploy_subject, &self.hostname, self.tier, self.role.as_ref());
+        let help = "give --role, or a --deploy-subject without <role>";
+        let deploy_subjects = deploy_subjects.map_err(|error| Exit::Usage.error(error.to_string(), help))?;
         if deploy_subjects.is_empty() {
-            return Err(UsageError::NoSubject);
-        }
-        if self.heartbeat.is_zero() {
-            return Err(UsageError::Heartbeat);
+            return Err(
+                Exit::Usage.error("there is no subject to listen on: every --deploy-subject needs a role", help)
+            );
         }
         let state_dir = self.state_dir.or(self.state_directory);
         Ok(Config {
@@ -193,12 +171,12 @@ impl Listener {
                 timeout: Duration::from_secs(self.timeout),
                 grace: self.grace,
             },
-            heartbeat: self.heartbeat,
+            // Only tests set it. A timer without an interval would panic.
+            heartbeat: self.heartbeat.max(Duration::from_millis(1)),
             metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
             runtime_dir: self.runtime_directory,
-            // The path, and not /proc/self/exe: systemd starts the supervisor as well.
-            supervisor: env::current_exe().map_err(UsageError::Program)?,
+            supervisor,
         })
     }
 }
@@ -222,15 +200,13 @@ pub(in crate::cli) struct Supervise {
     /// Directory on the disk for what outlives a reboot
     kept: PathBuf,
 
-    /// Only record how the unit of the run ended, from the variables that systemd sets for `ExecStopPost=`
+    /// Only record how the unit of the run ended, from the variables that systemd sets for `ExecStopPost=`: these two
     #[arg(long)]
     unit_ended: bool,
 
-    /// Set by systemd for `ExecStopPost=`
     #[arg(long, env = "SERVICE_RESULT", hide = true, default_value = "")]
     service_result: String,
 
-    /// Set by systemd for `ExecStopPost=`
     #[arg(long, env = "EXIT_STATUS", hide = true, default_value = "")]
     exit_status: String,
 
@@ -239,21 +215,18 @@ pub(in crate::cli) struct Supervise {
     notify_socket: Option<OsString>,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-#[error("cannot supervise the run in {0}: {1}")]
-struct SuperviseError(PathBuf, #[source] io::Error);
-
 impl Supervise {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         let dir = RunDir::new(self.run_dir.clone(), self.kept);
         let supervised = if self.unit_ended {
             let end = UnitEnd { result: self.service_result, status: self.exit_status };
             note_unit_end(&dir, &end)
         } else {
-            let starter = Systemd::at(self.notify_socket.as_deref());
-            block_on(async { supervise(dir, starter?).await })?
+            async { supervise(dir, Systemd::at(self.notify_socket.as_deref())?).await }.await
         };
-        supervised.map_err(|error| Exit::Failed.with(SuperviseError(self.run_dir, error)))?;
+        let help = "the listener that prepared the run reports what became of it";
+        let what = |error| format!("cannot supervise the run in {}: {error}", self.run_dir.display());
+        supervised.map_err(|error: io::Error| Exit::Failed.error(what(error), help))?;
         Ok(Exit::Success)
     }
 }
@@ -285,7 +258,7 @@ mod tests {
             "git+https://h/x",
         ];
         let command = Command::try_parse_from(required.iter().chain(arguments)).map_err(|e| e.kind().to_string())?;
-        command.listener.config().map_err(|error| error.to_string())
+        command.listener.config("/x".into()).map_err(|error| error.report.to_string())
     }
 
     fn subjects(arguments: &[&str]) -> Vec<String> {
@@ -309,7 +282,6 @@ mod tests {
         assert_eq!(subjects(&own), ["a.ns1"]);
         insta::assert_snapshot!(config(&["--deploy-subject", "b.<role>"]).unwrap_err(), @"there is no subject to listen on: every --deploy-subject needs a role");
         insta::assert_snapshot!(config(&["--deploy-subject", "b.<host>"]).unwrap_err(), @"invalid value for one of the arguments");
-        insta::assert_snapshot!(config(&["--heartbeat", "0s"]).unwrap_err(), @"the interval of heartbeats is zero");
         insta::assert_snapshot!(config(&["--timeout", "0"]).unwrap_err(), @"invalid value for one of the arguments");
     }
 

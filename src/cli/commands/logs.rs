@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use miette::Diagnostic;
-use thiserror::Error;
 
 use crate::bus::Bus;
 use crate::cli::args::OperatorArgs;
 use crate::cli::context::one_host;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::{block_on, out};
+use crate::cli::out;
 use crate::operator::{Awaited, LogLines, LogReader, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
 use crate::text::nearest;
@@ -39,41 +37,21 @@ pub(in crate::cli) struct Logs {
     operator: OperatorArgs,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-enum LogsError {
-    #[error("{0} does not answer")]
-    #[diagnostic(help(
-        "{1}check the name with `homelab-deploy hosts`, and that the listener runs there; on the host itself, the listener keeps \
-         the logs in its state directory, as runs/*/output.log"
-    ))]
-    NotThere(String, String),
-    #[error("several machines go by the name {0}")]
-    #[diagnostic(help("write the tier as well, such as prod.ns1; within a tier, stop one of the listeners"))]
-    Several(String),
-    #[error("the listener of {0} is too old to send logs")]
-    #[diagnostic(help(
-        "update it; until then, the logs are on the host, in the state directory of the listener, as runs/*/output.log"
-    ))]
-    TooOld(String),
-    #[error("{0} has not run anything yet")]
-    #[diagnostic(help("`homelab-deploy deploy` begins a run; --id names one"))]
-    NothingRun(String),
-}
-
 impl Logs {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         let (tier, host) = one_host(&self.target)?;
-        block_on(self.print(tier, host))?
-    }
-
-    async fn print(self, tier: Option<Tier>, host: HostName) -> CommandResult {
         let mut bus = self.operator.connect().await?;
         let report = self.find(&mut bus, tier, host).await?;
         let name = format!("{}.{}", report.tier, report.hostname);
         if !report.has(&Feature::Log) {
-            return Err(LogsError::TooOld(name).into());
+            let help = "update it; until then, the logs are on the host, in the state directory of the listener, as \
+                        runs/*/output.log";
+            return Err(Exit::Precondition.error(format!("the listener of {name} is too old to send logs"), help));
         }
-        let run = self.run.clone().or_else(|| latest(&report)).ok_or_else(|| LogsError::NothingRun(name.clone()))?;
+        let run = self.run.clone().or_else(|| latest(&report)).ok_or_else(|| {
+            let help = "`homelab-deploy deploy` begins a run; --id names one";
+            Exit::Precondition.error(format!("{name} has not run anything yet"), help)
+        })?;
         out::note(&format!("{name}: run {run}"));
         let host = Sender { tier: report.tier, host: report.hostname };
         let reader = LogReader::open(&mut bus, host, run).await?;
@@ -100,8 +78,18 @@ impl Logs {
         let mut found = called.hosts.into_iter().map(|answer| *answer.report).filter(is_meant);
         match (found.next(), found.next()) {
             (Some(report), None) => Ok(report),
-            (None, _) => Err(LogsError::NotThere(self.target.clone(), near).into()),
-            (Some(_), Some(_)) => Err(LogsError::Several(self.target.clone()).into()),
+            (None, _) => {
+                let help = format!(
+                    "{near}check the name with `homelab-deploy hosts`, and that the listener runs there; on the host \
+                     itself, the listener keeps the logs in its state directory, as runs/*/output.log"
+                );
+                Err(Exit::Precondition.error(format!("{} does not answer", self.target), help))
+            }
+            (Some(_), Some(_)) => {
+                let help = "write the tier as well, such as prod.ns1; within a tier, stop one of the listeners";
+                let what = format!("several machines go by the name {}", self.target);
+                Err(Exit::Precondition.error(what, help))
+            }
         }
     }
 

@@ -7,8 +7,7 @@ use clap::builder::PossibleValuesParser;
 use tokio::io::{stdin, stdout};
 
 use crate::bus;
-use crate::cli::args::{FlakeArgs, OperatorArgs, state_first, switch};
-use crate::cli::block_on;
+use crate::cli::args::{DeployerArgs, switch};
 use crate::cli::context::{KnownAliases, config_dir};
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::log::LogArgs;
@@ -20,7 +19,6 @@ use crate::operator::background::this_program;
 use crate::plan::Aliases;
 
 #[derive(Debug, Args)]
-#[command(mut_args(state_first))]
 pub(in crate::cli) struct Mcp {
     /// Also offer the tools that deploy to every tier
     #[arg(long, env = "HOMELAB_DEPLOY_ENABLE_ADMIN", requires = "admin_nkey_file", value_parser = switch)]
@@ -38,9 +36,6 @@ pub(in crate::cli) struct Mcp {
     #[arg(long, env = "HOMELAB_DEPLOY_TOOLS", value_name = "TOOL", value_delimiter = ',')]
     #[arg(value_parser = PossibleValuesParser::new(tool_names()))]
     tools: Vec<String>,
-
-    #[command(flatten)]
-    flake: FlakeArgs,
 
     /// Branch or tag that may be deployed to a tier; * matches any characters; may be repeated [default: test=*, and
     /// prod=main and prod=master]
@@ -63,24 +58,24 @@ pub(in crate::cli) struct Mcp {
     log: LogArgs,
 
     #[command(flatten)]
-    operator: OperatorArgs,
+    deployer: DeployerArgs,
 }
 
 impl Mcp {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         self.log.start();
         let server = Server::new(self.settings())?;
-        block_on(server.serve_lines(stdin(), stdout()))??;
+        server.serve_lines(stdin(), stdout()).await?;
         Ok(Exit::Success)
     }
 
     fn settings(&self) -> Settings {
-        let test = self.operator.settings();
+        let test = self.deployer.operator.settings();
         let admin_key = self.admin_nkey_file.clone().filter(|_| self.enable_admin);
         Settings {
             admin: admin_key.map(|nkey_file| bus::Settings { nkey_file, ..test.clone() }),
             test,
-            operator: self.operator.context(&self.flake, None),
+            operator: self.deployer.context(None),
             revisions: RevisionPolicy::new(&self.allow_ref),
             approval: if self.admin_without_approval { ApprovalMode::Waived } else { ApprovalMode::Person },
             audit_file: self.audit_file.clone(),

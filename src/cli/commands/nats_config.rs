@@ -2,18 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
-use miette::Diagnostic;
-use thiserror::Error;
 
-use crate::cli::exit::{CommandResult, Exit, OrUsage};
+use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::out;
-use crate::nats_config::{
-    FileError, FleetList, ListenerName, Principal, PublicKey, PublicKeyError, Strictness, User, authorization,
-};
+use crate::nats_config::{FleetList, ListenerName, Principal, Strictness, User, authorization};
 use crate::protocol::ParseError;
 
 #[derive(Debug, Args)]
@@ -38,60 +33,16 @@ pub(in crate::cli) struct NatsConfig {
     compatible: bool,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-pub(in crate::cli) enum FleetListError {
-    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("`homelab-deploy init` writes a fleet.toml"))]
-    Unreadable(PathBuf, #[source] io::Error),
-    #[error("{path}, {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help(
-        "a host is [[host]] with name, tier, role and key; an operator is [[operator]] with name, deploys_to (all or test) and key"
-    ))]
-    Malformed(PathBuf, FileError),
-}
-
-impl FleetListError {
-    pub(in crate::cli) fn is_missing(&self) -> bool {
-        matches!(self, Self::Unreadable(_, error) if error.kind() == io::ErrorKind::NotFound)
-    }
-}
-
-#[derive(Debug, Error, Diagnostic)]
-enum NatsConfigError {
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Fleet(#[from] FleetListError),
-    #[error("the list names no host and no operator")]
-    #[diagnostic(help(
-        "a server without users lets everybody in: `homelab-deploy init` makes a list of hosts and operators"
-    ))]
-    Nobody,
-    #[error("--listener needs a host and its public key")]
-    #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
-    NoKey,
-    #[error("--listener: {0}")]
-    #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
-    Listener(ParseError),
-    #[error("the key of {0}: {1}")]
-    #[diagnostic(help("`homelab-deploy keygen FILE` makes a pair and prints the public key"))]
-    Key(Principal, PublicKeyError),
-    #[error("two users have the key {0}: {1}, and {2}")]
-    #[diagnostic(help(
-        "the server tells users apart by their keys: make one for each with `homelab-deploy keygen FILE`"
-    ))]
-    SharedKey(PublicKey, Principal, Principal),
-}
-
 impl NatsConfig {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let text = self.authorization().or_usage()?;
+        let text = self.authorization()?;
         out::data(&format!(
             "# Made by `homelab-deploy nats-config`; include it in the server's configuration.\n{text}"
         ));
         Ok(Exit::Success)
     }
 
-    fn authorization(&self) -> Result<String, NatsConfigError> {
+    fn authorization(&self) -> Result<String, CommandError> {
         let listeners = self.listeners.iter().map(|text| listener(text));
         let test_deployers = self.test_deployers.iter().map(|key| user(Principal::TestDeployer, key));
         let admins = self.admins.iter().map(|key| user(Principal::Admin, key));
@@ -103,7 +54,9 @@ impl NatsConfig {
             users.push(user?);
         }
         if users.is_empty() {
-            return Err(NatsConfigError::Nobody);
+            let help =
+                "a server without users lets everybody in: `homelab-deploy init` makes a list of hosts and operators";
+            return Err(Exit::Usage.error("the list names no host and no operator", help));
         }
         refuse_shared_keys(&users)?;
         let strictness = if self.compatible { Strictness::Compatible } else { Strictness::Strict };
@@ -111,30 +64,46 @@ impl NatsConfig {
     }
 }
 
-pub(in crate::cli) fn read_fleet(file: &Path) -> Result<FleetList, FleetListError> {
-    let text = fs::read_to_string(file).map_err(|error| FleetListError::Unreadable(file.to_owned(), error))?;
-    FleetList::parse(&text).map_err(|error| FleetListError::Malformed(file.to_owned(), error))
+pub(in crate::cli) fn read_fleet(file: &Path) -> Result<FleetList, CommandError> {
+    let path = file.display();
+    let text = fs::read_to_string(file).map_err(|error| {
+        Exit::Usage.error(format!("cannot read {path}: {error}"), "`homelab-deploy init` writes a fleet.toml")
+    })?;
+    FleetList::parse(&text).map_err(|error| {
+        let help = "a host is [[host]] with name, tier, role and key; an operator is [[operator]] with name, \
+                    deploys_to (all or test) and key";
+        Exit::Usage.error(format!("{path}, {error}"), help)
+    })
 }
 
 /// Parses `<tier>.<host>[.<role>]=<public key>`.
-fn listener(text: &str) -> Result<User, NatsConfigError> {
-    let (name, key) = text.rsplit_once('=').ok_or(NatsConfigError::NoKey)?;
-    let name: ListenerName = name.parse().map_err(NatsConfigError::Listener)?;
+fn listener(text: &str) -> Result<User, CommandError> {
+    let mistake = |what: String| {
+        let help = "write it as prod.ns1=U... or, with a role, prod.ns1.dns=U...";
+        Exit::Usage.error(format!("--listener: {what}"), help)
+    };
+    let (name, key) = text.rsplit_once('=').ok_or_else(|| mistake("its public key is missing".to_owned()))?;
+    let name: ListenerName = name.parse().map_err(|error: ParseError| mistake(error.to_string()))?;
     user(Principal::Listener(name), key)
 }
 
-fn user(holder: Principal, key: &str) -> Result<User, NatsConfigError> {
+fn user(holder: Principal, key: &str) -> Result<User, CommandError> {
     match key.parse() {
         Ok(key) => Ok(User { holder, key }),
-        Err(error) => Err(NatsConfigError::Key(holder, error)),
+        Err(error) => {
+            let help = "`homelab-deploy keygen FILE` makes a pair and prints the public key";
+            Err(Exit::Usage.error(format!("the key of {holder}: {error}"), help))
+        }
     }
 }
 
-fn refuse_shared_keys(users: &[User]) -> Result<(), NatsConfigError> {
+fn refuse_shared_keys(users: &[User]) -> Result<(), CommandError> {
     let mut holders = BTreeMap::new();
     for User { holder, key } in users {
         if let Some(other) = holders.insert(key, holder) {
-            return Err(NatsConfigError::SharedKey(key.clone(), other.clone(), holder.clone()));
+            let help =
+                "the server tells users apart by their keys: make one for each with `homelab-deploy keygen FILE`";
+            return Err(Exit::Usage.error(format!("two users have the key {key}: {other}, and {holder}"), help));
         }
     }
     Ok(())
@@ -153,7 +122,7 @@ mod tests {
         command: NatsConfig,
     }
 
-    fn run(arguments: &[&str]) -> Result<String, NatsConfigError> {
+    fn run(arguments: &[&str]) -> Result<String, CommandError> {
         let program = ["nats-config"];
         Alone::try_parse_from(program.iter().chain(arguments)).unwrap().command.authorization()
     }
@@ -176,8 +145,8 @@ mod tests {
     fn mistakes_are_named_and_a_seed_is_never_repeated() {
         let seed = pair(1).seed().unwrap();
         let public = pair(1).public_key();
-        let refusal = |arguments: &[&str]| run(arguments).unwrap_err().to_string();
-        insta::assert_snapshot!(refusal(&["--listener", &seed]), @"--listener needs a host and its public key");
+        let refusal = |arguments: &[&str]| run(arguments).unwrap_err().report.to_string();
+        insta::assert_snapshot!(refusal(&["--listener", &seed]), @"--listener: its public key is missing");
         insta::assert_snapshot!(refusal(&["--listener", &format!("prod.ns1={seed}")]), @"the key of listener ns1, tier prod: this is a seed, which is secret: give the public key that goes with it, which starts with U");
         insta::assert_snapshot!(refusal(&["--admin", &seed]), @"the key of admin deployer: this is a seed, which is secret: give the public key that goes with it, which starts with U");
         insta::assert_snapshot!(refusal(&["--admin", &public, "--test-deployer", &public]), @"two users have the key UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L: test deployer, and admin deployer");

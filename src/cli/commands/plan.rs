@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Arg, Args};
-use miette::Diagnostic;
-use thiserror::Error;
 
 use crate::bus::Bus;
-use crate::cli::args::{FlakeArgs, OperatorArgs, RollbackArgs, SystemsArgs, hooks, switch};
+use crate::cli::args::{DeployerArgs, RollbackArgs, SystemsArgs, hooks, switch};
+use crate::cli::confirm;
 use crate::cli::context::{KnownAliases, config_dir};
 use crate::cli::display::Audience;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::out::Stream;
+use crate::cli::out::{self, Stream};
 use crate::cli::session::preview;
-use crate::cli::{block_on, confirm, out};
 use crate::clock;
 use crate::operator::nix::changes_of;
 use crate::operator::plan_file::{PlanFile, check_hosts, read_saved_plan, saved_plan};
@@ -37,6 +35,12 @@ pub(in crate::cli) struct Plan {
     #[command(flatten)]
     prepare: PrepareArgs,
 
+    #[arg(long, hide = true, default_value = "{}", value_parser = hooks)]
+    hooks: Hooks,
+
+    #[command(flatten)]
+    deployer: DeployerArgs,
+
     /// Save the rollout to this file, which ends in .json; `apply` then carries out exactly that
     #[arg(long, short, value_name = "FILE", value_parser = file_to_apply)]
     out: Option<PathBuf>,
@@ -55,13 +59,13 @@ fn file_to_apply(name: &str) -> Result<PathBuf, &'static str> {
 }
 
 impl Plan {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         if self.schema {
             out::data(&plan::schema());
             return Ok(Exit::Success);
         }
         self.prepare.refuse_removed_flags()?;
-        let (_, prepared) = block_on(self.prepare.prepare(Audience::Person))??;
+        let (_, prepared) = self.prepare.prepare(&self.deployer, &self.hooks, Audience::Person).await?;
         out::data(&format!("{}\n", preview(&prepared, Stream::Stdout)));
         if let Some(file) = &self.out {
             out::file(file, &saved_plan(&prepared.rollout))?;
@@ -89,15 +93,6 @@ pub(super) struct PlanFolders {
     plans_dir: Option<PathBuf>,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-#[error("there is no plan {name:?}")]
-#[diagnostic(help("{near}looked for {}; a path must contain a slash or end in .toml", looked_for.join(", ")))]
-pub(super) struct PlanNotFound {
-    name: String,
-    near: String,
-    looked_for: Vec<String>,
-}
-
 impl PlanArgs {
     /// Returns the file, if the plan is one that `plan --out` saved.
     pub(super) fn saved(&self) -> Option<&Path> {
@@ -106,7 +101,7 @@ impl PlanArgs {
 
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         // Clap refuses a command line without a plan, unless the command then does something else than read one.
-        let path = self.folders.find(self.plan.as_deref().unwrap_or_default()).or_usage()?;
+        let path = self.folders.find(self.plan.as_deref().unwrap_or_default())?;
         PlanFile::read(&path, &KnownAliases).or_usage()
     }
 }
@@ -122,7 +117,7 @@ pub(super) fn has_extension(plan: &str, wanted: &str) -> bool {
 
 impl PlanFolders {
     /// Returns the file of a plan, which is given as a path or by its name.
-    pub(super) fn find(&self, plan: &str) -> Result<PathBuf, PlanNotFound> {
+    pub(super) fn find(&self, plan: &str) -> Result<PathBuf, CommandError> {
         if is_path(plan) {
             return Ok(PathBuf::from(plan));
         }
@@ -131,8 +126,10 @@ impl PlanFolders {
         let found = candidates.iter().find(|path| path.exists()).cloned();
         found.ok_or_else(|| {
             let near = did_you_mean(plan, self.names().iter().map(String::as_str));
-            let looked_for = candidates.iter().map(|path| path.display().to_string()).collect();
-            PlanNotFound { name: plan.to_owned(), near, looked_for }
+            let looked_for: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+            let help =
+                format!("{near}looked for {}; a path must contain a slash or end in .toml", looked_for.join(", "));
+            Exit::Usage.error(format!("there is no plan {plan:?}"), help)
         })
     }
 
@@ -187,64 +184,52 @@ pub(super) struct PrepareArgs {
     #[command(flatten)]
     systems: SystemsArgs,
 
-    #[arg(long, hide = true, default_value = "{}", value_parser = hooks)]
-    hooks: Hooks,
-
-    #[command(flatten)]
-    pub(super) flake: FlakeArgs,
-
     #[command(flatten)]
     rollback: RollbackArgs,
-
-    #[command(flatten)]
-    pub(super) operator: OperatorArgs,
 }
-
-#[derive(Debug, Error, Diagnostic)]
-#[error("--resolve-on-host is gone: a host never chooses the commit of others")]
-#[diagnostic(help(
-    "one host could make all others run what it likes; set `flake` in the plan or --flake so that this machine looks the branch up, \
-     or give the full commit id of 40 digits"
-))]
-struct ResolveOnHostIsGone;
-
-#[derive(Debug, Error, Diagnostic)]
-#[error("a saved plan determines the hosts, the commit and the systems")]
-#[diagnostic(help("omit the flags that select them, or apply the plan that it was made from"))]
-struct AllIsSaved;
 
 impl PrepareArgs {
     /// Refuses a flag that earlier versions took and this one must not follow.
     pub(super) fn refuse_removed_flags(&self) -> Result<(), CommandError> {
-        if self.resolve_on_host { Err(Exit::Usage.with(ResolveOnHostIsGone)) } else { Ok(()) }
+        if !self.resolve_on_host {
+            return Ok(());
+        }
+        let help = "one host could make all others run what it likes; set `flake` in the plan or --flake so that this \
+                    machine looks the branch up, or give the full commit id of 40 digits";
+        Err(Exit::Usage.error("--resolve-on-host is gone: a host never chooses the commit of others", help))
     }
 
     /// Reads the plan, calls the roll, and decides on hosts and commit. Nothing is deployed.
-    pub(super) async fn prepare(&self, audience: Audience) -> Result<(Bus, Prepared), CommandError> {
+    pub(super) async fn prepare(
+        &self,
+        deployer: &DeployerArgs,
+        hooks: &Hooks,
+        audience: Audience,
+    ) -> Result<(Bus, Prepared), CommandError> {
         if let Some(saved) = self.plan.saved() {
-            return self.prepare_saved(saved).await;
+            return self.prepare_saved(saved, deployer).await;
         }
         let mut file = self.plan.read()?;
         self.rollback.apply_defaults_to(&mut file.plan);
         let systems = self.systems.source(&file)?;
         let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, self.revision.clone());
         let revision = revision.map_err(|mistakes| file.place(mistakes)).or_usage()?;
-        let by = self.operator.context(&self.flake, confirm::ask_about_flake(audience));
+        let by = deployer.context(confirm::ask_about_flake(audience));
         let known = by.discovery.known.clone();
         let options = PrepareOptions {
             source: Some(file.source()),
             exclude: self.exclude.clone(),
             waves: self.waves(),
-            hooks: self.hooks.clone(),
+            hooks: hooks.clone(),
             even_if_current: self.even_if_current,
             systems,
             binary_cache: self.systems.cache.clone(),
             ..PrepareOptions::new(file.plan.clone(), revision, by)
         };
-        let mut bus = self.operator.connect().await?;
+        let mut bus = deployer.operator.connect().await?;
         let prepared = options.prepare(&mut bus).await;
         let mut prepared = prepared.map_err(|error| self.error_in_plan(error, &file))?;
-        let missed = prepared.missed(&self.operator.state.journals(), &known);
+        let missed = prepared.missed(&deployer.operator.state.journals(), &known);
         if !missed.is_empty() {
             // Not otherwise, as looking for the zone walks through the whole database of time zones.
             prepared.warnings.extend(report::missed(&missed, &clock::zone()));
@@ -253,15 +238,16 @@ impl PrepareArgs {
     }
 
     /// Prepares a plan that was saved with its hosts, if the hosts are unchanged.
-    async fn prepare_saved(&self, file: &Path) -> Result<(Bus, Prepared), CommandError> {
+    async fn prepare_saved(&self, file: &Path, deployer: &DeployerArgs) -> Result<(Bus, Prepared), CommandError> {
         let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.waves() == WaveSelection::default();
         if !is_settled || self.systems.are_given() {
-            return Err(Exit::Usage.with(AllIsSaved));
+            let help = "omit the flags that select them, or apply the plan that it was made from";
+            return Err(Exit::Usage.error("a saved plan determines the hosts, the commit and the systems", help));
         }
-        let rollout = read_saved_plan(file, self.operator.name()).or_usage()?;
-        let mut bus = self.operator.connect().await?;
+        let rollout = read_saved_plan(file, deployer.operator.name()).or_usage()?;
+        let mut bus = deployer.operator.connect().await?;
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::new(rollout.clone())) };
-        let by = self.operator.context(&self.flake, None);
+        let by = deployer.context(None);
         let prepared = prepare_again(&Summary::of([&begun]), &rollout, &mut bus, &by).await;
         let mut prepared = Prepared { rollout, ..prepared.map_err(prepare_error)? };
         check_hosts(&prepared.rollout.plan, &prepared.roster)?;

@@ -1,18 +1,15 @@
 //! `rollouts`, `status`, `report` and `abort`: show recorded rollouts, and stop one that runs in another process.
 
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use miette::Diagnostic;
-use thiserror::Error;
 
 use crate::cli::args::{StateArgs, switch};
 use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::{block_on, out};
+use crate::cli::out;
+use crate::cli::session::NothingRecorded;
 use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
 use crate::report::{self, Document, Liveness, html, junit, markdown};
@@ -57,25 +54,6 @@ pub(in crate::cli) struct Abort {
     state: StateArgs,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-enum StatusError {
-    #[error("no rollout is on record here")]
-    #[diagnostic(help("`homelab-deploy apply FILE` starts one; --state-dir names another folder of records"))]
-    None,
-    #[error("rollout {0} is not running")]
-    #[diagnostic(help("there is nothing to stop"))]
-    NotRunning(String),
-    #[error("no rollout is running")]
-    #[diagnostic(help("there is nothing to stop; `homelab-deploy rollouts` lists those on record"))]
-    NoneRuns,
-    #[error("several rollouts are running: {}", .0.join(", "))]
-    #[diagnostic(help("name the one to stop: `homelab-deploy abort ID`"))]
-    SeveralRun(Vec<String>),
-    #[error("rollout {0} has no record")]
-    #[diagnostic(help("it ended before anything was sent: start a new one"))]
-    Empty(String),
-}
-
 impl Rollouts {
     pub(in crate::cli) fn run(self) -> CommandResult {
         if self.prune {
@@ -99,15 +77,11 @@ impl Rollouts {
 }
 
 impl Status {
-    pub(in crate::cli) fn run(self) -> CommandResult {
+    /// Shows all events so far, then new ones while the rollout runs.
+    pub(in crate::cli) async fn run(self) -> CommandResult {
         let journals = self.state.journals();
         let id = find_or_latest(&journals, self.id.as_deref())?;
-        block_on(self.show(&journals, &id))?
-    }
-
-    /// Shows all events so far, then new ones while the rollout runs.
-    async fn show(&self, journals: &Journals, id: &str) -> CommandResult {
-        let mut follower = journals.follow(id)?;
+        let mut follower = journals.follow(&id)?;
         let mut reporter = self.display.reporter();
         loop {
             // A write error is ignored: a reader that closed its pipe has seen what it wanted.
@@ -122,7 +96,7 @@ impl Status {
         drop(reporter);
         let summary = &follower.summary;
         if summary.rollout.is_none() {
-            return Err(StatusError::Empty(id.to_owned()).into());
+            return Err(NothingRecorded.into());
         }
         self.display.recap(summary);
         // A rollout that was cut off is one that was interrupted.
@@ -139,7 +113,7 @@ impl Abort {
         };
         let recorded = journals.read(&id)?;
         let rollout = recorded.summary.rollout.filter(|_| recorded.running);
-        let rollout = rollout.ok_or(StatusError::NotRunning(id))?;
+        let rollout = rollout.ok_or_else(|| nothing_to_stop(format!("rollout {id} is not running")))?;
         journals.stop(rollout.id)?;
         out::note(&format!(
             "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
@@ -159,15 +133,25 @@ fn find_or_latest(journals: &Journals, id: Option<&str>) -> Result<String, Comma
             _ => journals.latest(),
         },
     };
-    Ok(found?.ok_or(StatusError::None)?)
+    found?.ok_or_else(|| {
+        let help = "`homelab-deploy apply FILE` starts one; --state-dir names another folder of records";
+        Exit::Precondition.error("no rollout is on record here", help)
+    })
 }
 
 fn only_running(journals: &Journals) -> Result<String, CommandError> {
-    let mut running = running(journals)?;
-    match running.len() {
-        0 | 1 => Ok(running.pop().ok_or(StatusError::NoneRuns)?),
-        _ => Err(StatusError::SeveralRun(running).into()),
+    match running(journals)?.as_slice() {
+        [] => Err(nothing_to_stop("no rollout is running".to_owned())),
+        [id] => Ok(id.clone()),
+        several => {
+            let what = format!("several rollouts are running: {}", several.join(", "));
+            Err(Exit::Precondition.error(what, "name the one to stop: `homelab-deploy abort ID`"))
+        }
     }
+}
+
+fn nothing_to_stop(why: String) -> CommandError {
+    Exit::Precondition.error(why, "there is nothing to stop; `homelab-deploy rollouts` lists those on record")
 }
 
 /// Returns the ids of the running rollouts, the latest last.
@@ -202,11 +186,6 @@ enum Format {
     Json,
 }
 
-#[derive(Debug, Error, Diagnostic)]
-#[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
-#[diagnostic(help("give a file that you may write, or omit --out"))]
-struct ReportUnwritable(PathBuf, #[source] io::Error);
-
 impl Report {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
@@ -214,20 +193,16 @@ impl Report {
         let recorded = journals.read(&id)?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());
-        let document = document.ok_or(StatusError::Empty(id))?;
+        let document = document.ok_or(NothingRecorded)?;
         let text = match self.format {
             Format::Html => html(&document, &clock::zone()),
             Format::Markdown => markdown(&document, &clock::zone()),
             Format::Junit => junit(&document),
             Format::Json => format!("{}\n", document.json()),
         };
-        match self.out {
-            Some(path) => {
-                fs::write(&path, text).map_err(|error| ReportUnwritable(path, error))?;
-            }
-            None => {
-                out::data(&text);
-            }
+        match &self.out {
+            Some(file) => out::file(file, &text)?,
+            None => _ = out::data(&text),
         }
         Ok(Exit::Success)
     }

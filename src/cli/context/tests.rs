@@ -89,11 +89,11 @@ fn a_file_that_says_nothing_clear_is_refused() {
       | ^^^^^
     unknown field `sever`, expected one of `server`, `key`, `assistant-key`, `tls-ca`, `tls-cert`, `tls-key`, `flake`, `plans`, `fleet`, `on-start`, `on_start`, `on-halt`, `on_halt`, `on-finish`, `on_finish`, `aliases`
 
-    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, on-start, on-halt, on-finish, assistant-key, aliases
+    a context is a table such as [context.home]; `homelab-deploy init` writes one
     ");
     insta::assert_snapshot!(settled("[context.'../a']", &["hosts"]).unwrap_err(), @r#"
     FOLDER/contexts.toml is not a valid context file: "../a" cannot be the name of a context: use letters, digits, - and _
-    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, on-start, on-halt, on-finish, assistant-key, aliases
+    a context is a table such as [context.home]; `homelab-deploy init` writes one
     "#);
 }
 

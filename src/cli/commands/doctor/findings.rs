@@ -1,6 +1,6 @@
 //! Collects what `doctor` finds: each thing that it examined, what is wrong with it, and what to do.
 
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 
 use miette::Diagnostic;
 use serde::Serialize;
@@ -8,11 +8,8 @@ use serde::Serialize;
 use crate::cli::out::wrapped;
 use crate::nats_config::{Deviation, Operation};
 
-/// A text goes below its subject if fewer columns than this, or too few for its longest word, are left beside it.
-const MIN_TEXT: usize = 24;
-
-/// The margin of a text below its subject.
-const MARGIN: usize = 4;
+/// What stands before the next step, and before each line that continues another.
+const MARGIN: &str = "           ";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -61,21 +58,20 @@ impl Findings {
     pub(super) fn deviations(&mut self, about: impl Display, whose: &str, deviations: &[Deviation]) {
         const NEXT: &str = "replace its permissions in the server's configuration by those that `homelab-deploy nats-config` \
                             prints, and reload the server: nats-server --signal reload";
-        for operation in [Operation::Publish, Operation::Subscribe] {
-            let (mut lacks, mut exceeds) = (Vec::new(), Vec::new());
-            for deviation in deviations {
-                match deviation {
-                    Deviation::Lacks((of, subject)) if *of == operation => lacks.push(subject.as_str()),
-                    Deviation::Exceeds((of, subject)) if *of == operation => exceeds.push(subject.as_str()),
-                    Deviation::Lacks(_) | Deviation::Exceeds(_) => {}
+        let (lacks, exceeds): (Vec<_>, Vec<_>) =
+            deviations.iter().partition(|deviation| matches!(deviation, Deviation::Lacks(_)));
+        for (list, may, must) in [(lacks, "may not", "has to"), (exceeds, "may", "must not")] {
+            for of in [Operation::Publish, Operation::Subscribe] {
+                let permissions =
+                    list.iter().map(|(Deviation::Lacks(permission) | Deviation::Exceeds(permission))| permission);
+                let subjects: Vec<&str> = permissions
+                    .filter(|(operation, _)| *operation == of)
+                    .map(|(_, subject)| subject.as_str())
+                    .collect();
+                if !subjects.is_empty() {
+                    let (verb, subjects) = (of.verb(), subjects.join(", "));
+                    self.problem(&about, format!("{whose} {may} {verb} to {subjects}, and {must}"), NEXT);
                 }
-            }
-            let verb = operation.verb();
-            if !lacks.is_empty() {
-                self.problem(&about, format!("{whose} may not {verb} to {}, and has to", lacks.join(", ")), NEXT);
-            }
-            if !exceeds.is_empty() {
-                self.problem(&about, format!("{whose} may {verb} to {}, and must not", exceeds.join(", ")), NEXT);
             }
         }
     }
@@ -87,10 +83,6 @@ impl Findings {
     /// Formats all findings for people, each with its next step below it.
     pub(super) fn text(&self, room: usize) -> String {
         let width = self.0.iter().map(|finding| finding.about.chars().count()).max().unwrap_or_default();
-        let margin = |text: &str| {
-            let longest = text.split(' ').map(|word| word.chars().count()).max().unwrap_or_default();
-            " ".repeat(if room < width + 13 + longest.max(MIN_TEXT) { MARGIN } else { width + 13 })
-        };
         let mut text = String::new();
         for Finding { level, about, what, next } in &self.0 {
             let sign = match level {
@@ -98,11 +90,10 @@ impl Findings {
                 Level::Note => "• note   ",
                 Level::Problem => "✖ problem",
             };
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{}", wrapped(&format!("{sign}  {about:width$}  {what}"), room, &margin(what)));
-            if let Some(next) = next {
-                let margin = margin(next);
-                let _ = writeln!(text, "{}", wrapped(&format!("{margin}{next}"), room, &margin));
+            let next = next.iter().map(|next| format!("{MARGIN}{next}"));
+            for line in [format!("{sign}  {about:width$}  {what}")].into_iter().chain(next) {
+                text.push_str(&wrapped(&line, room, MARGIN));
+                text.push('\n');
             }
         }
         text
@@ -126,30 +117,19 @@ mod tests {
         insta::assert_snapshot!(findings.text(60), @"
         ✔ ok       server  nats://h:4222 accepts the key
         • note     ns1     it does not answer
-                           start it
+                   start it
         ✖ problem  key     this key may not publish to a, b, and has
-                           to
-                           replace its permissions in the server's
-                           configuration by those that
-                           `homelab-deploy nats-config` prints, and
-                           reload the server: nats-server --signal
-                           reload
+                   to
+                   replace its permissions in the server's
+                   configuration by those that `homelab-deploy
+                   nats-config` prints, and reload the server:
+                   nats-server --signal reload
         ✖ problem  key     this key may subscribe to deploy.prod.>,
-                           and must not
-                           replace its permissions in the server's
-                           configuration by those that
-                           `homelab-deploy nats-config` prints, and
-                           reload the server: nats-server --signal
-                           reload
-        ");
-        insta::assert_snapshot!(findings.text(usize::MAX), @"
-        ✔ ok       server  nats://h:4222 accepts the key
-        • note     ns1     it does not answer
-                           start it
-        ✖ problem  key     this key may not publish to a, b, and has to
-                           replace its permissions in the server's configuration by those that `homelab-deploy nats-config` prints, and reload the server: nats-server --signal reload
-        ✖ problem  key     this key may subscribe to deploy.prod.>, and must not
-                           replace its permissions in the server's configuration by those that `homelab-deploy nats-config` prints, and reload the server: nats-server --signal reload
+                   and must not
+                   replace its permissions in the server's
+                   configuration by those that `homelab-deploy
+                   nats-config` prints, and reload the server:
+                   nats-server --signal reload
         ");
         insta::assert_snapshot!(serde_json::to_string(&findings.0[1]).unwrap(), @r#"{"level":"note","about":"ns1","what":"it does not answer","next":"start it"}"#);
     }
