@@ -2,10 +2,8 @@
 
 mod args;
 mod commands;
-mod confirm;
 mod context;
 mod display;
-mod exit;
 mod log;
 mod out;
 mod session;
@@ -19,10 +17,10 @@ use clap::{Arg, CommandFactory, FromArgMatches};
 use tokio::runtime::Builder;
 
 use self::commands::{Cli, completions};
-use self::exit::{CommandError, CommandResult, Exit, SetupError};
+use self::out::{CommandError, CommandResult, Exit, SetupError};
 
 pub fn run() -> ExitCode {
-    exit::choose_reports();
+    out::choose_reports();
     let exit = run_command_line().unwrap_or_else(|error| {
         out::error(&error.report);
         error.exit

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::context::{cache_dir, state_dir};
-use super::exit::{CommandError, OrUsage};
-use super::out;
+use super::out::{self, CommandError, usage};
 use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};
 use crate::operator::flake::{AcceptedFlakes, Consent, FlakeRules};
 use crate::operator::journal::Journals;
@@ -242,11 +241,11 @@ pub(super) struct BuildArgs {
 pub(super) struct SystemsArgs {
     /// File with the built system of each host, as `homelab-deploy build` writes it
     #[arg(long, env = "HOMELAB_DEPLOY_SYSTEMS", value_name = "FILE", conflicts_with = "build")]
-    systems: Option<PathBuf>,
+    pub(super) systems: Option<PathBuf>,
 
     /// Build the systems of all hosts on this machine first, in one evaluation
     #[arg(long, env = "HOMELAB_DEPLOY_BUILD", value_parser = switch)]
-    build: bool,
+    pub(super) build: bool,
 
     #[command(flatten)]
     how: BuildArgs,
@@ -264,11 +263,6 @@ impl BuildArgs {
 }
 
 impl SystemsArgs {
-    /// Whether a flag names a source of systems.
-    pub(super) const fn are_given(&self) -> bool {
-        self.build || self.systems.is_some()
-    }
-
     /// Returns the source of the systems. A flag takes precedence over the plan.
     pub(super) fn source(&self, plan: &PlanFile) -> Result<Option<SystemsFrom>, CommandError> {
         if self.build {
@@ -278,7 +272,7 @@ impl SystemsArgs {
             Some(file) => read_systems(file).map(Some),
             None => plan.systems(),
         };
-        Ok(built.or_usage()?.map(SystemsFrom::Built))
+        Ok(built.map_err(usage)?.map(SystemsFrom::Built))
     }
 }
 

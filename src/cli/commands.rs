@@ -19,7 +19,7 @@ mod rollouts;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use super::exit::CommandResult;
+use super::out::CommandResult;
 
 /// Deploy NixOS fleets over NATS.
 #[derive(Debug, Parser)]

@@ -16,7 +16,7 @@ use clap::{ArgMatches, Command};
 use rustix::fs::OFlags;
 use serde::Deserialize;
 
-use super::exit::{CommandError, Exit, OrUsage};
+use super::out::{CommandError, Exit, usage};
 use crate::plan::{Aliases, Hook, Hooks, Selector};
 use crate::private_dir;
 use crate::protocol::{HostName, Target, Tier, alias_variable};
@@ -104,7 +104,7 @@ fn flags_of_context(command: &Command, written: &ArgMatches) -> Result<Vec<OsStr
             let help = format!("if you trust it, name it: --config {}, or HOMELAB_DEPLOY_CONFIG", file.display());
             return Err(Exit::Usage.error(what, help));
         }
-        private_dir::file(&file.canonicalize().unwrap_or_else(|_| file.clone()), OFlags::RDONLY).or_usage()?;
+        private_dir::file(&file.canonicalize().unwrap_or_else(|_| file.clone()), OFlags::RDONLY).map_err(usage)?;
         flags.push(("hooks", Some(serde_json::to_string(&hooks).expect("texts only, so this cannot fail").into())));
     }
     let by_variable = context.aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
@@ -286,7 +286,7 @@ pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandEr
     {
         return Ok((None, name));
     }
-    only_host(Selector::parse(word, &KnownAliases).or_usage()?)
+    only_host(Selector::parse(word, &KnownAliases).map_err(usage)?)
 }
 
 pub(super) fn only_host(selector: Selector) -> Result<(Option<Tier>, HostName), CommandError> {

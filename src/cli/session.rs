@@ -1,6 +1,7 @@
 //! Starts a prepared rollout, as the flags say: previews it, asks, carries it out, recorded and displayed, and shows how
 //! it ended.
 
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,23 +11,25 @@ use miette::Diagnostic;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::{DeployerArgs, OperatorArgs, hooks, switch};
-use super::confirm;
-use super::display::{Audience, Display, DisplayArgs};
-use super::exit::{CommandError, CommandResult, Exit, SetupError};
-use super::out::{self, Stream};
+use super::display::{Audience, Display, DisplayArgs, DisplayBarrier};
+use super::out::{self, CommandError, CommandResult, Exit, SetupError, Stream};
 use crate::bus::Bus;
 use crate::clock;
+use crate::operator::driver::Confirm;
+use crate::operator::flake::Consent;
 use crate::operator::journal::Journal;
 use crate::operator::{Driver, Fleet, FleetTask, LogError, LogReader, Prepared};
 use crate::plan::{Hooks, ResolvedWave};
 use crate::protocol::{Action, RequestId, Sender, Tier};
 use crate::report::{self, Document, Liveness};
 use crate::rollout::summary::{HostProgress, HostState};
-use crate::rollout::{Confirmation, HostOutcome, Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary};
+use crate::rollout::{
+    Confirmation, HostOutcome, Interrupt, MAX_PREPARED, Machine, Outcome, Rollout, Summary, WaveIndex,
+};
 use crate::text::safe;
 
 // What `apply`, `deploy` and `rollback` take.
@@ -71,6 +74,51 @@ fn for_hooks(summary: &Summary) -> String {
     Document::of(summary, liveness, clock::now()).map_or_else(String::new, |document| format!("{}\n", document.json()))
 }
 
+fn somebody_can_answer(audience: Audience) -> bool {
+    audience == Audience::Person && io::stdin().is_terminal()
+}
+
+/// Returns how to ask whether a flake that hosts name may be contacted, or `None` if no person is at the terminal.
+pub(super) fn ask_about_flake(audience: Audience) -> Option<Consent> {
+    let is_there = somebody_can_answer(audience) && io::stderr().is_terminal();
+    is_there.then_some(|question| Box::pin(async move { ask(question).await == Confirmation::Yes }))
+}
+
+/// Asks before each wave that needs confirmation, once everything before the question is shown. With JSON on stdout, or
+/// without a terminal, nobody can be asked.
+fn ask_before_wave(audience: Audience, display: DisplayBarrier) -> Confirm<'static> {
+    Box::new(move |summary: &Summary, wave: WaveIndex| {
+        if !somebody_can_answer(audience) {
+            return Box::pin(async { Confirmation::Unavailable });
+        }
+        let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves);
+        let name = waves.map(|wave| wave.name.as_str()).nth(wave.0).unwrap_or_default();
+        let question = format!("Start wave {wave} {name:?}?");
+        let all_shown = display.wait();
+        Box::pin(async {
+            all_shown.await;
+            ask(question).await
+        })
+    })
+}
+
+/// Asks a person. Only `yes` means yes.
+async fn ask(question: String) -> Confirmation {
+    let answer = spawn_blocking(move || {
+        write!(io::stderr(), "{question} Only 'yes' is accepted: ")?;
+        io::stderr().flush()?;
+        let mut line = String::new();
+        let read = io::stdin().lock().read_line(&mut line)?;
+        io::Result::Ok((read > 0).then_some(line))
+    });
+    match answer.await {
+        Ok(Ok(Some(line))) if line.trim() == "yes" => Confirmation::Yes,
+        Ok(Ok(Some(_))) => Confirmation::No,
+        // The terminal is gone or at its end, so nobody has answered.
+        Ok(Ok(None) | Err(_)) | Err(_) => Confirmation::Unavailable,
+    }
+}
+
 impl RolloutArgs {
     pub(super) const fn operator(&self) -> &OperatorArgs {
         &self.deployer.operator
@@ -94,7 +142,7 @@ impl RolloutArgs {
 
     /// Checks that somebody can be asked, if that will be needed, before any host is asked anything.
     pub(super) fn check_somebody_can_answer(&self) -> Result<(), CommandError> {
-        if self.yes || confirm::somebody_can_answer(self.display.audience()) {
+        if self.yes || somebody_can_answer(self.display.audience()) {
             return Ok(());
         }
         let help = "add --yes: with --json, and without a terminal, no question can be answered";
@@ -106,7 +154,7 @@ impl RolloutArgs {
         if self.is_for_a_person() {
             out::note(&format!("{}{remarks}", preview(prepared, Stream::Stderr)));
         }
-        let may_start = self.yes || confirm::ask("Start this rollout?".to_owned()).await == Confirmation::Yes;
+        let may_start = self.yes || ask("Start this rollout?".to_owned()).await == Confirmation::Yes;
         if !may_start {
             out::note("Nothing was deployed.");
         }
@@ -141,7 +189,7 @@ impl RolloutArgs {
         let mut messages = JoinSet::new();
         messages.spawn(fleet_task.serve(end));
         let display = Display::start(&self.display, recorded);
-        let confirm = confirm::ask_before_wave(self.display.audience(), display.barrier());
+        let confirm = ask_before_wave(self.display.audience(), display.barrier());
         let driver = Driver::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
         let ended = driver.watching(logs).run(&mut machine).await;
         // The driver has dropped its channels, so the fleet task ends. It flushes the last messages before that.

@@ -7,8 +7,7 @@ use clap::Args;
 
 use super::plan::PrepareArgs;
 use crate::cli::args::switch;
-use crate::cli::exit::{CommandError, CommandResult, Exit, SetupError};
-use crate::cli::out::{self, Stream};
+use crate::cli::out::{self, CommandError, CommandResult, Exit, SetupError, Stream};
 use crate::cli::session::{NothingRecorded, RolloutArgs};
 use crate::operator::background::Background;
 use crate::operator::journal::{Journal, Journals};
@@ -41,7 +40,6 @@ pub(in crate::cli) struct Apply {
 
 impl Apply {
     pub(in crate::cli) async fn run(self) -> CommandResult {
-        self.prepare.refuse_removed_flags()?;
         match (&self.take_over, &self.resume) {
             (Some(id), _) => self.take_over(id).await,
             (None, Some(id)) => self.resume(id).await,
@@ -89,6 +87,12 @@ impl Apply {
         if left.outcome == Some(Outcome::Succeeded) {
             out::note(&report::recap(&left, Stream::Stderr.style(), out::stderr_line_limit()));
             return Ok(Exit::Success);
+        }
+        if rollout.source.is_some() && !rollout.revision.is_commit() {
+            let id = rollout.id.short();
+            let what = format!("rollout {id} has no commit: an earlier version left it to the first host to find one");
+            let help = "a host never chooses the commit of others: start anew with `homelab-deploy apply`";
+            return Err(Exit::Precondition.error(what, help));
         }
         let mut bus = self.rollout.operator().connect().await?;
         let by = self.rollout.deployer.context(None);

@@ -8,8 +8,8 @@ use super::plan::{PlanFolders, is_path};
 use crate::cli::args::{BuildArgs, DeployerArgs};
 use crate::cli::context::KnownAliases;
 use crate::cli::display::Audience;
-use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::{confirm, out};
+use crate::cli::out::{self, CommandError, CommandResult, Exit, usage};
+use crate::cli::session::ask_about_flake;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, History, PrepareError, RollCall, resolve_revision};
 use crate::plan::Roster;
@@ -69,7 +69,7 @@ impl Build {
             && (is_path(plan) || self.folders.find(plan).is_ok())
         {
             let path = self.folders.find(plan)?;
-            let file = PlanFile::read(&path, &KnownAliases).or_usage()?;
+            let file = PlanFile::read(&path, &KnownAliases).map_err(usage)?;
             return self.plan_of_file(&file).await;
         }
         let host = |text: &String| {
@@ -88,9 +88,9 @@ impl Build {
     /// Returns what to build for a plan. No host is asked if the plan names all of its hosts and a flake is known.
     async fn plan_of_file(&self, file: &PlanFile) -> Result<BuildPlan, CommandError> {
         let plan = &file.plan;
-        let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
-        let revision = plan.revision(self.revision.clone()).map_err(usage)?;
-        let by = self.deployer.context(confirm::ask_about_flake(Audience::Person));
+        let misplaced = |mistakes| usage(file.place(mistakes));
+        let revision = plan.revision(self.revision.clone()).map_err(misplaced)?;
+        let by = self.deployer.context(ask_about_flake(Audience::Person));
         let flake = plan.flake.clone().or_else(|| by.flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
             let hosts = plan.named_hosts().into_iter().map(|host| host.host).collect();
@@ -106,11 +106,11 @@ impl Build {
         let (asked, needed) = (plan.tiers(), plan.needed_tiers());
         let call = RollCall { discovery: &by.discovery, asked, needed, awaited };
         let roster = Roster::new(call.call(&mut bus).await?.hosts);
-        let (resolved, _) = plan.resolve(&roster).map_err(usage)?;
+        let (resolved, _) = plan.resolve(&roster).map_err(misplaced)?;
         let flake = if flake.is_some() {
             flake
         } else {
-            let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
+            let named = resolved.flake_of_hosts(&roster).map_err(misplaced)?;
             by.flakes.accept(named, &revision).await?
         };
         Ok((resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision))

@@ -14,9 +14,9 @@ use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
 
 use super::plan::{PlanArgs, PlanFolders};
 use crate::cli::args::StateArgs;
+use crate::cli::block_on;
 use crate::cli::context::{self, KnownAliases};
-use crate::cli::exit::Exit;
-use crate::cli::{block_on, out};
+use crate::cli::out::{self, Exit};
 use crate::operator::journal::{Journals, Recorded};
 use crate::operator::{History, KnownHosts};
 use crate::plan::Aliases;

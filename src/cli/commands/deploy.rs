@@ -7,15 +7,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::plan::prepare_error;
-use super::rollback::Rollback;
+use super::rollback::{recorded_rollouts, roll_back};
 use crate::bus::Bus;
 use crate::cli::args::RollbackArgs;
 use crate::cli::context::{KnownAliases, only_host};
-use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::out;
+use crate::cli::out::{self, CommandError, CommandResult, Exit, usage};
 use crate::cli::session::RolloutArgs;
-use crate::operator::{PrepareOptions, Prepared, RolloutKind};
-use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::operator::{PrepareOptions, Prepared, RollbackPlan, RolloutKind};
+use crate::plan::{Plan, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
 use crate::protocol::{Action, HostAnswer, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
@@ -55,20 +54,22 @@ pub(in crate::cli) struct Deploy {
 
 impl Deploy {
     pub(in crate::cli) async fn run(self) -> CommandResult {
-        let selector = Selector::parse(&self.target, &KnownAliases).or_usage()?;
-        if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
-            let settings = self.settings();
-            let command = Rollback { hosts: Vec::new(), rollout: self.rollout };
-            let adapt = |plan: &mut Plan| {
-                plan.waves.iter_mut().for_each(|wave| wave.settings = settings.clone());
-                self.rollback.apply_defaults_to(plan);
-            };
-            return command.roll_back_one(only_host(selector)?, adapt).await;
-        }
+        let selector = Selector::parse(&self.target, &KnownAliases).map_err(usage)?;
         if self.to.is_some() {
             self.rollout.check_somebody_can_answer()?;
         }
-        self.deploy(selector).await
+        match &self.to {
+            Some(to) if to.as_str() == "previous" => self.roll_back(selector).await,
+            _ => self.deploy(selector).await,
+        }
+    }
+
+    async fn roll_back(&self, selector: Selector) -> CommandResult {
+        let rollouts = recorded_rollouts(&self.rollout.operator().state.journals())?;
+        let mut rollback = RollbackPlan::of_hosts(&rollouts, &[only_host(selector)?])?;
+        rollback.plan.waves.iter_mut().for_each(|wave| wave.settings = self.settings());
+        self.rollback.apply_defaults_to(&mut rollback.plan);
+        roll_back(&self.rollout, rollback).await
     }
 
     async fn deploy(&self, selector: Selector) -> CommandResult {
@@ -134,18 +135,14 @@ impl Deploy {
         }
         let returns = self.to.as_ref().map(|_| report::rollback_commits(&prepared.rollout));
         // With `--to`, `run` has made sure that somebody can answer.
-        let is_at_terminal = || io::stdin().is_terminal() && io::stderr().is_terminal();
-        let is_risky = || returns.is_some() || is_at_terminal() && reaches_several_prod_hosts(&prepared.rollout.plan);
-        if !self.rollout.yes && is_risky() {
+        let is_at_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let prod_hosts = prepared.rollout.plan.hosts().filter(|host| host.tier == Tier::Prod).count();
+        if !self.rollout.yes && (returns.is_some() || is_at_terminal && prod_hosts > 1) {
             return self.rollout.may_start(prepared, &returns.unwrap_or_default()).await;
         }
         out::warnings(&prepared.warnings);
         true
     }
-}
-
-fn reaches_several_prod_hosts(plan: &ResolvedPlan) -> bool {
-    plan.hosts().filter(|host| host.tier == Tier::Prod).nth(1).is_some()
 }
 
 /// Whether the rollout failed with every one of its hosts unreachable.

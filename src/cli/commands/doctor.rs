@@ -1,21 +1,24 @@
-//! `doctor`: finds what is wrong, and says what to do about it. Here, what is wrong with a configuration of nats-server.
+//! `doctor`: finds what is wrong, and says what to do about it. Here, the findings, and what is wrong with a configuration
+//! of nats-server.
 
 mod checkup;
-mod findings;
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, Args};
+use miette::Diagnostic;
+use serde::Serialize;
 
 use self::checkup::Checkup;
-use self::findings::{Findings, Level};
 use super::nats_config::read_fleet;
 use super::plan::PlanFolders;
 use crate::cli::args::{OperatorArgs, switch};
-use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::out;
-use crate::nats_config::{Deviation, FleetList, ListenerName, Principal, ServerUser, Strictness, server_users};
+use crate::cli::out::{self, CommandResult, Exit, wrapped};
+use crate::nats_config::{
+    Deviation, FleetList, ListenerName, Operation, Principal, ServerUser, Strictness, server_users,
+};
 use crate::protocol::{FlakeUrl, HostName, Role, Tier};
 use crate::text::safe;
 
@@ -168,4 +171,131 @@ fn read_server_file(file: &Path) -> Result<Vec<ServerUser>, String> {
     let read = |file: &Path| fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"));
     let include = |name: &str| read(&file.parent().unwrap_or(Path::new("")).join(name));
     server_users(&read(file)?, &include).map_err(|error| error.to_string())
+}
+
+/// What stands before the next step, and before each line that continues another.
+const MARGIN: &str = "           ";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Note,
+    Problem,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Finding {
+    level: Level,
+    /// The subject of the finding: `server`, `key`, a host.
+    about: String,
+    what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, about: impl Display, what: impl Display) {
+        self.add(Level::Ok, about, what, None);
+    }
+
+    fn note(&mut self, about: impl Display, what: impl Display, next: impl Display) {
+        self.add(Level::Note, about, what, Some(next.to_string()));
+    }
+
+    fn problem(&mut self, about: impl Display, what: impl Display, next: impl Display) {
+        self.add(Level::Problem, about, what, Some(next.to_string()));
+    }
+
+    /// Adds an error of another module, with its help text as the next step.
+    fn error(&mut self, about: impl Display, error: &dyn Diagnostic) {
+        self.add(Level::Problem, about, error, error.help().map(|help| help.to_string()));
+    }
+
+    fn add(&mut self, level: Level, about: impl Display, what: impl Display, next: Option<String>) {
+        self.0.push(Finding { level, about: about.to_string(), what: what.to_string(), next });
+    }
+
+    /// Adds a problem for each way in which the permissions of a key differ from what its holder needs.
+    fn deviations(&mut self, about: impl Display, whose: &str, deviations: &[Deviation]) {
+        const NEXT: &str = "replace its permissions in the server's configuration by those that `homelab-deploy nats-config` \
+                            prints, and reload the server: nats-server --signal reload";
+        let (lacks, exceeds): (Vec<_>, Vec<_>) =
+            deviations.iter().partition(|deviation| matches!(deviation, Deviation::Lacks(_)));
+        for (list, may, must) in [(lacks, "may not", "has to"), (exceeds, "may", "must not")] {
+            for of in [Operation::Publish, Operation::Subscribe] {
+                let permissions =
+                    list.iter().map(|(Deviation::Lacks(permission) | Deviation::Exceeds(permission))| permission);
+                let subjects: Vec<&str> = permissions
+                    .filter(|(operation, _)| *operation == of)
+                    .map(|(_, subject)| subject.as_str())
+                    .collect();
+                if !subjects.is_empty() {
+                    let (verb, subjects) = (of.verb(), subjects.join(", "));
+                    self.problem(&about, format!("{whose} {may} {verb} to {subjects}, and {must}"), NEXT);
+                }
+            }
+        }
+    }
+
+    fn worst(&self) -> Level {
+        self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
+    }
+
+    /// Formats all findings for people, each with its next step below it.
+    fn text(&self, room: usize) -> String {
+        let width = self.0.iter().map(|finding| finding.about.chars().count()).max().unwrap_or_default();
+        let mut text = String::new();
+        for Finding { level, about, what, next } in &self.0 {
+            let sign = match level {
+                Level::Ok => "✔ ok     ",
+                Level::Note => "• note   ",
+                Level::Problem => "✖ problem",
+            };
+            let next = next.iter().map(|next| format!("{MARGIN}{next}"));
+            for line in [format!("{sign}  {about:width$}  {what}")].into_iter().chain(next) {
+                text.push_str(&wrapped(&line, room, MARGIN));
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_stands_above_what_to_do() {
+        let mut findings = Findings::default();
+        findings.ok("server", "nats://h:4222 accepts the key");
+        assert_eq!(findings.worst(), Level::Ok);
+        findings.note("ns1", "it does not answer", "start it");
+        let lacks = |subject: &str| Deviation::Lacks((Operation::Publish, subject.to_owned()));
+        let exceeds = Deviation::Exceeds((Operation::Subscribe, "deploy.prod.>".to_owned()));
+        findings.deviations("key", "this key", &[lacks("a"), exceeds, lacks("b")]);
+        assert_eq!(findings.worst(), Level::Problem);
+        insta::assert_snapshot!(findings.text(60), @"
+        ✔ ok       server  nats://h:4222 accepts the key
+        • note     ns1     it does not answer
+                   start it
+        ✖ problem  key     this key may not publish to a, b, and has
+                   to
+                   replace its permissions in the server's
+                   configuration by those that `homelab-deploy
+                   nats-config` prints, and reload the server:
+                   nats-server --signal reload
+        ✖ problem  key     this key may subscribe to deploy.prod.>,
+                   and must not
+                   replace its permissions in the server's
+                   configuration by those that `homelab-deploy
+                   nats-config` prints, and reload the server:
+                   nats-server --signal reload
+        ");
+        insta::assert_snapshot!(serde_json::to_string(&findings.0[1]).unwrap(), @r#"{"level":"note","about":"ns1","what":"it does not answer","next":"start it"}"#);
+    }
 }

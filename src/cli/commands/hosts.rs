@@ -7,10 +7,9 @@ use clap::Args;
 use crate::bus::Bus;
 use crate::cli::args::{OperatorArgs, switch};
 use crate::cli::context::cache_dir;
-use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::out;
+use crate::cli::out::{self, CommandResult, Exit};
 use crate::clock;
-use crate::operator::{Discovered, FleetError, History, RollCall};
+use crate::operator::{FleetError, History, RollCall};
 use crate::protocol::{FlakeUrl, HostAnswer, HostName, Tier};
 use crate::report;
 
@@ -54,11 +53,10 @@ impl Hosts {
         if self.watch {
             return self.watch(&mut bus).await;
         }
-        let called = self.call(&mut bus).await?;
-        for remark in remarks(&called) {
+        let (remarks, hosts) = self.list(&mut bus).await?;
+        for remark in remarks {
             out::note(&remark);
         }
-        let hosts = called.hosts;
         if self.json {
             out::json(&hosts);
         } else if !hosts.is_empty() {
@@ -72,10 +70,10 @@ impl Hosts {
         loop {
             let mut history = self.history();
             for _ in 0..LOOKS {
-                let list = match self.call(bus).await {
-                    Ok(called) => {
-                        let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
-                        remarks + &table(&called.hosts, &mut history).await
+                let list = match self.list(bus).await {
+                    Ok((remarks, hosts)) => {
+                        let remarks: String = remarks.into_iter().map(|remark| remark + "\n").collect();
+                        remarks + &table(&hosts, &mut history).await
                     }
                     // The client reconnects by itself.
                     Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
@@ -93,25 +91,25 @@ impl Hosts {
         History::of(self.flake.as_ref(), cache_dir().as_deref())
     }
 
-    async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
+    /// Calls the roll. Returns remarks that the list does not show, and the hosts.
+    async fn list(&self, bus: &mut Bus) -> Result<(Vec<String>, Vec<HostAnswer>), FleetError> {
         let discovery = self.operator.discovery();
-        RollCall::of_all(&discovery, self.tier).call(bus).await
+        let called = RollCall::of_all(&discovery, self.tier).call(bus).await?;
+        let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear its hosts"));
+        let mut remarks: Vec<String> = unheard.collect();
+        let hosts = called.hosts;
+        remarks.extend(twins(&hosts).map(|twin| {
+            format!("two machines answer to the name {twin}: stop one listener, or give it another --hostname")
+        }));
+        if hosts.is_empty() {
+            let nobody = "No host answers. Check that the listeners run, and that they use the same NATS server.";
+            remarks.push(nobody.to_owned());
+        }
+        Ok((remarks, hosts))
     }
 }
 
 async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
     let commits = hosts.iter().filter_map(|answer| answer.report.revision.as_ref());
     report::hosts_table(hosts, &history.behind(commits).await, clock::now(), out::stdout_line_limit())
-}
-
-/// Returns remarks on the roll call that the list does not show.
-fn remarks(called: &Discovered) -> impl Iterator<Item = String> {
-    let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear its hosts"));
-    let twin =
-        |twin| format!("two machines answer to the name {twin}: stop one listener, or give it another --hostname");
-    let mut told: Vec<String> = unheard.chain(twins(&called.hosts).map(twin)).collect();
-    if called.hosts.is_empty() {
-        told.push("No host answers. Check that the listeners run, and that they use the same NATS server.".to_owned());
-    }
-    told.into_iter()
 }

@@ -16,8 +16,7 @@ use super::keygen;
 use super::nats_config::read_fleet;
 use crate::bus::{self, BusError, ServerUrl};
 use crate::cli::context::{self, LOCAL_FILE};
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::out::{self, Unwritable};
+use crate::cli::out::{self, CommandError, CommandResult, Exit, Unwritable};
 use crate::nats_config::{FleetList, ListenerName, Principal, PublicKey};
 use crate::protocol::FlakeUrl;
 

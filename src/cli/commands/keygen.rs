@@ -9,8 +9,7 @@ use clap::Args;
 use nkeys::KeyPair;
 
 use crate::bus;
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::out::{self, Unwritable};
+use crate::cli::out::{self, CommandError, CommandResult, Exit, Unwritable};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Keygen {

@@ -9,13 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bus::{SeedReaders, Settings};
 use crate::cli::args::{ConnectionArgs, HEADING};
-use crate::cli::exit::{CommandError, CommandResult, Exit, SetupError};
 use crate::cli::log::LogArgs;
+use crate::cli::out::{CommandError, CommandResult, Exit, SetupError};
 use crate::listener::supervisor::{RunDir, note_unit_end, supervise};
 use crate::listener::{
     self, Config, RebuildFlag, RunSettings, SystemKey, Systemd, UnitEnd, UserUnits, deploy_subjects,
@@ -65,8 +64,8 @@ pub(in crate::cli) struct Listener {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=LONGEST_TIMEOUT))]
     timeout: u64,
 
-    /// Result of a deployment after which only units of a user fail
-    #[arg(long, env = "HOMELAB_DEPLOY_USER_UNITS", value_name = "fail|warn", value_parser = user_units())]
+    /// Result of a deployment after which only units of a user fail: `fail`, or `warn`, which names them and completes
+    #[arg(long, env = "HOMELAB_DEPLOY_USER_UNITS", value_name = "fail|warn", value_parser = user_units)]
     #[arg(default_value = "fail", hide_default_value = true)]
     user_units: UserUnits,
 
@@ -121,10 +120,12 @@ pub(in crate::cli) struct Listener {
     log: LogArgs,
 }
 
-fn user_units() -> impl TypedValueParser<Value = UserUnits> {
-    let fail = PossibleValue::new("fail").help("It has failed");
-    let warn = PossibleValue::new("warn").help("It has completed, and names them");
-    PossibleValuesParser::new([fail, warn]).map(|on| if on == "warn" { UserUnits::Warn } else { UserUnits::Fail })
+fn user_units(text: &str) -> Result<UserUnits, &'static str> {
+    match text {
+        "fail" => Ok(UserUnits::Fail),
+        "warn" => Ok(UserUnits::Warn),
+        _ => Err("give fail or warn"),
+    }
 }
 
 impl Listener {

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Command};
 
-use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::out::{self, Unwritable};
+use crate::cli::out::{self, CommandResult, Exit, Unwritable};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Man {

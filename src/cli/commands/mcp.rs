@@ -9,8 +9,8 @@ use tokio::io::{stdin, stdout};
 use crate::bus;
 use crate::cli::args::{DeployerArgs, switch};
 use crate::cli::context::{KnownAliases, config_dir};
-use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::log::LogArgs;
+use crate::cli::out::{CommandResult, Exit};
 use crate::clock;
 use crate::mcp::{
     AllowRef, ApprovalMode, CallTimeouts, Mode, RevisionPolicy, Server, Settings, ToolFilter, tool_names,

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::out;
+use crate::cli::out::{self, CommandError, CommandResult, Exit};
 use crate::nats_config::{FleetList, ListenerName, Principal, Strictness, User, authorization};
 use crate::protocol::ParseError;
 

@@ -8,12 +8,10 @@ use clap::{Arg, Args};
 
 use crate::bus::Bus;
 use crate::cli::args::{DeployerArgs, RollbackArgs, SystemsArgs, hooks, switch};
-use crate::cli::confirm;
 use crate::cli::context::{KnownAliases, config_dir};
 use crate::cli::display::Audience;
-use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::out::{self, Stream};
-use crate::cli::session::preview;
+use crate::cli::out::{self, CommandError, CommandResult, Exit, Stream, usage};
+use crate::cli::session::{ask_about_flake, preview};
 use crate::clock;
 use crate::operator::nix::changes_of;
 use crate::operator::plan_file::{PlanFile, check_hosts, read_saved_plan, saved_plan};
@@ -64,7 +62,6 @@ impl Plan {
             out::data(&plan::schema());
             return Ok(Exit::Success);
         }
-        self.prepare.refuse_removed_flags()?;
         let (_, prepared) = self.prepare.prepare(&self.deployer, &self.hooks, Audience::Person).await?;
         out::data(&format!("{}\n", preview(&prepared, Stream::Stdout)));
         if let Some(file) = &self.out {
@@ -102,7 +99,7 @@ impl PlanArgs {
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         // Clap refuses a command line without a plan, unless the command then does something else than read one.
         let path = self.folders.find(self.plan.as_deref().unwrap_or_default())?;
-        PlanFile::read(&path, &KnownAliases).or_usage()
+        PlanFile::read(&path, &KnownAliases).map_err(usage)
     }
 }
 
@@ -189,16 +186,6 @@ pub(super) struct PrepareArgs {
 }
 
 impl PrepareArgs {
-    /// Refuses a flag that earlier versions took and this one must not follow.
-    pub(super) fn refuse_removed_flags(&self) -> Result<(), CommandError> {
-        if !self.resolve_on_host {
-            return Ok(());
-        }
-        let help = "one host could make all others run what it likes; set `flake` in the plan or --flake so that this \
-                    machine looks the branch up, or give the full commit id of 40 digits";
-        Err(Exit::Usage.error("--resolve-on-host is gone: a host never chooses the commit of others", help))
-    }
-
     /// Reads the plan, calls the roll, and decides on hosts and commit. Nothing is deployed.
     pub(super) async fn prepare(
         &self,
@@ -206,6 +193,12 @@ impl PrepareArgs {
         hooks: &Hooks,
         audience: Audience,
     ) -> Result<(Bus, Prepared), CommandError> {
+        if self.resolve_on_host {
+            let help = "one host could make all others run what it likes; set `flake` in the plan or --flake so that \
+                        this machine looks the branch up, or give the full commit id of 40 digits";
+            let what = "--resolve-on-host is gone: a host never chooses the commit of others";
+            return Err(Exit::Usage.error(what, help));
+        }
         if let Some(saved) = self.plan.saved() {
             return self.prepare_saved(saved, deployer).await;
         }
@@ -213,8 +206,8 @@ impl PrepareArgs {
         self.rollback.apply_defaults_to(&mut file.plan);
         let systems = self.systems.source(&file)?;
         let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, self.revision.clone());
-        let revision = revision.map_err(|mistakes| file.place(mistakes)).or_usage()?;
-        let by = deployer.context(confirm::ask_about_flake(audience));
+        let revision = revision.map_err(|mistakes| usage(file.place(mistakes)))?;
+        let by = deployer.context(ask_about_flake(audience));
         let known = by.discovery.known.clone();
         let options = PrepareOptions {
             source: Some(file.source()),
@@ -240,11 +233,11 @@ impl PrepareArgs {
     /// Prepares a plan that was saved with its hosts, if the hosts are unchanged.
     async fn prepare_saved(&self, file: &Path, deployer: &DeployerArgs) -> Result<(Bus, Prepared), CommandError> {
         let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.waves() == WaveSelection::default();
-        if !is_settled || self.systems.are_given() {
+        if !is_settled || self.systems.build || self.systems.systems.is_some() {
             let help = "omit the flags that select them, or apply the plan that it was made from";
             return Err(Exit::Usage.error("a saved plan determines the hosts, the commit and the systems", help));
         }
-        let rollout = read_saved_plan(file, deployer.operator.name()).or_usage()?;
+        let rollout = read_saved_plan(file, deployer.operator.name()).map_err(usage)?;
         let mut bus = deployer.operator.connect().await?;
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::new(rollout.clone())) };
         let by = deployer.context(None);
@@ -259,7 +252,7 @@ impl PrepareArgs {
 
     fn error_in_plan(&self, error: PrepareError, file: &PlanFile) -> CommandError {
         match error {
-            PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
+            PrepareError::Plan(mistakes) => usage(file.place(mistakes)),
             PrepareError::Lookup(error) if error.is_answer() && self.revision.is_none() => {
                 file.place(file.plan.about_revision(&error)).into()
             }
@@ -275,7 +268,7 @@ impl PrepareArgs {
 /// Returns the error of a preparation that failed for a reason outside of a plan file.
 pub(super) fn prepare_error(error: PrepareError) -> CommandError {
     match error {
-        PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
+        PrepareError::Plan(_) | PrepareError::Selection(_) => usage(error),
         error => error.into(),
     }
 }

@@ -7,8 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::args::{StateArgs, switch};
 use crate::cli::display::DisplayArgs;
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::out;
+use crate::cli::out::{self, CommandError, CommandResult, Exit};
 use crate::cli::session::NothingRecorded;
 use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
@@ -19,13 +18,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Rollouts {
-    /// Remove records that are older than 90 days and not among the last 200, as each new rollout does
-    #[arg(long)]
-    prune: bool,
-
     /// Print one JSON array with the outcome of each
     #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+// One rollout on record.
+#[derive(Debug, Args)]
+struct RecordArgs {
+    /// The beginning of the rollout's id [default: the running rollout, else the latest]
+    id: Option<String>,
 
     #[command(flatten)]
     state: StateArgs,
@@ -35,11 +40,8 @@ pub(in crate::cli) struct Rollouts {
 #[derive(Debug, Args)]
 #[command(mut_arg("verbose", |verbose| verbose.hide(true)))]
 pub(in crate::cli) struct Status {
-    /// The beginning of the rollout's id [default: the running rollout, else the latest]
-    id: Option<String>,
-
     #[command(flatten)]
-    state: StateArgs,
+    record: RecordArgs,
 
     #[command(flatten)]
     display: DisplayArgs,
@@ -54,13 +56,27 @@ pub(in crate::cli) struct Abort {
     state: StateArgs,
 }
 
+impl RecordArgs {
+    /// Returns the folder of records, and the id of the rollout that is meant: of those that run, the latest.
+    fn find(&self) -> Result<(Journals, String), CommandError> {
+        let journals = self.state.journals();
+        let found = match &self.id {
+            Some(id) => Some(journals.find(id)?),
+            None => match running(&journals).unwrap_or_default().pop() {
+                Some(id) => Some(id),
+                None => journals.latest()?,
+            },
+        };
+        let found = found.ok_or_else(|| {
+            let help = "`homelab-deploy apply FILE` starts one; --state-dir names another folder of records";
+            Exit::Precondition.error("no rollout is on record here", help)
+        })?;
+        Ok((journals, found))
+    }
+}
+
 impl Rollouts {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        if self.prune {
-            let removed = self.state.journals().prune(clock::now())?;
-            out::note(&format!("{removed} removed."));
-            return Ok(Exit::Success);
-        }
         let (all, errors) = self.state.journals().all()?;
         out::warnings(&errors);
         let liveness = |recorded: &Recorded| if recorded.running { Liveness::Running } else { Liveness::Over };
@@ -79,8 +95,7 @@ impl Rollouts {
 impl Status {
     /// Shows all events so far, then new ones while the rollout runs.
     pub(in crate::cli) async fn run(self) -> CommandResult {
-        let journals = self.state.journals();
-        let id = find_or_latest(&journals, self.id.as_deref())?;
+        let (journals, id) = self.record.find()?;
         let mut follower = journals.follow(&id)?;
         let mut reporter = self.display.reporter();
         loop {
@@ -124,21 +139,6 @@ impl Abort {
     }
 }
 
-/// Returns the rollout whose id begins with `id`; without one, the latest that runs, or else the latest.
-fn find_or_latest(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
-    let found = match id {
-        Some(id) => journals.find(id).map(Some),
-        None => match running(journals) {
-            Ok(mut running) if !running.is_empty() => Ok(running.pop()),
-            _ => journals.latest(),
-        },
-    };
-    found?.ok_or_else(|| {
-        let help = "`homelab-deploy apply FILE` starts one; --state-dir names another folder of records";
-        Exit::Precondition.error("no rollout is on record here", help)
-    })
-}
-
 fn only_running(journals: &Journals) -> Result<String, CommandError> {
     match running(journals)?.as_slice() {
         [] => Err(nothing_to_stop("no rollout is running".to_owned())),
@@ -163,8 +163,8 @@ fn running(journals: &Journals) -> Result<Vec<String>, JournalError> {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Report {
-    /// The beginning of the rollout's id [default: the running rollout, else the latest]
-    id: Option<String>,
+    #[command(flatten)]
+    record: RecordArgs,
 
     /// Format: a page for a browser, text for an issue, results for a CI system, or JSON
     #[arg(long, value_enum, default_value_t = Format::Html)]
@@ -173,9 +173,6 @@ pub(in crate::cli) struct Report {
     /// Write to this file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-
-    #[command(flatten)]
-    state: StateArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -188,8 +185,7 @@ enum Format {
 
 impl Report {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let journals = self.state.journals();
-        let id = find_or_latest(&journals, self.id.as_deref())?;
+        let (journals, id) = self.record.find()?;
         let recorded = journals.read(&id)?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());

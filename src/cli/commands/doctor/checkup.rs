@@ -7,8 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::Doctor;
-use super::findings::Findings;
+use super::{Doctor, Findings};
 use crate::bus::{self, Bus, Operation, SeedReaders, Settings, Tried};
 use crate::cli::commands::hosts::twins;
 use crate::cli::context::KnownAliases;
@@ -249,8 +248,6 @@ impl Checkup<'_> {
                 Ok(file) => file.plan,
                 Err(error) => {
                     self.findings.error(&path_shown, &error);
-                    let next = format!("homelab-deploy plan {path_shown}");
-                    self.findings.note(&path_shown, "it cannot be used", next);
                     continue;
                 }
             };
