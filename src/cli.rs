@@ -34,7 +34,7 @@ fn run_command_line() -> CommandResult {
     }
     let words: Vec<OsString> = env::args_os().collect();
     let name = words.get(1).map(|word| word.to_string_lossy()).unwrap_or_default();
-    let command = without_empty(Cli::command(), &name);
+    let command = program(&name);
     let words = context::with_context(&command, words)?;
     match command.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => block_on(cli.command.run())?,
@@ -58,15 +58,21 @@ fn block_on<T>(command: impl Future<Output = T>) -> Result<T, CommandError> {
     Ok(result)
 }
 
-/// Removes the empty environment variables of the command with this name. An empty variable counts as unset, so that a
-/// script can pass on a variable that it was not given itself.
-fn without_empty(mut program: clap::Command, name: &str) -> clap::Command {
-    let is_empty = |arg: &Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+/// Returns the command line, without the environment variables of the command with this name that are empty or say no.
+/// They count as unset: a script can pass on a variable that it was not given itself, and for clap, a flag that is set to
+/// no would still be in conflict with others.
+fn program(name: &str) -> clap::Command {
+    let mut program = Cli::command();
+    let says_no = |arg: &Arg, value: &str| !arg.get_action().takes_values() && args::switch(value) == Ok(false);
+    let is_unset = |arg: &Arg| {
+        let value = arg.get_env().and_then(env::var_os);
+        value.is_some_and(|value| value.is_empty() || value.to_str().is_some_and(|value| says_no(arg, value)))
+    };
     if let Some(command) = program.find_subcommand_mut(name) {
         // With `defer`, the arguments exist only once the command is built.
         command.build();
         *command = std::mem::take(command)
-            .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::<OsStr>::Reset) } else { arg });
+            .mut_args(|arg| if is_unset(&arg) { arg.env(Resettable::<OsStr>::Reset) } else { arg });
     }
     program
 }

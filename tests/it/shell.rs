@@ -72,6 +72,17 @@ fn a_variable_switches_on_what_its_flag_does() {
 }
 
 #[test]
+fn a_variable_that_says_no_is_in_conflict_with_no_flag() {
+    let home = home();
+    for no in ["0", "false", "No"] {
+        let mut status = program(home.path());
+        let output = status.args(["status", "--json"]).env("HOMELAB_DEPLOY_VERBOSE", no).output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{no}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no rollout is on record here"), "{output:?}");
+    }
+}
+
+#[test]
 fn each_shell_is_told_every_command() {
     let home = home();
     for shell in ["bash", "zsh", "fish"] {
