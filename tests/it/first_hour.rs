@@ -145,6 +145,39 @@ async fn init_adds_what_is_new_and_overwrites_nothing() {
 }
 
 #[tokio::test]
+async fn seeds_that_somebody_else_could_have_put_there_are_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    fs::create_dir(&keys).unwrap();
+    let mut keygen = fleet::command(crate::program(), &keys, &[]).unwrap();
+    Running::start(keygen.args(["keygen", "operator.seed"])).unwrap().ended().await.unwrap().expect(0);
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o777)).unwrap();
+    let new = ["--yes", "--flake", "git+https://h/x", "--host", "prod.ns1"];
+    init(folder.path(), &new).await.expect(3).told("can be written to by other users");
+    assert!(!folder.path().join("fleet.toml").exists());
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+    init(folder.path(), &new).await.expect(0);
+}
+
+#[tokio::test]
+async fn an_init_that_was_cut_off_is_completed_by_the_same_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = ["lab", "--yes", "--flake", "git+https://h/x", "--host", "prod.ns1"];
+    init(folder.path(), &new).await.expect(0);
+    let more = ["lab", "--yes", "--host", "test.test1"];
+    // One of the files cannot be written, as on a full disk.
+    let obstacle = folder.path().join("lab/nix/homelab-deploy.nix.draft");
+    fs::create_dir(&obstacle).unwrap();
+    init(folder.path(), &more).await.expect(3).told("cannot write");
+    fs::remove_dir(obstacle).unwrap();
+    init(folder.path(), &more).await.expect(0);
+    for file in ["nats.conf", "nix/homelab-deploy.nix", "fleet.toml"] {
+        let text = fs::read_to_string(folder.path().join("lab").join(file)).unwrap();
+        assert!(text.contains("test1"), "{file}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn init_takes_a_new_address_and_a_new_flake_to_each_file_that_nobody_changed() {
     let folder = tempfile::tempdir().unwrap();
     let read = |name: &str| fs::read_to_string(folder.path().join("lab").join(name)).unwrap();

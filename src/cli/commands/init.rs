@@ -5,7 +5,6 @@ mod files;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -18,6 +17,7 @@ use crate::bus::{self, BusError, ServerUrl};
 use crate::cli::context::{self, LOCAL_FILE};
 use crate::cli::out::{self, CommandError, CommandResult, Exit, Unwritable};
 use crate::nats_config::{FleetList, ListenerName, Principal, PublicKey};
+use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::FlakeUrl;
 
 /// The default address of the NATS server.
@@ -57,13 +57,14 @@ impl Init {
         let mut fleet = before.clone();
         fleet.hosts.extend(added.hosts.iter().cloned());
         fleet.operators.extend(added.operators.iter().cloned());
+        for ((path, old), (_, new)) in site_before.files(&before).iter().zip(&site.files(&fleet)) {
+            self.update(path, old, new)?;
+        }
+        // The list is last: what is on it is not new to the next `init`, which then leaves the files above alone.
         if added != FleetList::default() {
             // New entries are appended, so that edits of the user are kept.
             let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| FleetList::default().text());
             self.put("fleet.toml", &(text + &added.entries()))?;
-        }
-        for ((path, old), (_, new)) in site_before.files(&before).iter().zip(&site.files(&fleet)) {
-            self.update(path, old, new)?;
         }
         let there =
             if self.folder == Path::new(".") { String::new() } else { format!("cd {}\n  ", self.folder.display()) };
@@ -147,8 +148,11 @@ impl Init {
     /// Makes a key for each host, and keys for the operators if the fleet has none yet.
     fn make_keys(&self, known: &FleetList, names: Vec<ListenerName>) -> Result<FleetList, CommandError> {
         let keys = self.folder.join("keys");
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
-        made.map_err(|error| Unwritable(keys.clone(), error))?;
+        // A seed in there is taken for one that an earlier `init` wrote: nobody else may have put it there.
+        PrivateDir::create(&keys).map_err(|error| match error {
+            PrivateDirError::Io(folder, error) => CommandError::from(Unwritable(folder, error)),
+            error => error.into(),
+        })?;
         let mut added = FleetList::default();
         for name in names {
             let key = make_key(&keys.join(format!("{}.{}.seed", name.tier, name.hostname)))?;

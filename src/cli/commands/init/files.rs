@@ -1,5 +1,6 @@
 //! Generates the files of a fleet.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write;
 
@@ -56,12 +57,14 @@ impl Site {
     }
 
     fn module(&self, fleet: &FleetList) -> String {
-        let mut hosts = String::new();
+        let (mut hosts, mut names) = (String::new(), BTreeSet::new());
         for (ListenerName { tier, hostname, role }, key) in &fleet.hosts {
             let role = role.as_ref().map(|role| format!(" role = {};", nix(role.as_str()))).unwrap_or_default();
+            // A second attribute of that name would be an error in Nix.
+            let mark = if names.insert(hostname) { "" } else { "# Set on the host itself, as it shares its name: " };
             // Writing to a String cannot fail.
             let name = nix(hostname.as_str());
-            let _ = writeln!(hosts, "    {name} = {{ tier = \"{tier}\";{role} publicKey = \"{key}\"; }};");
+            let _ = writeln!(hosts, "    {mark}{name} = {{ tier = \"{tier}\";{role} publicKey = \"{key}\"; }};");
         }
         let (server, flake) = (nix(&self.server.to_string()), nix(self.flake.as_str()));
         format!(
@@ -77,7 +80,8 @@ impl Site {
 
     fn context(&self, fleet: &FleetList) -> String {
         let Self { context, server, flake } = self;
-        let aliases = roles(fleet).into_iter().filter(|role| is_name(role.as_str()));
+        // A second key of that name would be an error in TOML.
+        let aliases = roles(fleet).into_iter().filter(|role| is_name(role.as_str()) && role.as_str() != "tests");
         let aliases: Vec<_> = aliases.map(|role| format!("{role} = \"deploy.prod.role.{role}\"\n")).collect();
         let (server, flake) = (server.to_string(), flake.as_str());
         format!(
@@ -234,6 +238,18 @@ mod tests {
         media = "deploy.prod.role.media"
         "#);
         Plan::parse(&plan, "rollout", &|_: &str| None).unwrap();
+    }
+
+    #[test]
+    fn what_has_one_name_is_set_once() {
+        let (site, mut fleet) = site();
+        for name in ["prod.test1", "prod.web.tests"] {
+            fleet.hosts.push((name.parse().unwrap(), fleet.hosts[0].1.clone()));
+        }
+        let [_, _, module, _, context] = site.files(&fleet).map(|(_, text)| text);
+        let lines: Vec<&str> = module.lines().filter(|line| line.contains("test1")).map(str::trim).collect();
+        assert!(lines.len() == 2 && lines[0].starts_with("\"test1\"") && lines[1].starts_with('#'), "{lines:?}");
+        toml::from_str::<toml::Table>(&context).unwrap();
     }
 
     #[test]
