@@ -222,7 +222,10 @@ pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
 pub(super) fn replace_file(path: &Path, text: &str) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".draft");
-    fs::write(&draft, text).and_then(|()| fs::rename(draft, path))
+    // A draft that was left behind is not written to: it may be somebody's link to another file.
+    fs::remove_file(&draft).ok();
+    fs::File::create_new(&draft)?.write_all(text.as_bytes())?;
+    fs::rename(draft, path)
 }
 
 /// Returns the size of the terminal, or 80 columns and 24 rows without one.
@@ -298,6 +301,20 @@ mod tests {
     fn shown(width: usize, error: &dyn Diagnostic) -> String {
         let handler = opts().width(width).graphical_theme(GraphicalTheme::unicode_nocolor()).build();
         one_by_one(&Shown(handler, error))
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, other] = ["plan.json", "other"].map(|name| folder.path().join(name));
+        fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, folder.path().join("plan.json.draft")).unwrap();
+        for text in ["one", "two"] {
+            replace_file(&file, text).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+        }
+        assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 2);
     }
 
     #[test]
