@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::args::{DeployerArgs, OperatorArgs, hooks, switch};
 use super::display::{Audience, Display, DisplayArgs, DisplayBarrier};
@@ -208,7 +208,15 @@ impl RolloutArgs {
         let state = ended.state();
         self.recap(state);
         if self.is_for_a_person() && ended.rollout().source.is_none() {
-            self.tell_what_would_be_done(state).await;
+            // The process has caught its signals since the rollout began, so they would not end it now.
+            let stop_file = self.operator().state.journals().stop_file(ended.rollout().id);
+            if let Ok((mut interrupts, _listening)) = listen_for_interrupts(stop_file) {
+                tokio::select! {
+                    () = self.tell_what_would_be_done(state) => {}
+                    _ = interrupts.recv() => {}
+                    () = sleep(READ_LOGS_WITHIN) => {}
+                }
+            }
         }
         let exit = state.outcome.map_or(Exit::Failed, Exit::from);
         // The process exits now: dropping the state of a large fleet would only delay that.
@@ -254,6 +262,9 @@ impl RolloutArgs {
 
 /// The beginning of each line in which `switch-to-configuration` says what it would do.
 const WOULD: &str = "would ";
+
+/// How long the logs of all hosts may take to read. A host decides how slowly it sends its own.
+const READ_LOGS_WITHIN: Duration = Duration::from_mins(2);
 
 /// A log is not read further once it has more bytes than this.
 const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;

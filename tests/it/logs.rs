@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::apply::confirm::at_a_terminal_that_shows;
-use crate::apply::fake::{Fake, modern};
+use crate::apply::fake::{Fake, modern, says};
 use crate::deployer::{Deployer, subscribe};
 use crate::host;
 use crate::operator::{self, Ended, Running};
@@ -259,4 +259,27 @@ async fn a_dry_run_ends_with_what_would_be_done() {
     order(&lab, "echo building");
     operator::run(&lab, &dry).await.unwrap().expect(0).told("ns1 would change no unit");
     operator::run(&lab, &dry[..4]).await.unwrap().expect(0).not_told("would");
+}
+
+#[tokio::test]
+async fn a_host_that_sends_its_log_for_ever_keeps_nobody_from_leaving() {
+    let lab = Lab::start(crate::program(), &["test.test1"]).await.unwrap();
+    let mut report = modern("test", "test1", &lab);
+    report["features"].as_array_mut().unwrap().push(json!("log"));
+    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+    let fake = Fake::start(&lab, report, move |request| {
+        let Some(position) = request.get("log") else {
+            return ["accepted", "started", "completed"].map(|status| says(request, "test1", status)).into();
+        };
+        asked.send(()).unwrap();
+        let (id, offset) = (&position["id"], position["offset"].as_u64().unwrap());
+        let page = json!({ "id": id, "offset": offset, "data": "x", "next": offset + 1, "end": false });
+        vec![(request["reply_to"].as_str().unwrap().to_owned(), json!({ "log": page }))]
+    });
+    let _fake = fake.await;
+    let dry = ["deploy", "test.test1", "--branch", "main", "--action", "dry-activate"];
+    let operator = operator::start(&lab, &dry).unwrap();
+    wait::event("the log is asked for", questions.recv()).await.unwrap().unwrap();
+    operator.interrupt().unwrap();
+    operator.ended().await.unwrap().expect(0).told("1 host completed").not_told("would");
 }
