@@ -12,7 +12,7 @@ use crate::operator::flake::{AcceptedFlakes, Consent, FlakeRules};
 use crate::operator::journal::Journals;
 use crate::operator::plan_file::{PlanFile, read_systems};
 use crate::operator::{BuildOptions, Discovery, KnownHosts, OperatorContext, SystemsFrom};
-use crate::plan::{Hooks, Plan, Rollback, parse_confirm_timeout};
+use crate::plan::{Hooks, Plan, ResolvedPlan, Rollback, parse_confirm_timeout};
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Subject, subject};
 
 /// Parses the variable of a boolean flag. An empty variable counts as unset.
@@ -219,6 +219,12 @@ impl RollbackArgs {
             plan.set_default_confirm_timeout(timeout);
         }
     }
+
+    /// Returns a warning if a plan that is carried out as it was prepared has no wave that rolls back.
+    pub(super) fn unheeded(&self, plan: &ResolvedPlan) -> Option<String> {
+        let is_without = self.auto_rollback && plan.waves.iter().all(|wave| wave.limits.rollback == Rollback::None);
+        is_without.then(|| "--auto-rollback has no effect: no wave rolls back, as it was prepared".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -286,6 +292,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::plan::Roster;
 
     #[derive(Debug, Parser)]
     struct Command {
@@ -304,6 +311,19 @@ mod tests {
         let servers: Vec<String> = settings.servers.iter().map(ServerUrl::to_string).collect();
         assert_eq!(servers, ["nats://a:4222", "tls://b:1", "nats://c:4222"]);
         assert!(settings.client_cert.is_none());
+    }
+
+    #[test]
+    fn a_rollback_that_comes_too_late_is_told() {
+        let resolved = |rollback: &RollbackArgs| {
+            let mut plan = Plan::parse("[[wave]]\ntargets = 'prod.ns1'\n", "sunday", &|_: &str| None).unwrap();
+            rollback.apply_defaults_to(&mut plan);
+            plan.resolve(&Roster::new(Vec::new())).unwrap().0
+        };
+        let [with, without] = [true, false].map(|auto_rollback| RollbackArgs { auto_rollback, confirm_timeout: None });
+        assert!(with.unheeded(&resolved(&without)).is_some());
+        assert_eq!(with.unheeded(&resolved(&with)), None);
+        assert_eq!(without.unheeded(&resolved(&without)), None);
     }
 
     #[test]

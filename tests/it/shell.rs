@@ -83,6 +83,18 @@ fn a_variable_that_says_no_is_in_conflict_with_no_flag() {
 }
 
 #[test]
+fn a_rollout_is_not_resumed_with_flags_that_it_cannot_follow() {
+    let home = home();
+    for flag in [&["--exclude", "ns1"][..], &["--only", "dns"], &["--revision", "main"], &["--build"], &["sunday"]] {
+        let mut resume = program(home.path());
+        resume.args(["apply", "--nats-url", "h", "--nkey-file", "k"]).args(flag).arg("--resume");
+        let output = resume.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flag:?}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be used with"), "{flag:?}: {output:?}");
+    }
+}
+
+#[test]
 fn each_shell_is_told_every_command() {
     let home = home();
     for shell in ["bash", "zsh", "fish"] {

@@ -17,13 +17,14 @@ use crate::report;
 use crate::rollout::{Outcome, Rollout, Summary};
 
 #[derive(Debug, Args)]
-#[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"]).conflicts_with("resume")))]
+#[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"])))]
 pub(in crate::cli) struct Apply {
     #[command(flatten)]
     prepare: PrepareArgs,
 
     /// Resume a rollout: the one with this id, or the latest if it is not done
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
+    #[arg(conflicts_with_all = ["plan", "revision", "exclude", "only", "from", "even_if_current", "systems", "build"])]
     resume: Option<String>,
 
     /// Run in the background, independent of this terminal; `status` shows the progress
@@ -97,6 +98,7 @@ impl Apply {
         let mut bus = self.rollout.operator().connect().await?;
         let by = self.rollout.deployer.context(None);
         self.rollout.check(&prepare_again(&left, &rollout, &mut bus, &by).await?)?;
+        out::warnings(self.prepare.rollback.unheeded(&rollout.plan).as_slice());
         // The stop file was meant for the previous process, which was killed before it saw the file.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {

@@ -182,7 +182,7 @@ pub(super) struct PrepareArgs {
     systems: SystemsArgs,
 
     #[command(flatten)]
-    rollback: RollbackArgs,
+    pub(super) rollback: RollbackArgs,
 }
 
 impl PrepareArgs {
@@ -233,7 +233,7 @@ impl PrepareArgs {
     /// Prepares a plan that was saved with its hosts, if the hosts are unchanged.
     async fn prepare_saved(&self, file: &Path, deployer: &DeployerArgs) -> Result<(Bus, Prepared), CommandError> {
         let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.waves() == WaveSelection::default();
-        if !is_settled || self.systems.build || self.systems.systems.is_some() {
+        if !is_settled || self.even_if_current || self.systems.build || self.systems.systems.is_some() {
             let help = "omit the flags that select them, or apply the plan that it was made from";
             return Err(Exit::Usage.error("a saved plan determines the hosts, the commit and the systems", help));
         }
@@ -244,6 +244,7 @@ impl PrepareArgs {
         let prepared = prepare_again(&Summary::of([&begun]), &rollout, &mut bus, &by).await;
         let mut prepared = Prepared { rollout, ..prepared.map_err(prepare_error)? };
         check_hosts(&prepared.rollout.plan, &prepared.roster)?;
+        prepared.warnings.extend(self.rollback.unheeded(&prepared.rollout.plan));
         if let Some(cache) = &self.systems.cache {
             prepared.changes = changes_of(&prepared.rollout.plan, &prepared.roster, Some(cache)).await.ok();
         }
