@@ -131,9 +131,9 @@ pub(super) enum Command {
     Mcp(Box<mcp::Mcp>),
     /// Print a script for a shell to complete commands, flags, plans, waves and hosts.
     #[command(after_help = help(&[
-        "completions bash >> ~/.bashrc",
-        "completions zsh >> ~/.zshrc",
-        "completions fish > ~/.config/fish/completions/homelab-deploy.fish",
+        "completions bash    # in ~/.bashrc, within eval \"$(...)\"",
+        "completions zsh     # the same in ~/.zshrc, below compinit",
+        "completions fish | source    # in ~/.config/fish/config.fish",
     ], &[]))]
     Completions(completions::Completions),
     /// Print the manual page homelab-deploy(1), or write the pages of all commands.
