@@ -166,22 +166,20 @@ impl FleetTask {
     }
 
     async fn carry_out(&mut self, message: Outbound) {
-        // While disconnected, the client would buffer a message and send it once the server is back, perhaps long after
-        // the rollout has moved on. After a reconnect, the driver asks every host in flight for its state.
-        if self.bus.client.connection_state() != State::Connected {
-            return;
-        }
         match message {
+            Outbound::Announce(reports) => self.announce(reports).await,
+            Outbound::FinishLogs => self.finishes_logs = true,
+            // While disconnected, the client would buffer a message and send it once the server is back, perhaps long
+            // after the rollout has moved on. After a reconnect, the driver asks every host in flight for its state.
+            _ if self.bus.client.connection_state() != State::Connected => {}
             Outbound::Publish(Dispatch { subject, request }) => {
                 let (reply_to, payload) = (request.reply_to.as_str().to_owned(), request.to_bytes());
                 // With a reply subject, the server reports at once if there is no subscriber. An error can only mean
                 // that the client is being closed, which the driver sees as a lost connection.
                 self.bus.client.publish_with_reply(subject.as_str().to_owned(), reply_to, payload.into()).await.ok();
             }
-            Outbound::Announce(reports) => self.announce(reports).await,
             Outbound::CallRoll => self.call_roll().await,
             Outbound::Prove => self.ask_for_proof().await,
-            Outbound::FinishLogs => self.finishes_logs = true,
         }
     }
 

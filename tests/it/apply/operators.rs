@@ -6,7 +6,7 @@ use super::resume::{cut_off, only_id, resume};
 use super::stage::{self, open, order, ran_sorted, until};
 use crate::operator::Running;
 use crate::support::lab::Lab;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Passes, Proxy};
 use crate::support::rebuild::GATE;
 
 const HOSTS: [&str; 4] = ["test.test1", "prod.ns1", "prod.ns2.dns", "prod.jelly.media"];
@@ -112,4 +112,27 @@ async fn an_operator_who_is_far_away_is_seen_by_one_who_is_near_and_by_one_who_i
     }
     leave(&lab, first).await;
     assert_eq!(ran_sorted(&lab), ["ns1"]);
+}
+
+#[tokio::test]
+async fn a_wave_that_began_during_an_outage_is_known_to_others_after_it() {
+    let lab = stage::lab(&HOSTS).await;
+    let way = Proxy::start(lab.server.url(), Duration::ZERO).await.unwrap();
+    order(&lab, &["jelly"], GATE);
+    let plan =
+        "revision = 'main'\n[[wave]]\ntargets = 'prod.ns1'\nbake_time = '3s'\n[[wave]]\ntargets = 'prod.jelly'\n";
+    let mut first = stage::command(&lab, "apply", plan);
+    first.arg("--yes").env("HOMELAB_DEPLOY_NATS_URL", way.url());
+    let mut first = stage::start(first);
+    first.tells("completed").await.unwrap();
+    way.let_pass(Passes::Nothing);
+    way.cut();
+    first.tells("connection lost").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    way.let_pass(Passes::Both);
+    first.tells("reconnected").await.unwrap();
+    until(&lab, "jelly start").await;
+    apply_as(&lab, "bert", "prod.role.dns", &[]).ended().await.unwrap().expect(3).told("is in wave 2 of 2");
+    open(&lab, "jelly");
+    first.ended().await.unwrap().expect(0);
 }
