@@ -45,15 +45,20 @@ pub struct RunSettings {
     pub host: HostName,
     /// The name of the configuration in the flake, if it is not the host's name.
     pub attr: Option<FlakeAttr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
     /// The keys that may sign systems built elsewhere. Without any, the host takes no such system.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub system_keys: Vec<SystemKey>,
     /// The root of the host's file system: `/` except in tests.
     pub root: PathBuf,
+    #[serde(default)]
     pub user_units: UserUnits,
     /// The time limit of a run.
+    #[serde(rename = "timeout_ms", with = "millis")]
     pub timeout: Duration,
     /// The time that processes get to end after SIGTERM.
+    #[serde(rename = "grace_ms", with = "millis")]
     pub grace: Duration,
 }
 
@@ -64,11 +69,27 @@ impl RunSettings {
     }
 }
 
+/// A duration in a record, in milliseconds.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
 /// The verdict on a run after which only units of users have failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserUnits {
     /// The run has failed.
+    #[default]
     Fail,
     /// The run has completed, and its message names the units.
     Warn,

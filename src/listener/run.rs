@@ -8,7 +8,6 @@ pub(super) mod verdict;
 pub(super) mod watch;
 
 use std::marker::PhantomData;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -33,6 +32,9 @@ pub(super) const REQUEST: Record<RunSpec> = Record("request.json", PhantomData);
 pub(super) const BEFORE: Record<SystemSnapshot> = Record("before.json", PhantomData);
 /// The result, from the supervisor.
 pub(super) const RESULT: Record<Response> = Record("result.json", PhantomData);
+/// The result in the form of supervisors of the first versions. A deployment that updates the program itself is concluded
+/// by another version than the one that carried it out.
+const EARLIER_RESULT: Record<EarlierResult> = Record("result.json", PhantomData);
 /// The end of the run's unit, from systemd.
 pub(super) const UNIT: Record<UnitEnd> = Record("unit.json", PhantomData);
 /// The final response, from the listener.
@@ -45,8 +47,8 @@ pub(super) const PHASE: Record<Phase> = Record("phase", PhantomData);
 /// The commit, once it is resolved.
 pub(super) const COMMIT: Record<Commit> = Record("commit", PhantomData);
 
-/// The longest confirmation timeout: while it waits, the host takes no other request.
-const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
+/// The longest confirmation timeout, in seconds: while it waits, the host takes no other request.
+const LONGEST_CONFIRMATION: u64 = 60 * 60;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSpec {
@@ -59,6 +61,7 @@ pub struct RunSpec {
     pub operator: Option<String>,
     pub accepted_at: Timestamp,
     /// Its place in the order of this host's runs, which does not depend on the clock.
+    #[serde(default)]
     pub number: u64,
     /// The boot in which the request was accepted.
     pub boot_id: Option<String>,
@@ -66,10 +69,11 @@ pub struct RunSpec {
     pub settings: RunSettings,
     /// The system to deploy if it was built elsewhere: then nothing is evaluated or built here.
     pub system: Option<SystemPath>,
-    /// The time that the host waits for a confirmation after the activation. Without a confirmation, or after a
-    /// failure, it rolls back. If absent, the host stays as it is.
-    pub confirm_timeout: Option<Duration>,
+    /// The time that the host waits for a confirmation after the activation, in milliseconds. Without a confirmation,
+    /// or after a failure, it rolls back. If absent, the host stays as it is.
+    pub confirm_timeout_ms: Option<u64>,
     /// The target of a rollback; absent for a deployment.
+    #[serde(rename = "return_to")]
     pub rollback_to: Option<Box<RollbackTarget>>,
 }
 
@@ -77,13 +81,15 @@ pub struct RunSpec {
 pub struct RollbackTarget {
     /// The run whose previous state is the target.
     pub run: String,
+    #[serde(rename = "facts")]
     pub snapshot: SystemSnapshot,
     pub revision: Option<Commit>,
     /// The system that the run deployed, if known. If somebody else has replaced it, the replacement stays.
+    #[serde(rename = "made")]
     pub built_system: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Verdict {
     /// `completed` or `failed`.
     pub status: Status,
@@ -92,9 +98,19 @@ pub struct Verdict {
     /// Whether the deployment takes effect only after a reboot; absent if nothing can be compared.
     pub reboot_required: Option<bool>,
     /// The units that failed because of the run.
+    #[serde(default)]
     pub failed_units: Vec<String>,
     /// Whether the host rolled back; `false` if it tried and failed.
     pub rolled_back: Option<bool>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct EarlierResult {
+    verdict: Verdict,
+    ended_at: Timestamp,
+    after: SystemSnapshot,
+    #[serde(default)]
+    tail: Vec<String>,
 }
 
 /// The end of a run's unit, as systemd passes it to `ExecStopPost=`.
@@ -108,7 +124,7 @@ pub struct UnitEnd {
 
 impl RunSpec {
     pub(super) fn new(request: Request, settings: &RunSettings, accepted_at: Timestamp) -> Self {
-        let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
+        let confirm_timeout = request.confirm_timeout_s.map(|seconds| seconds.min(LONGEST_CONFIRMATION));
         Self {
             key: request.key().to_owned(),
             id: request.id,
@@ -122,7 +138,7 @@ impl RunSpec {
             boot_id: None,
             settings: settings.clone(),
             system: request.system,
-            confirm_timeout: confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION)),
+            confirm_timeout_ms: confirm_timeout.map(|seconds| seconds * 1_000),
             rollback_to: None,
         }
     }
@@ -137,6 +153,32 @@ impl RunSpec {
     /// Returns the run as the reason why the host is busy.
     pub(super) fn holder(&self) -> BusyWith {
         BusyWith { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
+    }
+
+    /// Returns the result that the supervisor wrote down, if there is one.
+    pub(super) fn result(&self, dir: &RunDir) -> Option<Response> {
+        dir.get(RESULT).or_else(|| {
+            let EarlierResult { verdict, ended_at, after, tail } = dir.get(EARLIER_RESULT)?;
+            Some(Response { at: Some(ended_at), ..self.response_after(dir, verdict, &after, tail) })
+        })
+    }
+
+    /// Returns the final response of a run after which the host is in this state.
+    pub(super) fn response_after(
+        &self,
+        dir: &RunDir,
+        verdict: Verdict,
+        after: &SystemSnapshot,
+        tail: Vec<String>,
+    ) -> Response {
+        let boots_next = self.action == Action::Boot && verdict.rolled_back.is_none();
+        let system = if boots_next { after.profile_path() } else { after.current_path() };
+        Response {
+            generation: after.generation(),
+            system: system.map(str::to_owned),
+            log_tail: if verdict.status == Status::Failed { tail } else { Vec::new() },
+            ..self.response(dir, verdict)
+        }
     }
 
     /// Returns the final response of this run, with what its directory knows of it.

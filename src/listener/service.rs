@@ -103,8 +103,11 @@ impl Service {
         let config = Arc::new(config);
         let host = Host::new(config.run.root.clone());
         let boot_id = host.boot_id();
-        let folder = config.runtime_dir.as_ref().unwrap_or(&config.state_dir);
-        let instance = instance(folder, boot_id.as_deref().unwrap_or_default());
+        let instance = match &config.runtime_dir {
+            // systemd empties this folder at each boot.
+            Some(folder) => instance(folder, ""),
+            None => instance(&config.state_dir, boot_id.as_deref().unwrap_or_default()),
+        };
         let server_replied = Arc::new(Notify::new());
         let mut service = Self {
             history,

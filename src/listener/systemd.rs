@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
@@ -19,16 +20,20 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Opens the socket at the path in `NOTIFY_SOCKET`, if it is set.
+    /// Parses `NOTIFY_SOCKET`: an absolute path, or `@` and the name of an abstract socket. Fails if it is neither, or
+    /// if no socket can be opened.
     pub fn at(notify_socket: Option<&OsStr>) -> io::Result<Self> {
-        let path = notify_socket.filter(|path| !path.is_empty());
-        let socket = path.map(|path| {
+        let address = notify_socket.filter(|address| !address.is_empty()).map(|address| {
+            let address = match address.as_bytes().strip_prefix(b"@") {
+                Some(name) => abstract_address(name)?,
+                None => SocketAddr::from_pathname(address)?,
+            };
             let socket = UnixDatagram::unbound()?;
             // The service must not block if systemd does not read.
             socket.set_nonblocking(true)?;
-            io::Result::Ok((socket, SocketAddr::from_pathname(path)?))
+            io::Result::Ok((socket, address))
         });
-        Ok(Self { socket: socket.transpose()?, beats: None, is_up: false, status: String::new() })
+        Ok(Self { socket: address.transpose()?, beats: None, is_up: false, status: String::new() })
     }
 
     /// Sets systemd's timeout for a service that hangs, in which it reports twice. Must be called on the runtime.
@@ -87,6 +92,18 @@ impl Systemd {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    use std::os::linux::net::SocketAddrExt;
+    SocketAddr::from_abstract_name(name)
+}
+
+/// Only Linux has abstract sockets and systemd.
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_name: &[u8]) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +131,16 @@ mod tests {
         systemd.beat();
         systemd.stopping();
         assert_eq!(heard(&socket), ["READY=1", "STATUS=switching STOPPING=1", "WATCHDOG=1", "STOPPING=1"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_socket_may_be_an_abstract_one() {
+        let name = format!("homelab-deploy-test-{}", uuid::Uuid::new_v4());
+        let socket = UnixDatagram::bind_addr(&abstract_address(name.as_bytes()).unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Systemd::at(Some(OsStr::new(&format!("@{name}")))).unwrap().ready();
+        assert_eq!(heard(&socket), ["READY=1"]);
     }
 
     #[test]

@@ -205,6 +205,8 @@ impl RunDir {
     /// Removes the output and the unused room from disk, and from memory what is complete on disk.
     pub(crate) fn shrink(&self) -> io::Result<()> {
         let unused = COPIED.map(|(name, _)| draft(&self.kept, name));
+        // The second part of the output, as the first versions named it.
+        remove(&self.kept.join("output.log.1"))?;
         self.output_parts().values().chain(&unused).try_for_each(|file| remove(file))?;
         if self.live != self.kept && self.kept.join(FINAL.0).exists() { remove_all(&self.live) } else { Ok(()) }
     }

@@ -74,7 +74,8 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &RunSpec) -> Vec<OsString> {
     let RunSettings { timeout, grace, .. } = spec.settings;
     // The run keeps its own time. This limit is for a broken supervisor, and includes all that may come after the
     // program: the confirmation, and the rollback, which takes as long as any activation.
-    let longest = 2 * (timeout + grace) + spec.confirm_timeout.unwrap_or_default() + 10 * TIDY_UP;
+    let longest =
+        2 * (timeout + grace) + Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default()) + 10 * TIDY_UP;
     let words = [
         format!("--unit={}", name(dir)),
         format!("--description=homelab-deploy: {} of {}", spec.action, spec.revision),

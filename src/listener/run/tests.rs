@@ -2,6 +2,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::output::TAIL_BYTES;
 use super::*;
@@ -33,7 +34,7 @@ pub(crate) fn spec(key: &str) -> RunSpec {
             grace: Duration::from_secs(1),
         },
         system: None,
-        confirm_timeout: None,
+        confirm_timeout_ms: None,
         rollback_to: None,
     }
 }
@@ -108,13 +109,15 @@ fn the_operator_is_shown_without_anything_that_steers_a_terminal() {
 #[test]
 fn a_record_of_a_version_that_left_out_what_is_absent_is_read() {
     let json = r#"{"key":"a","id":"a","reply_to":"deploy.responses.r","action":"switch","revision":"main","operator":"ops@desk",
-        "accepted_at":"2026-11-23T10:00:00Z","number":0,"flake":"git+https://h/x","host":"ns1","root":"/nowhere",
-        "rebuild_flags":[],"system_keys":[],"user_units":"fail","timeout":{"secs":10,"nanos":0},
-        "grace":{"secs":1,"nanos":0}}"#;
+        "accepted_at":"2026-11-23T10:00:00Z","flake":"git+https://h/x","host":"ns1","root":"/nowhere","timeout_ms":10000,
+        "grace_ms":1000}"#;
     assert_eq!(serde_json::from_str::<RunSpec>(json).unwrap(), spec("a"));
+    let verdict = Verdict { message: "x".to_owned(), ..Verdict::failed(ErrorCode::Timeout, "") };
+    let json = r#"{"status":"failed","error":"timeout","message":"x"}"#;
+    assert_eq!(serde_json::from_str::<Verdict>(json).unwrap(), verdict);
     let profile = r#"{"system":{"path":"a","kernel":[null,null,null]}}"#;
     assert_eq!(serde_json::from_str::<Profile>(profile).unwrap().generation, None);
-    let target = r#"{"run":"a","snapshot":{},"built_system":"/nix/store/a"}"#;
+    let target = r#"{"run":"a","facts":{},"made":"/nix/store/a"}"#;
     let target: RollbackTarget = serde_json::from_str(target).unwrap();
     assert_eq!((target.revision, target.built_system.as_deref()), (None, Some("/nix/store/a")));
 }

@@ -81,7 +81,7 @@ pub(crate) fn judge(spec: &RunSpec, attempt: &Attempt) -> Verdict {
         matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
     match next_boot(attempt) {
         // With a confirmation timeout the host rolls back, and resets the profile.
-        Some(boots) if half_done && spec.confirm_timeout.is_none() => verdict.with(&boots),
+        Some(boots) if half_done && spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
         _ => verdict,
     }
 }

@@ -96,7 +96,7 @@ pub(crate) fn conclude(
     boot_id: Option<&str>,
     deployed: Option<&Response>,
 ) -> Response {
-    let mut response = dir.get(RESULT).unwrap_or_else(|| {
+    let mut response = spec.result(dir).unwrap_or_else(|| {
         let why = explain(spec, dir.phase(), boot_id, dir.get(UNIT).as_ref());
         let log_tail = bounded_tail(&clean_lines(&dir.output_tail()));
         Response { log_tail, ..spec.response(dir, Verdict::failed(ErrorCode::Interrupted, why)) }
@@ -194,6 +194,63 @@ mod tests {
         let spec = RunSpec { boot_id: Some("first".to_owned()), ..spec("r-1") };
         assert!(finished(&dir, &spec, Some("first")).is_none());
         assert!(finished(&dir, &spec, Some("second")).is_some());
+    }
+
+    /// The directory of a run as the last version left it whose supervisors wrote down a verdict and the host's state.
+    #[test]
+    fn an_update_of_the_program_itself_is_concluded_by_the_new_version() {
+        const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::in_one(folder.path().to_owned());
+        let system = |path: &str| format!(r#"{{"path":"{path}","kernel":["linux",null,null]}}"#);
+        let (old, new) = (system("/nix/store/old"), system("/nix/store/new"));
+        let result = |verdict: &str| {
+            format!(
+                r#"{{"verdict":{verdict},"started_at":"2026-11-23T10:00:01Z","ended_at":"2026-11-23T10:01:00Z","after":
+                {{"current":{new},"booted":{old},"profile":{{"generation":42,"system":{new}}},"revision":null,
+                "specialisation":null,"failed_units":[]}},"tail":["activating"]}}"#
+            )
+        };
+        let request = format!(
+            r#"{{"key":"r-1","id":"r-1","reply_to":"deploy.responses.prod.ns1.4f.r-1","action":"switch","revision":"main",
+            "operator":"ops@desk","accepted_at":"2026-11-23T10:00:00Z","number":7,"boot_id":"first",
+            "flake":"git+https://h/x","host":"ns1","attr":null,"root":"/","user_units":"fail","timeout_ms":600000,
+            "grace_ms":10000,"system":null,"confirm_timeout_ms":60000,"return_to":{{"run":"r-0","facts":
+            {{"current":{old}}},"revision":null,"made":"/nix/store/x"}}}}"#
+        );
+        let spec: RunSpec = serde_json::from_str(&request).unwrap();
+        assert_eq!((spec.confirm_timeout_ms, spec.settings.timeout), (Some(60_000), Duration::from_mins(10)));
+        assert_eq!(spec.rollback_to.as_ref().unwrap().snapshot.current_path(), Some("/nix/store/old"));
+        let completed = r#"{"status":"completed","error":null,"message":"switched to generation 42","reboot_required":false,
+            "failed_units":[],"rolled_back":null}"#;
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("request.json", &request);
+        write("commit", &format!("\"{COMMIT}\""));
+        write("before.json", &format!(r#"{{"current":{old},"revision":"{COMMIT}"}}"#));
+        write("output.log", "activating\n");
+        write("output.log.1", "building\n");
+        let conclude = |verdict: &str| {
+            write("result.json", &result(verdict));
+            let spec = RunSpec { rollback_to: None, ..dir.spec().unwrap() };
+            conclude(&finished(&dir, &spec, Some("first")).unwrap(), &dir, &spec, Some("first"), None)
+        };
+        let end = conclude(completed);
+        assert_eq!((end.status, end.message.as_str()), (Status::Completed, "switched to generation 42"));
+        assert_eq!((end.generation, end.system.as_deref()), (Some(42), Some("/nix/store/new")));
+        assert_eq!(
+            (end.revision.as_ref().unwrap().as_str(), end.at.unwrap().to_string().as_str()),
+            (COMMIT, "2026-11-23T10:01:00Z")
+        );
+        assert!(end.previous_revision.is_some() && end.log_tail.is_empty());
+        let end = conclude(
+            r#"{"status":"failed","error":"timeout","message":"x","reboot_required":null,"rolled_back":true}"#,
+        );
+        assert_eq!(
+            (end.error, end.rolled_back, end.log_tail),
+            (Some(ErrorCode::Timeout), Some(true), vec!["activating".to_owned()])
+        );
+        dir.shrink().unwrap();
+        assert!(!folder.path().join("output.log").exists() && !folder.path().join("output.log.1").exists());
     }
 
     fn explained(boot_id: &str, unit: Option<(&str, &str)>) -> String {

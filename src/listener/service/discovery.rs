@@ -21,7 +21,7 @@ use crate::protocol::{
     AnswerScope, DiscoveryAnswer, DiscoveryRequest, Feature, FlakeUrl, HostName, HostReport, Problem, ReplySubject,
     Revision, Subject, Tier,
 };
-use crate::text::{safe, words};
+use crate::text::safe;
 
 /// The rate limit of answers on one discovery subject.
 const ANSWERS: (u32, Duration) = (10, Duration::from_millis(100));
@@ -152,11 +152,20 @@ pub(super) enum ProblemKind {
     PermissionsTooWide,
 }
 
-words!(
-    ProblemKind: MayNotAnswer = "may_not_answer", CannotHear = "cannot_hear", NoNixosRebuild = "no_nixos_rebuild",
-    NoNix = "no_nix", NoGit = "no_git", FlakeUnreachable = "flake_unreachable", Clock = "clock",
-    PermissionsTooWide = "permissions_too_wide",
-);
+impl ProblemKind {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::MayNotAnswer => "may_not_answer",
+            Self::CannotHear => "cannot_hear",
+            Self::NoNixosRebuild => "no_nixos_rebuild",
+            Self::NoNix => "no_nix",
+            Self::NoGit => "no_git",
+            Self::FlakeUnreachable => "flake_unreachable",
+            Self::Clock => "clock",
+            Self::PermissionsTooWide => "permissions_too_wide",
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Problems {
@@ -170,7 +179,7 @@ impl Problems {
         let message = safe(message);
         let known = self.known.entry((kind, what.to_owned())).or_default();
         if *known != message {
-            tracing::warn!(problem = %kind, "{message}");
+            tracing::warn!(problem = kind.code(), "{message}");
             *known = message;
         }
     }
@@ -181,7 +190,7 @@ impl Problems {
 
     fn list(&self) -> Vec<Problem> {
         let first = self.known.iter().take(MAX_PROBLEMS);
-        first.map(|((kind, _), message)| Problem::new(kind.as_str(), message.as_str())).collect()
+        first.map(|((kind, _), message)| Problem::new(kind.code(), message.as_str())).collect()
     }
 
     pub(super) fn look_for_programs(&mut self, flake: &FlakeUrl) {

@@ -45,22 +45,14 @@ impl Deployment {
             None => self.deploy_and_confirm(found).await,
         };
         self.dir.forget_built().ok();
-        let has_failed = verdict.status == Status::Failed;
-        let boots_next = self.spec.action == Action::Boot && verdict.rolled_back.is_none();
-        let system = if boots_next { after.profile_path() } else { after.current_path() };
-        Ok(Response {
-            generation: after.generation(),
-            system: system.map(str::to_owned),
-            log_tail: if has_failed { bounded_tail(&self.runner.log.lines()) } else { Vec::new() },
-            ..self.spec.response(&self.dir, verdict)
-        })
+        Ok(self.spec.response_after(&self.dir, verdict, &after, bounded_tail(&self.runner.log.lines())))
     }
 
     /// Deploys, and rolls back after a failure or without a confirmation, if the request asks for that.
     async fn deploy_and_confirm(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let mut attempt = self.deploy(found).await;
         let verdict = self.judge(&mut attempt).await;
-        let Some(limit) = self.spec.confirm_timeout else {
+        let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
             return (with_theirs(verdict, &attempt), attempt.after);
         };
         let failure = if verdict.status == Status::Completed {

@@ -22,7 +22,7 @@ fn meanwhile(build: &str, script: &str) -> Supervised {
     let folder = host();
     make_activatable_by_hand(&folder);
     fs::write(folder.path().join("build"), build).unwrap();
-    Supervised::on(folder, script, |spec| spec.confirm_timeout = Some(Duration::from_millis(300)))
+    Supervised::on(folder, script, |spec| spec.confirm_timeout_ms = Some(300))
 }
 
 fn make_activatable_by_hand(folder: &tempfile::TempDir) {
@@ -85,7 +85,7 @@ fn what_was_switched_to_while_the_run_waits_to_be_confirmed_stays() {
         let folder = host();
         make_activatable_by_hand(&folder);
         let run = Supervised::on(folder, SWITCH, |spec| {
-            spec.confirm_timeout = Some(Duration::from_millis(if confirms { 60_000 } else { 1_500 }));
+            spec.confirm_timeout_ms = Some(if confirms { 60_000 } else { 1_500 });
         });
         run.reaches(Phase::Confirm);
         let by_hand = Command::new("sh").args(["-c", BY_HAND]).current_dir(run.folder.path()).status().unwrap();

@@ -33,7 +33,7 @@ exit $(cat code 2>/dev/null || echo 0)"
 
 /// Returns a switch to the new system with this confirmation timeout.
 fn switch(script: &str, confirm_timeout_ms: u64) -> Supervised {
-    Supervised::on(host(), script, |spec| spec.confirm_timeout = Some(Duration::from_millis(confirm_timeout_ms)))
+    Supervised::on(host(), script, |spec| spec.confirm_timeout_ms = Some(confirm_timeout_ms))
 }
 
 impl Supervised {
@@ -80,7 +80,7 @@ fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
     let folder = host();
     let build = "echo activating the configuration...\necho 'until you reboot'\necho 'error: no'\nexit 1";
     fs::write(folder.path().join("build"), build).unwrap();
-    let confirmed = |spec: &mut RunSpec| spec.confirm_timeout = Some(Duration::from_secs(20));
+    let confirmed = |spec: &mut RunSpec| spec.confirm_timeout_ms = Some(20_000);
     let (result, _, run) = Supervised::on(folder, SWITCH, confirmed).ended();
     assert_eq!((verdict(&result).as_str(), run.record().as_str()), ("failed build_failed: no", ""));
 
@@ -93,7 +93,7 @@ fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
 fn an_activation_that_takes_too_long_is_undone_in_a_time_of_its_own() {
     let hanging = format!("{SWITCH}\necho activating the configuration...\nsleep 600");
     let limited = |spec: &mut RunSpec| {
-        (spec.confirm_timeout, spec.settings.timeout) = (Some(Duration::from_secs(20)), Duration::from_millis(1_500));
+        (spec.confirm_timeout_ms, spec.settings.timeout) = (Some(20_000), Duration::from_millis(1_500));
     };
     let (result, _, run) = Supervised::on(host(), &hanging, limited).ended();
     insta::assert_snapshot!(verdict(&result), @"failed timeout: not finished after 1 s, and stopped while activating; the system may be half switched; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
@@ -115,8 +115,7 @@ fn a_return_that_fails_says_what_runs_now() {
     // The profile cannot be set, and the old services are still brought back.
     let folder = host();
     make_program(&folder.path().join("bin/nix-env"), "exit 1");
-    let (result, _, run) =
-        Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout = Some(Duration::from_millis(300))).ended();
+    let (result, _, run) = Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout_ms = Some(300)).ended();
     assert_eq!((result.rolled_back, result.system.as_deref()), (Some(false), Some("/nix/store/old")));
     assert_eq!(run.record(), "switch old 1");
 }
@@ -128,8 +127,7 @@ fn a_system_that_was_only_tried_is_tried_again() {
     let tried = make_system(&root, "tried", "linux");
     make_activatable(folder.path(), "tried");
     point(&root, "run/current-system", &tried);
-    let (result, _, run) =
-        Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout = Some(Duration::from_millis(300))).ended();
+    let (result, _, run) = Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout_ms = Some(300)).ended();
     insta::assert_snapshot!(run.record(), @"set old, boot old 1, test tried 1");
     assert_eq!((result.rolled_back, result.system.as_deref()), (Some(true), Some("/nix/store/tried")));
 }
@@ -139,7 +137,7 @@ fn a_boot_needs_no_confirmation_and_a_failed_one_sets_the_profile_back() {
     let boot = |script: &str| {
         let boot = SWITCH.lines().take(2).collect::<Vec<_>>().join("\n");
         Supervised::on(host(), &format!("{boot}\n{script}"), |spec| {
-            (spec.action, spec.confirm_timeout) = (Action::Boot, Some(Duration::from_secs(20)));
+            (spec.action, spec.confirm_timeout_ms) = (Action::Boot, Some(20_000));
         })
         .ended()
     };

@@ -92,7 +92,7 @@ fn each_action_does_no_more_than_it_says() {
 #[test]
 fn a_system_that_no_trusted_key_has_signed_is_not_activated() {
     let refused = |files: &[(&str, &str)]| {
-        let (said, run) = run(files, |spec| spec.confirm_timeout = Some(Duration::from_secs(20)));
+        let (said, run) = run(files, |spec| spec.confirm_timeout_ms = Some(20_000));
         assert_eq!(run.did(), "", "nothing is activated");
         (said, run)
     };
@@ -169,7 +169,7 @@ fn an_activation_that_fails_is_taken_back() {
             make_program(&program, script);
         }
         let (result, _, run) = Supervised::on(folder, "", |spec| {
-            (spec.system, spec.confirm_timeout) = (Some(system()), Some(Duration::from_secs(20)));
+            (spec.system, spec.confirm_timeout_ms) = (Some(system()), Some(20_000));
         })
         .ended();
         let root = run.path("root").display().to_string();
