@@ -1,5 +1,6 @@
 //! What a host can be asked to run: a git revision, or the store path of a system that was built elsewhere.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -61,22 +62,23 @@ impl FromStr for Revision {
     }
 }
 
-fn fault_of_revision(text: &str) -> Option<&'static str> {
+fn fault_of_revision(text: &str) -> Option<Cow<'static, str>> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-');
     // Rules of `git check-ref-format` that the allowed characters can still break:
     // <https://git-scm.com/docs/git-check-ref-format>.
     let is_broken = |part: &str| part.is_empty() || part.starts_with('.') || part.strip_suffix(".lock").is_some();
-    if text.len() > MAX_REVISION_BYTES {
-        Some("it is longer than 255 bytes")
+    let fault = if text.len() > MAX_REVISION_BYTES {
+        "it is longer than 255 bytes"
     } else if !text.starts_with(|first: char| first.is_ascii_alphanumeric()) {
-        Some("it does not begin with a letter or digit")
-    } else if !text.chars().all(is_allowed) {
-        Some("only letters, digits and . _ / + - are allowed")
+        "it does not begin with a letter or digit"
+    } else if let Some(other) = text.chars().find(|&c| !is_allowed(c)) {
+        return Some(format!("it contains {other:?}: only letters, digits and . _ / + - are allowed").into());
     } else if text.contains("..") || text.ends_with('.') || text.split('/').any(is_broken) {
-        Some("git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'")
+        "git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"
     } else {
-        None
-    }
+        return None;
+    };
+    Some(fault.into())
 }
 
 impl FromStr for Commit {
@@ -167,15 +169,15 @@ mod tests {
     fn a_refused_revision_says_why() {
         insta::assert_snapshot!(refusal(""), @r#""" is not a revision: it does not begin with a letter or digit"#);
         insta::assert_snapshot!(refusal("--upload-pack=x"), @r#""--upload-pack=x" is not a revision: it does not begin with a letter or digit"#);
-        insta::assert_snapshot!(refusal("main&dir=sub"), @r#""main&dir=sub" is not a revision: only letters, digits and . _ / + - are allowed"#);
-        insta::assert_snapshot!(refusal("main#web"), @r#""main#web" is not a revision: only letters, digits and . _ / + - are allowed"#);
+        insta::assert_snapshot!(refusal("main&dir=sub"), @r#""main&dir=sub" is not a revision: it contains '&': only letters, digits and . _ / + - are allowed"#);
+        insta::assert_snapshot!(refusal("main#web"), @r#""main#web" is not a revision: it contains '#': only letters, digits and . _ / + - are allowed"#);
         insta::assert_snapshot!(refusal("a..b"), @r#""a..b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
         insta::assert_snapshot!(refusal("a//b"), @r#""a//b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
         insta::assert_snapshot!(refusal("a/"), @r#""a/" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
         insta::assert_snapshot!(refusal("a."), @r#""a." is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
         insta::assert_snapshot!(refusal("a/.b"), @r#""a/.b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
         insta::assert_snapshot!(refusal("a.lock/b"), @r#""a.lock/b" is not a revision: git allows no '..', no '.' at the end, and no part that is empty, begins with '.' or ends with '.lock'"#);
-        insta::assert_snapshot!(refusal("a@{1}"), @r#""a@{1}" is not a revision: only letters, digits and . _ / + - are allowed"#);
+        insta::assert_snapshot!(refusal("a@{1}"), @r#""a@{1}" is not a revision: it contains '@': only letters, digits and . _ / + - are allowed"#);
         let long = refusal(&"a".repeat(256));
         assert!(long.ends_with("aaa…\" is not a revision: it is longer than 255 bytes") && long.len() < 200, "{long}");
     }

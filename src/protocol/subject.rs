@@ -173,7 +173,7 @@ pub(super) fn check_subject(shown: &str, subject: &str) -> Result<(), ParseError
     let is_plain = all_bytes(subject, |b| b.is_ascii_alphanumeric() | matches!(b, b'.' | b'-'));
     let is_part = |c: char| c == '.' || is_token_character(c);
     if !is_plain && let Some(character) = subject.chars().find(|&c| !is_part(c)) {
-        return refused(format!("it contains {character:?}").into());
+        return refused(format!("it contains {character:?}: give one without wildcards or white space").into());
     }
     if subject.as_bytes().split(|b| *b == b'.').any(<[u8]>::is_empty) {
         return refused("it has an empty part between its dots".into());
@@ -220,10 +220,10 @@ mod tests {
     fn refused_subjects_say_why() {
         let refusal = |text: &str| text.parse::<Subject>().unwrap_err().to_string();
         insta::assert_snapshot!(refusal("deploy..x"), @r#""deploy..x" is not a concrete subject: it has an empty part between its dots"#);
-        insta::assert_snapshot!(refusal("deploy.>"), @r#""deploy.>" is not a concrete subject: it contains '>'"#);
+        insta::assert_snapshot!(refusal("deploy.>"), @r#""deploy.>" is not a concrete subject: it contains '>': give one without wildcards or white space"#);
         let template = |text: &str| text.parse::<SubjectTemplate>().unwrap_err().to_string();
         insta::assert_snapshot!(template("deploy.<host>"), @r#""deploy.<host>" is not a subject template: it contains <host>, and the words are <hostname>, <tier> and <role>"#);
-        insta::assert_snapshot!(template("deploy.<tier>.*"), @r#""deploy.<tier>.*" is not a concrete subject: it contains '*'"#);
+        insta::assert_snapshot!(template("deploy.<tier>.*"), @r#""deploy.<tier>.*" is not a concrete subject: it contains '*': give one without wildcards or white space"#);
         insta::assert_snapshot!(template("deploy.<tier"), @r#""deploy.<tier" is not a subject template: it contains '<'"#);
     }
 

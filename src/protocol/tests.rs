@@ -135,7 +135,7 @@ fn bad_requests_are_rejected_or_dropped() {
     insta::assert_snapshot!(refusal("{"), @"dropped: the request is not a JSON object: EOF while parsing an object at line 1 column 1");
     insta::assert_snapshot!(refusal(r#"{"action":"switch","revision":"main"}"#), @"dropped: the request has no reply_to");
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.prod.all"}"#), @r#"dropped: reply_to is refused: "deploy.prod.all" is not a reply subject: it is not below deploy.responses."#);
-    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.>"}"#), @r#"dropped: reply_to is refused: "deploy.responses.>" is not a concrete subject: it contains '>'"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.>"}"#), @r#"dropped: reply_to is refused: "deploy.responses.>" is not a concrete subject: it contains '>': give one without wildcards or white space"#);
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"reboot"}"#), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"-x","action":"switch"}"#), @r#"invalid_revision: "-x" is not a revision: it does not begin with a letter or digit"#);
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","action":"switch"}"#), @r#"invalid_revision: "" is not a revision: it does not begin with a letter or digit"#);

@@ -359,11 +359,11 @@ fn a_wrong_target_says_what_to_write() {
       a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
     "#);
     insta::assert_snapshot!(wrong_target("deploy.>"), @r#"
-    "deploy.>" is not a concrete subject: it contains '>'
+    "deploy.>" is not a concrete subject: it contains '>': give one without wildcards or white space
       a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
     "#);
     insta::assert_snapshot!(wrong_target("deploy.prod.all "), @r#"
-    "deploy.prod.all " is not a concrete subject: it contains ' '
+    "deploy.prod.all " is not a concrete subject: it contains ' ': give one without wildcards or white space
       a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias; the name of a host or role is a single word without dots
     "#);
     insta::assert_snapshot!(wrong_target(""), @r#"
@@ -376,7 +376,7 @@ there is no alias `ns1`
 ");
     let bad_alias = Plan::parse("[[wave]]\ntargets = 'lab'", "x", &|_: &str| Some("prod. all".to_owned()));
     insta::assert_snapshot!(told(bad_alias.unwrap_err().iter()), @r#"
-    the alias `lab` stands for no subject: "prod. all" is not a concrete subject: it contains ' '
+    the alias `lab` stands for no subject: "prod. all" is not a concrete subject: it contains ' ': give one without wildcards or white space
       set HOMELAB_DEPLOY_ALIAS_LAB to a subject such as deploy.prod.all
     "#);
 }
