@@ -17,7 +17,9 @@ mod recap;
 mod tables;
 
 pub use bars::{Bars, Size};
-pub use describe::{HostFacts, Liveness, describe, failure_reason, is_active, missed, outcome, wave_status};
+pub use describe::{
+    HostFacts, Liveness, describe, failure_reason, is_active, last_response, missed, outcome, wave_status,
+};
 pub use document::{Document, html, junit, markdown};
 pub use format::DisplayDuration;
 pub use json::Json;

@@ -91,7 +91,7 @@ fn status(host: &HostProgress) -> &'static str {
 }
 
 /// Returns the host's last response: to the rollback once that has ended, else to the deployment.
-fn last_response(host: &HostProgress) -> Option<&Response> {
+pub fn last_response(host: &HostProgress) -> Option<&Response> {
     match &host.rollback {
         Some(rollback) if rollback.outcome.is_some() => rollback.response.as_deref(),
         Some(_) | None => host.response.as_deref(),

@@ -250,7 +250,7 @@ pub fn junit(document: &Document<'_>) -> String {
     page.join("\n") + "\n</testsuites>\n"
 }
 
-/// Returns a case for each host of a wave, and one for a wave that failed although none of its hosts did.
+/// Returns a case for each host of a wave, and one for a wave in which the rollout ended although none of its hosts failed.
 fn test_cases(document: &Document<'_>, wave: &WaveSection<'_>) -> Vec<TestCase> {
     let case = |name: &str, seconds: f64, result, says: &str, log: &str| {
         let (suite, name, says, log) = (xml(&wave.name), xml(name), xml(says), xml(log));
@@ -268,9 +268,13 @@ fn test_cases(document: &Document<'_>, wave: &WaveSection<'_>) -> Vec<TestCase> 
         case(host.view.name.as_str(), seconds, case_result(host.view), &says, &host.log())
     };
     let mut cases: Vec<TestCase> = document.hosts(wave.index).map(of_host).collect();
-    let has_failed = matches!(wave.view.state, WaveState::Ended(WaveVerdict::Failed(_)));
-    if has_failed && cases.iter().all(|(_, result)| *result != Some("failure")) {
-        cases.push(case("the wave", 0.0, Some("failure"), &wave.verdict(), ""));
+    let is_last = document.liveness == Liveness::Over && wave.index == document.summary.current_wave;
+    if is_last && cases.iter().all(|(_, result)| *result != Some("failure")) {
+        let says = match &wave.view.state {
+            WaveState::Ended(WaveVerdict::Failed(_)) => wave.verdict(),
+            _ => format!("the rollout ended here: {}", document.outcome()),
+        };
+        cases.push(case("the wave", 0.0, Some("failure"), &says, ""));
     }
     cases
 }

@@ -41,6 +41,7 @@ pub(in crate::cli) struct Apply {
 
 impl Apply {
     pub(in crate::cli) async fn run(self) -> CommandResult {
+        self.prepare.refuse_removed_flag()?;
         match (&self.take_over, &self.resume) {
             (Some(id), _) => self.take_over(id).await,
             (None, Some(id)) => self.resume(id).await,

@@ -62,6 +62,7 @@ impl Plan {
             out::data(&plan::schema());
             return Ok(Exit::Success);
         }
+        self.prepare.refuse_removed_flag()?;
         let (_, prepared) = self.prepare.prepare(&self.deployer, &self.hooks, Audience::Person).await?;
         out::data(&format!("{}\n", preview(&prepared, Stream::Stdout)));
         if let Some(file) = &self.out {
@@ -186,6 +187,17 @@ pub(super) struct PrepareArgs {
 }
 
 impl PrepareArgs {
+    /// Refuses a flag that earlier versions took and this one must not follow.
+    pub(super) fn refuse_removed_flag(&self) -> Result<(), CommandError> {
+        if !self.resolve_on_host {
+            return Ok(());
+        }
+        let what = "--resolve-on-host is gone: a host never chooses the commit of others";
+        let help = "one host could make all others run what it likes; set `flake` in the plan or --flake so that this \
+                    machine looks the branch up, or give the full commit id of 40 digits";
+        Err(Exit::Usage.error(what, help))
+    }
+
     /// Reads the plan, calls the roll, and decides on hosts and commit. Nothing is deployed.
     pub(super) async fn prepare(
         &self,
@@ -193,12 +205,6 @@ impl PrepareArgs {
         hooks: &Hooks,
         audience: Audience,
     ) -> Result<(Bus, Prepared), CommandError> {
-        if self.resolve_on_host {
-            let help = "one host could make all others run what it likes; set `flake` in the plan or --flake so that \
-                        this machine looks the branch up, or give the full commit id of 40 digits";
-            let what = "--resolve-on-host is gone: a host never chooses the commit of others";
-            return Err(Exit::Usage.error(what, help));
-        }
         if let Some(saved) = self.plan.saved() {
             return self.prepare_saved(saved, deployer).await;
         }

@@ -20,7 +20,7 @@ use crate::mcp::redact::Redactor;
 use crate::operator::journal::Recorded;
 use crate::plan::ResolvedWave;
 use crate::protocol::{Action, HostName, Phase, RolloutId};
-use crate::report::{self, Liveness, Style, describe, is_active, outcome};
+use crate::report::{self, Liveness, Style, describe, is_active, last_response, outcome};
 use crate::rollout::summary::{HostProgress, HostState, WaveProgress, WaveState};
 use crate::rollout::{Event, EventKind, HostOutcome, Rollout, Summary, WaveVerdict};
 
@@ -239,7 +239,7 @@ fn host_report(
     let facts = describe(host, rollout);
     let is_active = is_active(host);
     let is_bad = !matches!(facts.status, "completed" | "pending" | "in_flight" | "returned");
-    let by = if host.response.is_some() { BY_HOST } else { "" };
+    let by = if last_response(host).is_some() { BY_HOST } else { "" };
     let message = redactor.first(&facts.message, MAX_MESSAGE_BYTES);
     let last_lines = facts.log.get(facts.log.len().saturating_sub(lines)..).unwrap_or_default();
     let log = redactor.last(&last_lines.join("\n"), bytes);

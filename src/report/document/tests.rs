@@ -94,6 +94,23 @@ fn a_wave_that_fails_with_all_hosts_completed_is_a_failure_for_a_ci_system() {
 }
 
 #[test]
+fn a_rollout_that_ended_without_success_is_a_failure_for_a_ci_system() {
+    let begin = || Scenario::begin(rollout("sunday", vec![wave("test", &["test1"]), wave("dns", &["ns1"])]));
+    let mut interrupted = begin();
+    interrupted.wave_starts(0).deploys("test1").wave_ends(0, WaveVerdict::Succeeded);
+    interrupted.wave_ends(1, WaveVerdict::Skipped).ends(Outcome::Interrupted);
+    let mut cut_off = begin();
+    cut_off.wave_starts(0).deploys("test1");
+    for (story, suite, says) in [(interrupted, "dns", "interrupted"), (cut_off, "test", "cut off")] {
+        let xml = junit(&document(&story));
+        let failed = format!(
+            r#"classname="{suite}" name="the wave" time="0.000"><failure message="the rollout ended here: {says}">"#
+        );
+        assert!(xml.contains(&failed) && xml.contains(r#"failures="1""#), "{xml}");
+    }
+}
+
+#[test]
 fn text_of_others_leaves_its_place_in_no_form() {
     let story = hostile();
     let document = document(&story);
