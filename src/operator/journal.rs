@@ -7,7 +7,6 @@ mod follow;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::mem;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -41,6 +40,9 @@ const KEPT_FOR: Duration = Duration::from_hours(90 * 24);
 
 /// How many bytes are buffered before they are written. Also the capacity that the buffer keeps.
 const FULL: usize = 64 * 1024;
+
+/// How many bytes may be written before they are synced, so that the end of a large rollout does not wait for all of them.
+const MAX_UNSYNCED: usize = 256 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Journals {
@@ -255,18 +257,19 @@ pub struct Journal {
     writer: EventWriter,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
-    is_unsynced: bool,
+    /// Bytes that are written and may not be on disk yet.
+    unsynced: usize,
 }
 
 impl Journal {
     pub(super) fn on(file: File) -> Self {
-        Self { file, writer: EventWriter::default(), lines: Vec::new(), is_unsynced: false }
+        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
     }
 
     /// Takes over the journal that this process got as its standard input. The lock came with it, so that the rollout
     /// never seems to be without a process.
     pub fn inherited() -> io::Result<Self> {
-        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { is_unsynced: true, ..Self::on(file.into()) })
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
     }
 
     /// Records an event if it is a fact. The event survives a crash of this process once it is [written](Self::write),
@@ -290,22 +293,27 @@ impl Journal {
         Ok(self.lines.get(begins..ends).unwrap_or_default())
     }
 
-    /// Writes the recorded events, so that other processes can read them.
+    /// Writes the recorded events, so that other processes can read them. Syncs when much is unsynced.
     pub fn write(&mut self) -> io::Result<()> {
         if !self.lines.is_empty() {
-            self.is_unsynced = true;
+            self.unsynced += self.lines.len();
             self.file.write_all(&self.lines)?;
             self.lines.clear();
             // The plan of a large fleet is longer than any later batch of events.
             self.lines.shrink_to(FULL);
         }
-        Ok(())
+        if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
     }
 
     /// Writes all recorded events and waits until they are on disk.
     pub fn sync(&mut self) -> io::Result<()> {
         self.write()?;
-        if mem::take(&mut self.is_unsynced) { self.file.sync_data() } else { Ok(()) }
+        if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
+    }
+
+    fn put_on_disk(&mut self) -> io::Result<()> {
+        self.unsynced = 0;
+        self.file.sync_data()
     }
 }
 

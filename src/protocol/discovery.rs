@@ -67,7 +67,7 @@ pub struct HostReport {
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// What the listener supports beyond the original protocol.
-    #[serde(default, deserialize_with = "text::parsable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "text::list", skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
     /// The flake that the host deploys from, without user name and password. A URL that does not parse counts as none.
     #[serde(default, deserialize_with = "if_readable", skip_serializing_if = "Option::is_none")]
@@ -258,13 +258,8 @@ impl Problem {
 
 /// Reads at most [`MAX_PROBLEMS`] problems and cuts them: another program may send any number of any length.
 fn first_problems<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Problem>, D::Error> {
-    let problems = Option::<Vec<Problem>>::deserialize(deserializer)?;
-    Ok(problems
-        .into_iter()
-        .flatten()
-        .take(MAX_PROBLEMS)
-        .map(|problem| Problem::new(problem.code, problem.message))
-        .collect())
+    let problems = text::list::<D, Problem>(deserializer)?.into_iter().take(MAX_PROBLEMS);
+    Ok(problems.map(|problem| Problem::new(problem.code, problem.message)).collect())
 }
 
 /// Reads an optional value, and takes one that cannot be read for none: another version may write it differently.
