@@ -58,15 +58,19 @@ fn block_on<T>(command: impl Future<Output = T>) -> Result<T, CommandError> {
     Ok(result)
 }
 
-/// Returns the command line, without the environment variables of the command with this name that are empty or say no.
-/// They count as unset: a script can pass on a variable that it was not given itself, and for clap, a flag that is set to
-/// no would still be in conflict with others.
+/// Returns the command line, without the environment variables of the command with this name that are empty or say no,
+/// or that a resumed rollout has settled. They count as unset: a script can pass on a variable that it was not given
+/// itself, and for clap, a flag that is set to no would still be in conflict with others.
 fn program(name: &str) -> clap::Command {
     let mut program = Cli::command();
     let says_no = |arg: &Arg, value: &str| !arg.get_action().takes_values() && args::switch(value) == Ok(false);
+    let is_resumed = env::args_os().any(|word| word.as_encoded_bytes().starts_with(b"--resume"));
     let is_unset = |arg: &Arg| {
         let value = arg.get_env().and_then(env::var_os);
-        value.is_some_and(|value| value.is_empty() || value.to_str().is_some_and(|value| says_no(arg, value)))
+        let is_settled = is_resumed && commands::apply::SETTLED.contains(&arg.get_id().as_str());
+        value.is_some_and(|value| {
+            is_settled || value.is_empty() || value.to_str().is_some_and(|value| says_no(arg, value))
+        })
     };
     if let Some(command) = program.find_subcommand_mut(name) {
         // With `defer`, the arguments exist only once the command is built.

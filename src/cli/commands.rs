@@ -1,6 +1,6 @@
 //! The command line: the subcommands, one file each, and the ends of their help.
 
-mod apply;
+pub(super) mod apply;
 mod build;
 pub(super) mod completions;
 mod deploy;

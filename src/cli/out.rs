@@ -213,9 +213,11 @@ pub(super) fn json(value: &impl Serialize) {
 #[diagnostic(help("name a place that exists, and that you may write to"))]
 pub(super) struct Unwritable(pub(super) PathBuf, #[source] pub(super) io::Error);
 
-/// Writes the file that `--out` names.
+/// Writes the file that `--out` names, or to the pipe or terminal.
 pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
-    Ok(replace_file(path, text).map_err(|error| Unwritable(path.to_owned(), error))?)
+    let is_file = fs::metadata(path).map_or(true, |there| there.is_file());
+    let written = if is_file { replace_file(path, text) } else { fs::write(path, text) };
+    Ok(written.map_err(|error| Unwritable(path.to_owned(), error))?)
 }
 
 /// Writes a file atomically: it has all of the text, or stays as it was.

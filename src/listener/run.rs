@@ -31,10 +31,7 @@ pub(super) const REQUEST: Record<RunSpec> = Record("request.json", PhantomData);
 /// The state of the host before the run, to which it can roll back.
 pub(super) const BEFORE: Record<SystemSnapshot> = Record("before.json", PhantomData);
 /// The result, from the supervisor.
-pub(super) const RESULT: Record<Response> = Record("result.json", PhantomData);
-/// The result in the form of supervisors of the first versions. A deployment that updates the program itself is concluded
-/// by another version than the one that carried it out.
-const EARLIER_RESULT: Record<EarlierResult> = Record("result.json", PhantomData);
+pub(super) const RESULT: Record<RunResult> = Record("result.json", PhantomData);
 /// The end of the run's unit, from systemd.
 pub(super) const UNIT: Record<UnitEnd> = Record("unit.json", PhantomData);
 /// The final response, from the listener.
@@ -89,7 +86,7 @@ pub struct RollbackTarget {
     pub built_system: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// `completed` or `failed`.
     pub status: Status,
@@ -104,13 +101,18 @@ pub struct Verdict {
     pub rolled_back: Option<bool>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct EarlierResult {
-    verdict: Verdict,
-    ended_at: Timestamp,
-    after: SystemSnapshot,
+/// The end of a run as the supervisor saw it. A run that updates the program, or rolls it back, is concluded by a listener of
+/// another version: older and newer ones read this, and [`UnitEnd`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunResult {
+    pub verdict: Verdict,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    /// The state of the host at the end.
+    pub after: SystemSnapshot,
+    /// The last lines of the output, cleaned: the disk may have had no room for them.
     #[serde(default)]
-    tail: Vec<String>,
+    pub tail: Vec<String>,
 }
 
 /// The end of a run's unit, as systemd passes it to `ExecStopPost=`.
@@ -118,6 +120,8 @@ struct EarlierResult {
 pub struct UnitEnd {
     /// `$SERVICE_RESULT`: `success`, `signal`, `oom-kill` and so on.
     pub result: String,
+    /// `$EXIT_CODE`: `exited`, `killed` or `dumped`.
+    pub code: String,
     /// `$EXIT_STATUS`: the exit code, or the name of the signal.
     pub status: String,
 }
@@ -155,30 +159,18 @@ impl RunSpec {
         BusyWith { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
     }
 
-    /// Returns the result that the supervisor wrote down, if there is one.
+    /// Returns the final response by the result that the supervisor wrote down, if there is one.
     pub(super) fn result(&self, dir: &RunDir) -> Option<Response> {
-        dir.get(RESULT).or_else(|| {
-            let EarlierResult { verdict, ended_at, after, tail } = dir.get(EARLIER_RESULT)?;
-            Some(Response { at: Some(ended_at), ..self.response_after(dir, verdict, &after, tail) })
-        })
-    }
-
-    /// Returns the final response of a run after which the host is in this state.
-    pub(super) fn response_after(
-        &self,
-        dir: &RunDir,
-        verdict: Verdict,
-        after: &SystemSnapshot,
-        tail: Vec<String>,
-    ) -> Response {
+        let RunResult { verdict, ended_at, after, tail, .. } = dir.get(RESULT)?;
         let boots_next = self.action == Action::Boot && verdict.rolled_back.is_none();
         let system = if boots_next { after.profile_path() } else { after.current_path() };
-        Response {
+        Some(Response {
+            at: Some(ended_at),
             generation: after.generation(),
             system: system.map(str::to_owned),
             log_tail: if verdict.status == Status::Failed { tail } else { Vec::new() },
             ..self.response(dir, verdict)
-        }
+        })
     }
 
     /// Returns the final response of this run, with what its directory knows of it.

@@ -308,6 +308,8 @@ impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> Transp
     }
 
     async fn close(&mut self) -> io::Result<()> {
+        // It may hold the output, for a client that does not read.
+        self.refusal = None;
         self.output.close().await
     }
 }

@@ -92,6 +92,11 @@ fn a_rollout_is_not_resumed_with_flags_that_it_cannot_follow() {
         assert_eq!(output.status.code(), Some(2), "{flag:?}: {output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be used with"), "{flag:?}: {output:?}");
     }
+    // A variable may be set for every command.
+    let mut resume = program(home.path());
+    resume.args(["apply", "--nats-url", "h", "--nkey-file", "k", "--resume"]);
+    let output = resume.envs([("HOMELAB_DEPLOY_BUILD", "1"), ("HOMELAB_DEPLOY_EXCLUDE", "ns1")]).output().unwrap();
+    assert_ne!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]

@@ -16,6 +16,10 @@ use crate::operator::prepare::prepare_again;
 use crate::report;
 use crate::rollout::{Outcome, Rollout, Summary};
 
+/// What is settled when a rollout is resumed. The flags are refused then, and their variables do not count.
+pub(in crate::cli) const SETTLED: [&str; 7] =
+    ["revision", "exclude", "only", "from", "even_if_current", "systems", "build"];
+
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"])))]
 pub(in crate::cli) struct Apply {
@@ -24,7 +28,7 @@ pub(in crate::cli) struct Apply {
 
     /// Resume a rollout: the one with this id, or the latest if it is not done
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
-    #[arg(conflicts_with_all = ["plan", "revision", "exclude", "only", "from", "even_if_current", "systems", "build"])]
+    #[arg(conflicts_with_all = SETTLED, conflicts_with = "plan")]
     resume: Option<String>,
 
     /// Run in the background, independent of this terminal; `status` shows the progress

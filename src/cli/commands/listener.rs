@@ -61,7 +61,7 @@ pub(in crate::cli) struct Listener {
 
     /// How long a deployment may take, in seconds
     #[arg(long, env = "HOMELAB_DEPLOY_TIMEOUT", value_name = "SECONDS", default_value_t = 600)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=LONGEST_TIMEOUT))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 
     /// Result of a deployment after which only units of a user fail: `fail`, or `warn`, which names them and completes
@@ -169,7 +169,7 @@ impl Listener {
                 system_keys: self.system_key,
                 root: self.root,
                 user_units: self.user_units,
-                timeout: Duration::from_secs(self.timeout),
+                timeout: Duration::from_secs(self.timeout.min(LONGEST_TIMEOUT)),
                 grace: self.grace,
             },
             // Only tests set it. A timer without an interval would panic.
@@ -208,6 +208,9 @@ pub(in crate::cli) struct Supervise {
     #[arg(long, env = "SERVICE_RESULT", hide = true, default_value = "")]
     service_result: String,
 
+    #[arg(long, env = "EXIT_CODE", hide = true, default_value = "")]
+    exit_code: String,
+
     #[arg(long, env = "EXIT_STATUS", hide = true, default_value = "")]
     exit_status: String,
 
@@ -220,7 +223,7 @@ impl Supervise {
     pub(in crate::cli) async fn run(self) -> CommandResult {
         let dir = RunDir::new(self.run_dir.clone(), self.kept);
         let supervised = if self.unit_ended {
-            let end = UnitEnd { result: self.service_result, status: self.exit_status };
+            let end = UnitEnd { result: self.service_result, code: self.exit_code, status: self.exit_status };
             note_unit_end(&dir, &end)
         } else {
             async { supervise(dir, Systemd::at(self.notify_socket.as_deref())?).await }.await

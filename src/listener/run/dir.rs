@@ -199,14 +199,20 @@ impl RunDir {
             "" => Some(0),
             start => start.strip_suffix('.')?.parse().ok(),
         };
-        names.filter_map(|name| Some((start(&name)?, self.kept.join(name)))).collect()
+        let mut parts: BTreeMap<u64, PathBuf> =
+            names.filter_map(|name| Some((start(&name)?, self.kept.join(name)))).collect();
+        // The first part in the form of an earlier supervisor, which began `output.log` anew after it.
+        let first = self.kept.join("output.log.1");
+        if let Ok(first_bytes) = fs::metadata(&first).map(|file| file.len()) {
+            parts = parts.into_iter().map(|(start, part)| (start + first_bytes, part)).collect();
+            parts.insert(0, first);
+        }
+        parts
     }
 
     /// Removes the output and the unused room from disk, and from memory what is complete on disk.
     pub(crate) fn shrink(&self) -> io::Result<()> {
         let unused = COPIED.map(|(name, _)| draft(&self.kept, name));
-        // The second part of the output, as the first versions named it.
-        remove(&self.kept.join("output.log.1"))?;
         self.output_parts().values().chain(&unused).try_for_each(|file| remove(file))?;
         if self.live != self.kept && self.kept.join(FINAL.0).exists() { remove_all(&self.live) } else { Ok(()) }
     }
@@ -270,15 +276,17 @@ fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 /// Makes the missing spare directories beside this folder of runs.
 pub(crate) fn prepare_spares(runs: &Path) {
-    for spare in spares(runs).filter(|spare| !spare.exists()) {
-        if let Err(error) = make_spare(&spare) {
-            remove_all(&spare).ok();
-            return tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
-        }
+    // Made under another name: a run that begins meanwhile must not take a part of one.
+    let new = runs.with_file_name(SPARES_FOLDER).join("new");
+    let mut made = spares(runs).filter(|spare| !spare.exists());
+    if let Err(error) = made.try_for_each(|spare| make_spare(&new).and_then(|()| fs::rename(&new, spare))) {
+        remove_all(&new).ok();
+        tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
     }
 }
 
 fn make_spare(directory: &Path) -> io::Result<()> {
+    remove_all(directory)?;
     private_directory(directory)?;
     File::create(directory.join(LOCK))?;
     COPIED.iter().try_for_each(|&(name, bytes)| fs::write(draft(directory, name), vec![b' '; bytes]))

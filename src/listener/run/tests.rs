@@ -39,6 +39,17 @@ pub(crate) fn spec(key: &str) -> RunSpec {
     }
 }
 
+fn result() -> RunResult {
+    let (now, after) = (Timestamp::UNIX_EPOCH, SystemSnapshot::default());
+    RunResult {
+        verdict: Verdict::failed(ErrorCode::Timeout, ""),
+        started_at: now,
+        ended_at: now,
+        after,
+        tail: Vec::new(),
+    }
+}
+
 fn completed() -> Response {
     Response::new("ns1".parse().unwrap(), Status::Completed, "")
 }
@@ -78,11 +89,23 @@ fn the_tail_reaches_back_into_what_was_set_aside() {
 }
 
 #[test]
+fn the_output_of_an_earlier_supervisor_has_its_offsets() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::in_one(folder.path().to_owned());
+    fs::write(folder.path().join("output.log.1"), "building\n").unwrap();
+    fs::write(folder.path().join("output.log"), "activating\n").unwrap();
+    assert_eq!(dir.output_parts().into_keys().collect::<Vec<_>>(), [0, 9]);
+    assert_eq!(dir.output_tail(), "building\nactivating\n");
+    dir.shrink().unwrap();
+    assert_eq!(dir.output_parts().len(), 0);
+}
+
+#[test]
 fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::in_one(folder.path().join("run"));
     drop(dir.create(&spec("a")).unwrap());
-    dir.write_and_copy(RESULT, &completed()).unwrap();
+    dir.write_and_copy(RESULT, &result()).unwrap();
     dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
     dir.write_volatile(COMMIT, &"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
     fs::write(dir.output_part(0), "old").unwrap();
@@ -139,10 +162,10 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     dir.write_volatile(CONFIRMED, &()).unwrap();
     fs::write(dir.environment_file(), "A=1").unwrap();
     let response = completed();
-    dir.write_and_copy(RESULT, &response).unwrap();
+    dir.write_and_copy(RESULT, &result()).unwrap();
     dir.write_and_copy(FINAL, &response).unwrap();
     assert_eq!((dir.spec().unwrap(), dir.get(BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
-    assert_eq!((dir.phase(), dir.has(CONFIRMED), dir.get(RESULT)), (Phase::Confirm, true, Some(response.clone())));
+    assert_eq!((dir.phase(), dir.has(CONFIRMED), dir.get(RESULT)), (Phase::Confirm, true, Some(result())));
     assert_eq!(dir.get(FINAL), Some(response));
     assert!(dir.copy_all().is_err());
 }
@@ -208,7 +231,7 @@ fn a_run_is_written_over_room_that_was_there_before() {
     let dir = RunDir::new(at("live"), at("runs/a"));
     drop(dir.create(&spec("a")).unwrap());
     dir.write_and_copy(BEFORE, &SystemSnapshot::default()).unwrap();
-    dir.write_and_copy(RESULT, &completed()).unwrap();
+    dir.write_and_copy(RESULT, &result()).unwrap();
     dir.write_and_copy(FINAL, &completed()).unwrap();
     assert_eq!(inodes("runs/a", ""), room);
     let kept = RunDir::in_one(at("runs/a"));

@@ -124,7 +124,7 @@ fn explain(spec: &RunSpec, phase: Phase, boot_id: Option<&str>, unit: Option<&Un
     let doing = spec.doing(phase);
     match unit {
         Some(UnitEnd { result, .. }) if result == "oom-kill" => format!("memory ran out while {doing}"),
-        Some(UnitEnd { result, status }) => format!(
+        Some(UnitEnd { result, status, .. }) => format!(
             "the supervisor of the run ended while {doing} ({result} {status}); the journal of its unit says more"
         ),
         // The phase is not durable.
@@ -255,7 +255,11 @@ mod tests {
 
     fn explained(boot_id: &str, unit: Option<(&str, &str)>) -> String {
         let spec = RunSpec { boot_id: Some("first".to_owned()), ..spec("r-1") };
-        let unit = unit.map(|(result, status)| UnitEnd { result: result.to_owned(), status: status.to_owned() });
+        let unit = unit.map(|(result, status)| UnitEnd {
+            result: result.to_owned(),
+            code: "killed".to_owned(),
+            status: status.to_owned(),
+        });
         explain(&spec, Phase::Build, Some(boot_id), unit.as_ref())
     }
 

@@ -133,7 +133,9 @@ impl StateDir {
     /// Returns the damaged run that is still locked, if there is one.
     pub(super) fn damaged_holder(&self, history: &RequestHistory) -> Option<BusyWith> {
         let mut damaged = history.damaged.keys().map(|name| self.dir(&name.to_string()));
-        let dir = damaged.find(|dir| dir.lock().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))?;
+        // Unlocked explicitly: a process that is being spawned has a copy of the file until it execs.
+        let unlocked = |dir: &RunDir| dir.lock().and_then(|file| file.unlock());
+        let dir = damaged.find(|dir| unlocked(dir).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))?;
         let since = fs::metadata(dir.path()).and_then(|dir| dir.created()).ok();
         let since = since.and_then(|since| since.try_into().ok()).unwrap_or_else(clock::now);
         Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })

@@ -15,12 +15,10 @@ use crate::clock;
 use crate::listener::nixos::{Host, SystemSnapshot};
 use crate::listener::output::{clean, tells_unadvertised};
 use crate::listener::run::verdict::{Attempt, ProcessEnd, judge, may_have_changed};
-use crate::listener::run::{BEFORE, COMMIT, CONFIRMED, RollbackTarget, RunDir, RunSpec, Verdict};
+use crate::listener::run::{BEFORE, COMMIT, CONFIRMED, RollbackTarget, RunDir, RunResult, RunSpec, Verdict};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
-use crate::protocol::{
-    Action, Commit, ErrorCode, FlakeUrl, Phase, ROLLBACK_WITHIN, Response, Revision, Status, SystemPath,
-};
+use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, ROLLBACK_WITHIN, Revision, Status, SystemPath};
 
 /// The messages of the system and of Nix' database about a full disk.
 const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
@@ -37,7 +35,8 @@ pub(super) struct Deployment {
 
 impl Deployment {
     /// Deploys or rolls back. Fails if nothing was begun.
-    pub(super) async fn carry_out(mut self) -> io::Result<Response> {
+    pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
+        let started_at = clock::now();
         let found = SystemSnapshot::capture(&self.host).await;
         self.dir.write_and_copy(BEFORE, &found)?;
         let (verdict, after) = match self.spec.rollback_to.clone() {
@@ -45,7 +44,8 @@ impl Deployment {
             None => self.deploy_and_confirm(found).await,
         };
         self.dir.forget_built().ok();
-        Ok(self.spec.response_after(&self.dir, verdict, &after, bounded_tail(&self.runner.log.lines())))
+        let tail = bounded_tail(&self.runner.log.lines());
+        Ok(RunResult { verdict, started_at, ended_at: clock::now(), after, tail })
     }
 
     /// Deploys, and rolls back after a failure or without a confirmation, if the request asks for that.

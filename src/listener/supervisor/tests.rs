@@ -83,7 +83,7 @@ impl Supervised {
 
     fn ended(mut self) -> (Response, String, Self) {
         assert!(self.supervisor.wait().unwrap().success());
-        (self.dir.get(RESULT).unwrap(), self.dir.output_tail(), self)
+        (self.dir.spec().unwrap().result(&self.dir).unwrap(), self.dir.output_tail(), self)
     }
 
     /// Returns the system that the host boots next.
@@ -360,7 +360,7 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     let (asked, _) = server.accept().unwrap();
     terminate(&run.supervisor.id().to_string());
     assert!(run.supervisor.wait().unwrap().success());
-    insta::assert_snapshot!(verdict(&run.dir.get(RESULT).unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
+    insta::assert_snapshot!(verdict(&run.dir.spec().unwrap().result(&run.dir).unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
     // The supervisor's git is gone, and has closed its connection.
     let mut asked = asked;
     asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

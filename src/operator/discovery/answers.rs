@@ -81,7 +81,7 @@ impl Answers {
                 if is_proved {
                     expected.host_answered(new.key());
                 } else {
-                    expected.old_listener_answered(new.key().tier);
+                    expected.old_listener_answered(new.key());
                 }
                 new.insert((report, None));
             }
@@ -187,9 +187,12 @@ impl Expected {
         }
     }
 
-    /// Waits for the whole window: any host may have sent that answer, and the host that it names may yet answer.
-    pub(super) fn old_listener_answered(&mut self, tier: Tier) {
-        self.unknown.insert(tier);
+    /// Waits for the whole window if that host is awaited: any host may have sent the answer, and the one that it names may
+    /// yet answer. Old listeners are not recorded as known, and there may be more of them in a group.
+    pub(super) fn old_listener_answered(&mut self, sender: &Sender) {
+        if self.missing.contains(sender) || self.awaited.tiers().contains(&sender.tier) {
+            self.unknown.insert(sender.tier);
+        }
     }
 
     /// Stops waiting for this tier: the credential may not receive its answers.

@@ -126,7 +126,7 @@ async fn where_it_is_not_known_who_is_there_it_is_the_whole_window() {
         expected.host_answered(&sender("one"));
         expected.host_answered(&sender("two"));
     }
-    old.old_listener_answered(Tier::Test);
+    old.old_listener_answered(&sender("three"));
     assert_eq!([&both, &given, &old].map(left), [2_000, 700, 2_000]);
     both.ignore_tier(Tier::Prod);
     assert_eq!(left(&both), 250);
@@ -168,15 +168,21 @@ async fn one_host_is_waited_for_briefly_and_its_twin_as_long_as_it_took() {
     expected.host_answered(&sender("one"));
     assert_eq!(left(&expected), 40);
     pass(20).await;
-    forged.old_listener_answered(Tier::Test);
+    forged.old_listener_answered(&sender("one"));
     assert_eq!(left(&forged), 210, "the host itself may yet answer");
     pass(10).await;
     expected.host_answered(&sender("another"));
     assert_eq!(left(&expected), 10);
 
+    let named = [sender("one"), sender("two")];
+    let mut named = Expected::new(&Awaited::only(named), &discovery(None), &HostsByTier::new());
+    named.old_listener_answered(&sender("one"));
+    named.host_answered(&sender("one"));
+    named.host_answered(&sender("two"));
+    assert_eq!(left(&named), 2_000, "nobody else shortens the wait for a named host");
     let mut named = Expected::new(&Awaited::only([sender("one")]), &discovery(None), &HostsByTier::new());
     named.host_answered(&sender("one"));
-    assert_eq!(left(&named), 250);
-    named.old_listener_answered(Tier::Test);
-    assert_eq!(left(&named), 2_000);
+    named.old_listener_answered(&sender("one"));
+    named.old_listener_answered(&sender("another"));
+    assert_eq!(left(&named), 250, "nor does anybody else make it longer");
 }
