@@ -17,7 +17,7 @@ pub mod prepare;
 mod programs;
 pub mod rollback;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use commits::{History, UnresolvedError, resolve_revision};
 pub use discovery::{Awaited, Discovered, Discovery, FleetError, KnownHosts, RollCall};

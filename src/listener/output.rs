@@ -48,6 +48,9 @@ const ACTIVATION_FAILED: &str = "Failed to run activate script";
 /// The message when the boot loader could not be installed.
 const NO_BOOT_LOADER: &str = "Failed to install bootloader";
 
+/// Part of systemd's message about a unit whose name is taken.
+const TAKEN: &str = "was already loaded or has a fragment file";
+
 /// The longest part of a line that is read, in bytes.
 pub(super) const MAX_LINE_BYTES: usize = 2_048;
 
@@ -269,7 +272,12 @@ pub(super) fn about_another_activation(lines: &[String]) -> Option<&str> {
 
 /// Whether the lock of `switch-to-configuration` or the name of the activation's unit is taken.
 fn locks_out(line: &str) -> bool {
-    without_label(line) == "Could not acquire lock" || line.contains("was already loaded or has a fragment file")
+    without_label(line) == "Could not acquire lock" || line.contains(TAKEN)
+}
+
+/// Returns the unit in this line whose name is taken, if it is about one.
+pub(super) fn taken_unit(line: &str) -> Option<&str> {
+    line.split_once(TAKEN)?.0.split_whitespace().next_back()
 }
 
 /// Whether a check that precedes all changes prints this line.

@@ -206,7 +206,7 @@ impl Journals {
     }
 
     /// Removes unused journals that are older than 90 days and not among the last 200. Returns their number.
-    pub fn prune(&self, now: Timestamp) -> Result<usize, JournalError> {
+    fn prune(&self, now: Timestamp) -> Result<usize, JournalError> {
         // Every new rollout calls this and rarely finds anything to remove. Counting first saves reading the ages.
         if self.ids()?.len() <= KEPT {
             return Ok(0);

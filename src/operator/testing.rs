@@ -1,4 +1,4 @@
-//! Helpers for the tests of this module.
+//! Helpers for the tests of this module, and of those that use it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::rollout::Rollout;
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 
 /// A rollout with these waves: one host at a time, no failure tolerated.
-pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
+pub(crate) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
     let waves = waves.iter().enumerate().map(|(index, hosts)| ResolvedWave {
         name: format!("wave{}", index + 1),
         action: Action::Switch,

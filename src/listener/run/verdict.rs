@@ -223,9 +223,8 @@ fn activation_failure(spec: &RunSpec, code: i32, attempt: &Attempt) -> Verdict {
         // `nixos-rebuild` sets the profile before it notices.
         let is_untouched = attempt.before.profile_path() == attempt.after.profile_path();
         let error = if is_untouched { ErrorCode::AlreadyRunning } else { ErrorCode::ActivationFailed };
-        let unit = line.split_once(" was already loaded").and_then(|(before, _)| before.split_whitespace().next_back());
-        let remedy =
-            unit.map(|unit| format!("; if none is, `systemctl stop {unit}; systemctl reset-failed {unit}` helps"));
+        let remedy = output::taken_unit(line)
+            .map(|unit| format!("; if none is, `systemctl stop {unit}; systemctl reset-failed {unit}` helps"));
         let (line, remedy) = (line.trim_end_matches('.'), remedy.unwrap_or_default());
         return Verdict::failed(error, format!("another activation is in progress: {line}{remedy}"));
     }

@@ -239,10 +239,13 @@ fn plan_hash(text: &str, asked: &PlanArguments, prepared: &Prepared) -> String {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::operator::testing::rollout;
+    use crate::plan::Check;
 
     #[test]
     fn plans_are_files_in_the_folder() {
@@ -271,16 +274,11 @@ mod tests {
 
     #[test]
     fn a_preview_has_every_wave_with_its_check() {
-        let wave = |number: usize| {
-            json!({
-                "name": format!("wave{number}"), "action": "switch", "hosts": [], "max_parallel": 1, "max_failures": 0,
-                "min_hosts": 1, "ignore_unreachable": false, "accept_timeout": "15s", "timeout": "30m", "bake_time": "0s",
-                "check": {"command": ["./smoke.sh", number.to_string()], "timeout": "1m"}, "confirm": false, "retries": 0,
-                "retry_delay": "30s",
-            })
-        };
-        let waves: Vec<Value> = (0..25).map(wave).collect();
-        let plan: ResolvedPlan = serde_json::from_value(json!({ "name": "plan", "waves": waves })).unwrap();
+        let mut plan = rollout(&[[].as_slice(); 25]).plan.clone();
+        for (number, wave) in plan.waves.iter_mut().enumerate() {
+            let command = vec!["./smoke.sh".to_owned(), number.to_string()];
+            wave.limits.check = Some(Check { command, timeout: Duration::from_mins(1) });
+        }
         let shown = waves_of(&plan, &Redactor::default());
         assert_eq!((shown.len(), &shown[24]["check"]), (25, &json!("./smoke.sh 24")));
     }

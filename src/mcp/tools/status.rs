@@ -366,31 +366,19 @@ mod tests {
     use std::sync::Arc;
 
     use jiff::Timestamp;
-    use uuid::Uuid;
 
     use super::*;
+    use crate::operator::testing::rollout;
     use crate::rollout::{FailureReason, WaveIndex};
 
     #[test]
     fn the_wave_that_failed_is_listed_however_many_succeeded_before() {
-        let wave = |number: usize| {
-            json!({
-                "name": format!("wave{number}"), "action": "switch", "hosts": [], "max_parallel": 1, "max_failures": 0,
-                "min_hosts": 1, "ignore_unreachable": false, "accept_timeout": "15s", "timeout": "30m", "bake_time": "0s",
-                "check": null, "confirm": false, "retries": 0, "retry_delay": "30s",
-            })
-        };
-        let waves: Vec<Value> = (0..30).map(wave).collect();
-        let rollout: Rollout = serde_json::from_value(json!({
-            "id": Uuid::nil(), "secret": Uuid::nil(), "operator": "ops", "asked": "main", "revision": "main",
-            "plan": { "name": "plan", "waves": waves },
-        }))
-        .unwrap();
-        let mut kinds = vec![EventKind::Begun(Arc::new(rollout.clone()))];
+        let rollout = rollout(&[[].as_slice(); 30]);
+        let mut kinds = vec![EventKind::Begun(Arc::clone(&rollout))];
         let ended = |wave| EventKind::WaveEnded { wave: WaveIndex(wave), verdict: WaveVerdict::Succeeded };
-        kinds.extend((0..25).map(ended));
+        kinds.extend((0..24).map(ended));
         let verdict = WaveVerdict::Failed(FailureReason::Disconnected);
-        kinds.push(EventKind::WaveEnded { wave: WaveIndex(25), verdict });
+        kinds.push(EventKind::WaveEnded { wave: WaveIndex(24), verdict });
         let events: Vec<Event> = kinds.into_iter().map(|kind| Event { at: Timestamp::UNIX_EPOCH, kind }).collect();
         let reports = wave_reports(&Summary::of(&events), &rollout, &Redactor::default());
         let failed = reports.iter().find(|report| report["state"] == "failed").unwrap();
